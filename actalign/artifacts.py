@@ -1,0 +1,559 @@
+"""What the stages hand to one another on disk: an array, and beside it an index that says whose rows are whose.
+
+`NAME.npy` is one plain C-order array. `NAME.json` is its index:
+
+    {"format": "actalign-array", "version": 1, "kind": "video_embeddings",
+     "dtype": "float32", "shape": [rows, D],
+     "meta": {what made the array: checkpoint, scale, bias, ...},
+     "items": [{"id": "yoga-03", "start": 0, "stop": 96, "digest": "...", ...}, ...]}
+
+Rows of the items follow one another without gaps. Everything joins by `id`, never by position.
+
+While a stage runs, rows go to `NAME.npy.partial` and the committed items to `NAME.json.partial`, a journal with one
+line an item. An item is committed once its rows and then its line are on the disk, so a killed run loses at most the
+item in hand. Finishing renames both. What could not be made is named in `NAME.missing.json`.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+
+from actalign.console import InputError
+from actalign.files import Hold, Journal, read_json, reason_of, sync, write_json
+
+FORMAT = "actalign-array"
+VERSION = 1
+
+DTYPES = ("uint8", "float16", "float32", "float64")
+
+# What each kind of array is called by default and which script makes it: the "next step" of error messages.
+MAKERS = {
+    "frames": "process_data.py",
+    "video_embeddings": "encode_videos.py",
+    "subaction_embeddings": "encode_subactions.py",
+}
+
+
+def index_path(path):
+    """The index that belongs to the array file `path`."""
+    return _array_path(path).with_suffix(".json")
+
+
+def missing_path(path):
+    """Where the items that could not be made for the output `path` are named."""
+    return Path(path).with_suffix(".missing.json")
+
+
+def _array_path(path):
+    path = Path(path)
+    if path.suffix != ".npy":
+        raise InputError(f"{path}: an array artifact ends in .npy; choose a name such as {path.with_suffix('.npy')}")
+    return path
+
+
+def _partial(path):
+    return path.with_name(path.name + ".partial")
+
+
+# Reading arrays
+
+
+class ArrayArtifact:
+    """An array on disk with its index, mapped, never loaded whole.
+
+    path   where the array is            kind   what it is, a key of MAKERS
+    array  (rows, ...) memory map        meta   what made it
+    items  one dict a sample, in order, with `id`, `start`, `stop`, `digest` and what the stage added
+
+    `read` and what builds on it copy rows from the file, so that memory does not grow with what was read before,
+    as the resident part of a map does.
+    """
+
+    def __init__(self, path, index, array):
+        self.path = Path(path)
+        self.kind = index["kind"]
+        self.meta = index["meta"]
+        self.items = index["items"]
+        self.array = array
+        self._by_id = {item["id"]: item for item in self.items}
+
+    def __contains__(self, id):
+        return id in self._by_id
+
+    def item(self, id):
+        """The index entry of one sample; KeyError if there is none."""
+        return self._by_id[id]
+
+    def read(self, start, stop):
+        """Rows start:stop in memory."""
+        return _read_rows(self.path, self.array.dtype, self.array.shape[1:], self.array.offset, start, stop)
+
+    def rows(self, id):
+        """The rows of one sample in memory; KeyError if there is none."""
+        item = self._by_id[id]
+        return self.read(item["start"], item["stop"])
+
+    def embeddings(self, id):
+        """The (n, D) rows of one sample in memory.
+
+        Raises InputError if a value is NaN or infinite, or a row is all zero and so has no direction.
+        """
+        rows = self.rows(id)
+        if not np.isfinite(rows).all():
+            raise InputError(f"{self.path}: NaN or infinite embeddings in sample {id}; "
+                             f"run {MAKERS[self.kind]} again with --overwrite (float32 if the device is the cause)")
+        if not rows.any(axis=1).all():
+            raise InputError(f"{self.path}: an all-zero embedding in sample {id}; "
+                             f"run {MAKERS[self.kind]} again with --overwrite")
+        return rows
+
+    @property
+    def fingerprint(self):
+        """A short hash of the array's content by sample: two artifacts with one fingerprint give one result."""
+        state = hashlib.blake2b(digest_size=8)
+        for item in self.items:
+            state.update(f"{item['id']}\0{item['digest']}\n".encode())
+        return state.hexdigest()
+
+    def source(self):
+        """What a result says of this artifact, so that it can be traced."""
+        return {"path": str(self.path), "fingerprint": self.fingerprint, **self.meta}
+
+
+def read_index(path, kind):
+    """The index of an array artifact, checked by itself; the array need not exist.
+
+    Raises InputError if it is missing, foreign, of another kind or version, or contradicts itself.
+    """
+    path = _array_path(path)
+    where = index_path(path)
+    if not where.exists():
+        if _partial(where).exists():
+            raise InputError(f"{path}: not finished, only {_partial(path).name} is there; "
+                             f"run {MAKERS[kind]} again to finish it")
+        if path.exists():
+            raise InputError(f"{path}: its index {where.name} is missing; keep the two files together, "
+                             f"or run {MAKERS[kind]} again with --overwrite")
+        raise InputError(f"{path}: no such file; run {MAKERS[kind]} first")
+    index = read_json(where, f"index of {path.name}")
+    problem = _index_problem(index, kind)
+    if problem:
+        raise InputError(f"{where}: {problem}; give the output of {MAKERS[kind]}, or run it again with --overwrite")
+    return index
+
+
+def _index_problem(index, kind):
+    """What is wrong with an index, or None."""
+    return _header_problem(index, kind) or _items_problem(index.get("items"), index["shape"][0])
+
+
+def _header_problem(index, kind):
+    """What is wrong with an index apart from its items, or None."""
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        return "is not an index of this project"
+    if index.get("version") != VERSION:
+        return f"has format version {index.get('version')!r}, this program reads {VERSION}"
+    if index.get("kind") != kind:
+        return f"describes {index.get('kind')!r}, expected {kind!r}"
+    shape = index.get("shape")
+    if not (isinstance(shape, list) and shape and all(type(n) is int and n >= 0 for n in shape)):
+        return "has no proper shape"
+    if index.get("dtype") not in DTYPES or not isinstance(index.get("meta"), dict):
+        return "has no proper dtype or meta"
+    return None
+
+
+def _items_problem(items, rows):
+    """What is wrong with the items of an array of so many rows, or None."""
+    if not isinstance(items, list) or not items:
+        return "names no samples"
+    seen, end = set(), 0
+    for item in items:
+        if not isinstance(item, dict) or not isinstance(item.get("id"), str):
+            return "has an item without an id"
+        start, stop = item.get("start"), item.get("stop")
+        if type(start) is not int or type(stop) is not int or start != end or stop <= start:
+            return f"gives sample {item['id']} the rows {start}:{stop}, which do not follow row {end}"
+        if not isinstance(item.get("digest"), str):
+            return f"has no digest for sample {item['id']}"
+        if item["id"] in seen:
+            return f"names sample {item['id']} twice"
+        seen.add(item["id"])
+        end = stop
+    if end != rows:
+        return f"ends at row {end} of {rows}"
+    return None
+
+
+def read_array(path, kind):
+    """The array artifact at `path`, mapped.
+
+    Raises InputError if array or index is missing, foreign or cut short, or if the two do not fit.
+    """
+    index = read_index(path, kind)
+    path = _array_path(path)
+    advice = f"run {MAKERS[kind]} again with --overwrite"
+    array = _map_array(path, kind, advice)
+    if list(array.shape) != index["shape"] or array.dtype.name != index["dtype"]:
+        raise InputError(f"{path}: is {array.dtype.name} {list(array.shape)}, its index {index_path(path).name} says "
+                         f"{index['dtype']} {index['shape']}; keep the two files of one run together, or {advice}")
+    if kind != "frames" and (array.ndim != 2 or array.dtype.kind != "f"):
+        raise InputError(f"{path}: is {array.dtype.name} {list(array.shape)}, expected float rows (rows, D); {advice}")
+    if kind == "frames" and (array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8):
+        raise InputError(f"{path}: is {array.dtype.name} {list(array.shape)}, expected uint8 (frames, H, W, 3); "
+                         f"{advice}")
+    return ArrayArtifact(path, index, array)
+
+
+def _map_array(path, kind, advice):
+    if not path.exists():
+        raise InputError(f"{path}: no such file, only its index is there; run {MAKERS[kind]} again")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError, OverflowError) as error:
+        raise InputError(f"{path}: is not a whole plain .npy array ({reason_of(error)}); {advice}") from None
+    if not isinstance(array, np.memmap) or not array.flags.c_contiguous:
+        raise InputError(f"{path}: is not one plain C-order array; {advice}")
+    return array
+
+
+def require_same_checkpoint(a, b):
+    """Raise InputError unless two embedding artifacts come from one checkpoint."""
+    for key in ("checkpoint", "logit_scale", "logit_bias"):
+        if a.meta.get(key) != b.meta.get(key):
+            raise InputError(
+                f"{a.path} was made with {a.meta.get('model')} and {b.path} with {b.meta.get('model')}, two different "
+                f"checkpoints ({key} {a.meta.get(key)} and {b.meta.get(key)}); encode both with the same --model")
+    if a.array.shape[1] != b.array.shape[1]:
+        raise InputError(f"{a.path} has {a.array.shape[1]} features a row and {b.path} {b.array.shape[1]}; "
+                         "encode both with the same --model")
+
+
+# Writing arrays
+
+
+class ArrayWriter:
+    """Writes an array artifact item by item, resumably.
+
+        with ArrayWriter("video_embeddings.npy", "video_embeddings", {"checkpoint": fingerprint}) as writer:
+            if id not in writer:
+                writer.append(id, rows, fps=25.0)
+
+    Opening looks for what earlier runs left, finished or not: their items are in `writer.items` and are not written
+    again. Leaving the block finishes the artifact; leaving it by an exception keeps what is committed for the next run.
+
+    settings  what decides the rows; notes  what is worth knowing besides. Both become the index's `meta`.
+    Raises InputError if earlier runs had other settings (unless `overwrite`), if another run writes to the same
+    output, or if the output's index would replace a foreign file.
+    """
+
+    def __init__(self, path, kind, settings, notes=None, overwrite=False):
+        self.path = _array_path(path)
+        self.kind = kind
+        self.meta = {**settings, **(notes or {})}
+        self._settings = settings
+        self.items = {}
+        self._index_path = index_path(path)
+        self._partial_path = _partial(self.path)
+        self._journal = Journal(_partial(self._index_path))
+        self._file = None
+        self._dtype = self._row_shape = self._header_size = None
+        self._extends = False  # the committed items lie in a finished artifact
+        self._was_finished = False
+        self._hold = Hold(self.path)
+        try:
+            self._refuse_foreign_index()
+            if overwrite:
+                self._discard_partial()
+            elif self._journal.path.exists():
+                self._resume()
+            elif self._index_path.exists() or self.path.exists():
+                self._extend()
+            self.missing = MissingItems(path, self.items)
+        except BaseException:
+            self._hold.release()
+            raise
+
+    def __contains__(self, id):
+        return id in self.items
+
+    @contextlib.contextmanager
+    def item(self, id):
+        """One item, in as many chunks of rows as it takes; committed when the block ends, forgotten if it raises.
+
+            with writer.item(id) as item:
+                for frame in frames:
+                    item.write(frame[None])
+                item.fields["fps"] = fps
+        """
+        if id in self.items:
+            raise ValueError(f"item {id} is committed already")
+        item = _ItemInHand(self)
+        try:
+            yield item
+            if item.rows == 0:
+                raise ValueError(f"item {id} has no rows")
+            sync(self._file)
+            entry = {"id": id, "start": self.row_count, "stop": self.row_count + item.rows,
+                     "digest": item.digest.hexdigest(), **item.fields}
+            self._journal.append(entry)
+        except BaseException:
+            self._roll_back()
+            raise
+        self.items[id] = entry
+        self.missing.drop(id)
+
+    def append(self, id, rows, **fields):
+        """Commit one item whose rows (n, ...) are at hand."""
+        with self.item(id) as item:
+            item.write(rows)
+            item.fields.update(fields)
+
+    def read(self, start, stop):
+        """Committed rows start:stop, read back from the disk."""
+        path = self._partial_path if self._partial_path.exists() else self.path
+        return _read_rows(path, self._dtype, self._row_shape, self._header_size, start, stop)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, exception_type, exception, traceback):
+        try:
+            if exception_type is None or self._was_finished:
+                self._finish()
+        except OSError:
+            if exception_type is None:
+                raise
+        finally:
+            self._close()
+            self._hold.release()
+
+    @property
+    def row_count(self):
+        """The number of committed rows, where the next item will start."""
+        return next(reversed(self.items.values()))["stop"] if self.items else 0
+
+    @property
+    def _row_bytes(self):
+        return int(np.prod(self._row_shape)) * self._dtype.itemsize
+
+    # what earlier runs left
+
+    def _refuse_foreign_index(self):
+        if not self._index_path.exists():
+            return
+        try:
+            index = read_json(self._index_path)
+        except InputError:
+            index = None
+        if not isinstance(index, dict) or index.get("format") != FORMAT:
+            raise InputError(f"{self._index_path}: is there and is no index of this project, so the index of "
+                             f"{self.path.name} would replace it; move it away or choose another --output")
+        if index.get("kind") != self.kind:
+            raise InputError(f"{self.path}: holds {index.get('kind')!r}, not {self.kind!r}; choose another --output")
+
+    def _resume(self):
+        """Go on from a journal: the rows are in NAME.npy.partial, or the crash came while the files were renamed."""
+        header, *items = self._journal.read() or [None]
+        if header is None:  # killed before the first line
+            self._discard_partial()
+            if self._index_path.exists():
+                self._extend()
+            return
+        problem = _header_problem(header, self.kind)
+        if items and not problem:
+            last = items[-1].get("stop") if isinstance(items[-1], dict) else None
+            problem = _items_problem(items, last)
+        if problem:
+            raise InputError(f"{self._journal.path}: {problem}; remove it or start over with --overwrite")
+        self._describe(header["dtype"], header["shape"][1:])
+        if not self._partial_path.exists():
+            if items and _size(self.path) == self._header_size + items[-1]["stop"] * self._row_bytes:
+                self._take_over(header["meta"], items)
+                self._extends = self._was_finished = True
+                self._finish()
+                return
+            self._journal.remove()
+            if self._index_path.exists():
+                self._extend()
+            return
+        whole_rows = (_size(self._partial_path) - self._header_size) // self._row_bytes
+        kept = [item for item in items if item["stop"] <= whole_rows]
+        if len(kept) < len(items):  # rows went missing after they were committed: redo those items
+            self._journal.replace([header, *kept])
+        self._take_over(header["meta"], kept)
+        if not kept:
+            self._dtype = None  # nothing committed, nothing to agree with
+
+    def _extend(self):
+        """Start from a finished artifact; it is only touched when there is something to add."""
+        artifact = read_array(self.path, self.kind)
+        self._describe(artifact.array.dtype.name, artifact.array.shape[1:])
+        if _size(self.path) != self._header_size + artifact.array.nbytes:
+            raise InputError(f"{self.path}: was not written by this project; choose another --output or --overwrite it")
+        self._take_over(artifact.meta, artifact.items)
+        self._extends = self._was_finished = True
+
+    def _take_over(self, meta, items):
+        self.items = {item["id"]: item for item in items}
+        for key, value in self._settings.items():
+            if self.items and meta.get(key) != value:
+                raise InputError(f"{self.path}: was begun with {key} {meta.get(key)}, this run has {value}; run with "
+                                 "the same settings, choose another --output, or start over with --overwrite")
+
+    def _discard_partial(self):
+        self._journal.remove()
+        self._partial_path.unlink(missing_ok=True)
+
+    # the files
+
+    def _describe(self, dtype, row_shape):
+        self._dtype, self._row_shape = np.dtype(dtype), tuple(row_shape)
+        self._header_size = len(_npy_header(self._dtype, (0, *self._row_shape)))
+
+    def _index(self, rows):
+        return {"format": FORMAT, "version": VERSION, "kind": self.kind, "dtype": self._dtype.name,
+                "shape": [rows, *self._row_shape], "meta": self.meta}
+
+    def _begin(self, rows):
+        """Open the partial files for appending rows such as these."""
+        if self._dtype is None:
+            self._describe(rows.dtype, rows.shape[1:])
+        if self._extends:
+            self._journal.replace([self._index(0), *self.items.values()])
+            os.replace(self.path, self._partial_path)
+            self._index_path.unlink(missing_ok=True)
+            self._extends = False
+        if not self.items:
+            with open(self._partial_path, "wb") as file:
+                file.write(_npy_header(self._dtype, (0, *self._row_shape)))
+            self._journal.replace([self._index(0)])
+        self._file = open(self._partial_path, "r+b")
+        end = self._header_size + self.row_count * self._row_bytes
+        self._file.truncate(end)
+        self._file.seek(end)
+
+    def _write(self, rows):
+        if self._file is None:
+            self._begin(rows)
+        if not len(rows):
+            return
+        if rows.dtype != self._dtype or rows.shape[1:] != self._row_shape:
+            raise InputError(f"{self.path}: has rows {self._dtype.name} {self._row_shape}, these are {rows.dtype.name} "
+                             f"{rows.shape[1:]}; run with the same settings or start over with --overwrite")
+        self._file.write(rows.data.cast("B"))
+
+    def _roll_back(self):
+        """Cut off what was written after the last committed item."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):  # buffered rows that a full disk does not take are cut off anyway
+            self._file.close()
+        self._file = None
+        os.truncate(self._partial_path, self._header_size + self.row_count * self._row_bytes)
+
+    def _finish(self):
+        """Make the committed items the finished artifact."""
+        if not self.items:
+            self._discard_partial()
+            return
+        if self._extends and not self._journal.path.exists():
+            return
+        if not self._extends:
+            self._patch_header()
+            self._index_path.unlink(missing_ok=True)  # an old index must never stand beside the new array
+            os.replace(self._partial_path, self.path)
+        write_json(self._index_path, {**self._index(self.row_count), "items": list(self.items.values())})
+        self._journal.remove()
+        self._extends = True
+
+    def _patch_header(self):
+        with self._file or open(self._partial_path, "r+b") as file:
+            file.truncate(self._header_size + self.row_count * self._row_bytes)
+            file.seek(0)
+            file.write(_npy_header(self._dtype, (self.row_count, *self._row_shape)))
+            sync(file)
+        self._file = None
+
+    def _close(self):
+        self._journal.close()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+
+
+class _ItemInHand:
+    """The rows of an item that is being written."""
+
+    def __init__(self, writer):
+        self._writer = writer
+        self.rows = 0
+        self.fields = {}
+        self.digest = hashlib.blake2b(digest_size=16)
+
+    def write(self, rows):
+        """Add rows (n, ...) of the artifact's dtype and row shape."""
+        rows = np.ascontiguousarray(rows)
+        self._writer._write(rows)
+        if len(rows):
+            self.digest.update(rows.data.cast("B"))
+            self.rows += len(rows)
+
+
+class MissingItems:
+    """NAME.missing.json: the items that could not be made, why, and whether another try can help."""
+
+    def __init__(self, path, done=()):
+        self.path = missing_path(path)
+        self._entries = {}
+        if self.path.exists():
+            entries = read_json(self.path, "list of missing items")
+            if not isinstance(entries, list) or not all(isinstance(e, dict) and "id" in e for e in entries):
+                raise InputError(f"{self.path}: is no list of missing items of this project; move it away")
+            self._entries = {entry["id"]: entry for entry in entries if entry["id"] not in done}
+
+    def __contains__(self, id):
+        return id in self._entries
+
+    def __len__(self):
+        return len(self._entries)
+
+    def add(self, id, reason, retry):
+        """Name an item; `retry` tells whether running again may help."""
+        self._entries[id] = {"id": id, "reason": str(reason), "retry": bool(retry)}
+        self._save()
+
+    def drop(self, id):
+        """Forget an item that is there now."""
+        if self._entries.pop(id, None):
+            self._save()
+
+    def _save(self):
+        if self._entries:
+            write_json(self.path, list(self._entries.values()), indent=1)
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+def _size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def _read_rows(path, dtype, row_shape, header_size, start, stop):
+    row_size = int(np.prod(row_shape))
+    offset = header_size + start * row_size * dtype.itemsize
+    rows = np.fromfile(path, dtype, count=(stop - start) * row_size, offset=offset)
+    return rows.reshape(stop - start, *row_shape)
+
+
+def _npy_header(dtype, shape):
+    """The header of a .npy file; numpy pads it so that its length does not depend on the number of rows."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+    return buffer.getvalue()

@@ -1,0 +1,165 @@
+"""How a script meets its user: one-line errors, exit codes, log lines, progress, devices.
+
+Results go to stdout; everything said on the way (progress, warnings, errors) goes to stderr.
+"""
+
+import errno
+import functools
+import os
+import sys
+import time
+from pathlib import Path
+
+EXIT_DONE = 0
+EXIT_FAILED = 1  # the input was fine, the run was not: nothing could be decoded, the disk is full
+EXIT_BAD_INPUT = 2  # the user can mend it: a flag, a file, a device; argparse uses 2 as well
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+# The disk, its quota or its permissions: not the program's fault, and the user can mend it.
+OUTSIDE_CAUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+LOG_INTERVAL = 30  # seconds between two progress lines where stderr is a file
+
+
+class InputError(Exception):
+    """A bad flag, file or value: one line that says what, which and the next step. Exit code 2."""
+
+
+class StageError(Exception):
+    """The stage could not do its work although its input was in order. Exit code 1."""
+
+
+def script(main):
+    """Decorate a script's `main(argv=None)`: what a user can cause becomes one line on stderr and an exit code.
+
+    Anything else is a bug and keeps its traceback.
+    """
+    @functools.wraps(main)
+    def run(argv=None):
+        try:
+            return main(argv) or EXIT_DONE
+        except InputError as error:
+            return _fail(error, EXIT_BAD_INPUT)
+        except StageError as error:
+            return _fail(error, EXIT_FAILED)
+        except KeyboardInterrupt:
+            return _fail("interrupted; what was finished is kept, run the same command again to go on",
+                         EXIT_INTERRUPTED)
+        except BrokenPipeError:  # `| head` has read enough
+            sys.stdout = open(os.devnull, "w")  # so that the interpreter's last flush has somewhere to go
+            return EXIT_FAILED
+        except OSError as error:
+            if error.errno not in OUTSIDE_CAUSES:
+                raise
+            return _fail(f"{error.filename or 'output'}: {error.strerror}; what was finished is kept, "
+                         "mend that and run the same command again to go on", EXIT_FAILED)
+
+    return run
+
+
+def _fail(message, code):
+    say(f"error: {message}")
+    return code
+
+
+def say(message):
+    """Print one log line on stderr, above a progress bar if there is one."""
+    from tqdm import tqdm
+
+    line = f"{Path(sys.argv[0]).stem}: {' '.join(str(message).split())}"
+    tqdm.write(line, file=sys.stderr)
+
+
+def warn(message):
+    """Print one warning line on stderr."""
+    say(f"warning: {message}")
+
+
+def some_of(names, most=3):
+    """The first few of many names as text."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def progress(total, unit, **options):
+    """A tqdm bar on stderr with rate and remaining time; a line now and then when stderr is not a terminal."""
+    from tqdm import tqdm
+
+    if not sys.stderr.isatty():
+        options = {"mininterval": LOG_INTERVAL, "maxinterval": LOG_INTERVAL, "delay": LOG_INTERVAL, **options}
+    return tqdm(total=total, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True, **options)
+
+
+def add_device_argument(parser):
+    """Add the --device flag that four stages share."""
+    parser.add_argument("--device", help="torch device such as cuda:0, mps or cpu (default: the best one there is)")
+
+
+def pick_device(name=None):
+    """The torch.device called `name`, or the best one of this machine: cuda, else mps, else cpu.
+
+    Raises InputError if there is no such device.
+    """
+    import torch
+
+    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    there.append("cpu")
+    if name is None:
+        return torch.device(there[0])
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    asked = None if device is None else device.type if device.index is None else str(device)
+    known = {*there, "cpu:0", "mps:0", *(d.partition(":")[0] for d in there)}
+    if asked not in known:
+        raise InputError(f"--device {name}: no such device; this machine has {', '.join(there)}")
+    return device
+
+
+def require_folder_of(path):
+    """Raise InputError unless the folder that `path` is to be written into exists."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; create it or choose another --output")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the name of a file")
+
+
+def add_overwrite_argument(parser):
+    """Add the --overwrite flag of the stages that resume."""
+    parser.add_argument("--overwrite", action="store_true",
+                        help="start over instead of going on from what is there; the old output stays until the new "
+                             "one is finished")
+
+
+def positive_int(text):
+    """argparse type: a whole number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self):
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self):
+        return time.monotonic() - self._start
+
+    def rate(self, count):
+        """`count` things a second as text."""
+        return f"{count / max(self.seconds, 1e-9):.3g}" if count else "0"
+
+
+def positive_float(text):
+    """argparse type: a finite number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value

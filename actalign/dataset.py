@@ -1,0 +1,277 @@
+"""Samples: a clip, its candidate actions, and the answer if it is known."""
+
+import ast
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from actalign.console import InputError
+
+ACTION_ATLAS = "mrsalehi/ActionAtlas-v1.0"
+BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+MASK_FIELDS = ("frames_to_obfuscate", "frames_to_blur")  # names of the same thing in two releases of ActionAtlas
+OWN_FIELDS = ("id", "youtube_id", "video", "domain", "choices", "choices_str", "answer", "action", "question",
+              "start_timestamp", "end_timestamp")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One multiple-choice question about one clip.
+
+    options  K candidate actions, trimmed and lower-cased        labels  the same as the dataset spells them
+    answer   index of the true option in 0..K-1, None if unknown
+    start, end  the clip within its video, in seconds; None for the whole video
+    """
+
+    id: str
+    domain: str
+    options: tuple[str, ...]
+    answer: int | None = None
+    labels: tuple[str, ...] = ()
+    action: str | None = None
+    question: str | None = None
+    youtube_id: str | None = None
+    video: str | None = None
+    start: float | None = None
+    end: float | None = None
+    extra: dict = field(default_factory=dict)  # the dataset's other fields
+
+    @property
+    def keys(self):
+        """K keys "<option> in <domain>", under which generated_subactions.json holds the sub-actions."""
+        return tuple(subaction_key(option, self.domain) for option in self.options)
+
+    def record(self):
+        """The sample as artifacts hold it: plain JSON values, the field names of generated_subactions.json."""
+        return {
+            "youtube_id": self.youtube_id, "id": self.id, "domain": self.domain, "action": self.action,
+            "question": self.question, "cleaned_options": list(self.options), "correct_answer_index": self.answer,
+        }
+
+
+def subaction_key(option, domain):
+    """The key of an option in generated_subactions.json."""
+    return f"{option} in {domain}"
+
+
+def sample_from_record(record, source):
+    """The Sample of an artifact's record, as `Sample.record` makes it. `source` names the file in errors.
+
+    Raises InputError if it has no id or options, or an answer out of range.
+    """
+    if not isinstance(record, dict) or not isinstance(record.get("id"), str | int) or record["id"] == "":
+        raise InputError(f"{source}: has an entry without an id; run the stage that writes it again")
+    id = str(record["id"])
+    options = record.get("cleaned_options")
+    if not isinstance(options, list) or not options or not all(isinstance(o, str) and o.strip() for o in options):
+        raise InputError(f"{source}: sample {id} has no options (cleaned_options); mend it or remove the sample")
+    answer = record.get("correct_answer_index")
+    if answer == -1:  # how older files say that there is none
+        answer = None
+    if answer is not None and (type(answer) is not int or not 0 <= answer < len(options)):
+        raise InputError(f"{source}: sample {id} has answer index {answer!r}, its {len(options)} options allow "
+                         f"0 to {len(options) - 1} or null; mend it or remove the sample")
+    return Sample(id=id, domain=str(record.get("domain") or ""), options=tuple(options), answer=answer,
+                  labels=tuple(options), action=record.get("action"), question=record.get("question"),
+                  youtube_id=record.get("youtube_id"))
+
+
+def require_unique_ids(samples, source):
+    """Raise InputError if two samples share an id."""
+    seen = set()
+    for sample in samples:
+        if sample.id in seen:
+            raise InputError(f"{source}: sample id {sample.id} occurs twice; give every sample an id of its own")
+        seen.add(sample.id)
+
+
+# Rows of a dataset
+
+
+def load_samples(dataset, split):
+    """All samples of a local .json, .jsonl, .csv or .parquet file, or of a dataset on the Hugging Face hub.
+
+    Raises InputError if it cannot be read, a row has no domain or options, an answer is out of range, or ids repeat.
+    """
+    rows = load_rows(dataset, split)
+    samples, taken = [], set()
+    for number, row in enumerate(rows, start=1):
+        sample = sample_from_row(row, f"{dataset}, row {number}", taken)
+        taken.add(sample.id)
+        samples.append(sample)
+    if not samples:
+        raise InputError(f"{dataset}: has no rows; give a dataset with one row a clip")
+    require_unique_ids(samples, dataset)
+    return samples
+
+
+def load_rows(dataset, split):
+    """The rows of a dataset as dicts, through the `datasets` library. Raises InputError if they cannot be read."""
+    import tempfile
+
+    suffix = Path(dataset).suffix.lower()
+    local = Path(dataset).exists() or suffix in BUILDERS
+    if local and not Path(dataset).is_file():
+        raise InputError(f"--dataset {dataset}: no such file; give a .json, .jsonl, .csv or .parquet file")
+    if local and suffix not in BUILDERS:
+        raise InputError(f"--dataset {dataset}: is none of {', '.join(BUILDERS)}; convert it to one of them")
+
+    import datasets
+    import pyarrow
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    problems = (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, KeyError, pyarrow.ArrowException)
+    try:
+        if not local:
+            return [dict(row) for row in datasets.load_dataset(dataset, split=split)]
+        # The cache that `datasets` makes of a local file is of no use after this run.
+        with tempfile.TemporaryDirectory() as cache:
+            return [dict(row) for row in datasets.load_dataset(
+                BUILDERS[suffix], data_files=str(Path(dataset).absolute()), split="train", cache_dir=cache,
+                keep_in_memory=True, **_csv_options(dataset, suffix))]
+    except problems as error:
+        cause = error.__cause__ or error
+        reason = " ".join(str(cause).split())[:300]
+        advice = ("check its syntax and that every row has the same kinds of values" if local else
+                  "check the name, --split and the connection, or give a local file")
+        raise InputError(f"--dataset {dataset}: cannot be read ({reason}); {advice}") from None
+
+
+def _csv_options(dataset, suffix):
+    """Read every CSV cell as text: an id 001 stays 001, and an option called "NA" or "None" is an option."""
+    if suffix != ".csv":
+        return {}
+    import pandas
+
+    columns = pandas.read_csv(dataset, nrows=0).columns
+    return {"converters": dict.fromkeys(columns, str), "keep_default_na": False}
+
+
+def sample_from_row(row, source, taken=()):
+    """The Sample of a dataset row: ActionAtlas's fields, or `video`, `domain`, `choices` and what else is known.
+
+    source  names the row in errors     taken  ids in use already, for rows that bring none
+    Raises InputError if the row has no domain or options, or its answer or times make no sense.
+    """
+    row = {key: value for key, value in row.items() if value is not None and value != ""}
+    video = _text(row.get("video"))
+    youtube_id = _text(row.get("youtube_id"))
+    id = _text(row.get("id")) or _derived_id(youtube_id or video, source, taken)
+    where = f"{source} (id {id})"
+    labels = parse_choices(row.get("choices", row.get("choices_str")), where)
+    domain = _text(row.get("domain"))
+    if not domain:
+        raise InputError(f"{where}: has no domain; name the field of the actions, such as basketball")
+    start, end = (_seconds(row.get(name), name, where) for name in ("start_timestamp", "end_timestamp"))
+    return Sample(
+        id=id, domain=domain, labels=labels, options=tuple(clean_option(label) for label in labels),
+        answer=parse_answer(row.get("answer"), labels, where), action=_text(row.get("action")),
+        question=_text(row.get("question")), youtube_id=youtube_id, video=video, start=start, end=end,
+        extra={key: _plain(value) for key, value in row.items() if key not in (*OWN_FIELDS, *MASK_FIELDS)},
+    )
+
+
+def _text(value):
+    return None if value is None else str(value).strip()
+
+
+def _derived_id(name, source, taken):
+    """An id for a row without one: the name of its video, numbered where several rows share it."""
+    if not name:
+        raise InputError(f"{source}: has neither video nor youtube_id; add a column `video` with a path")
+    stem = Path(name.partition("?")[0]).stem or name
+    id, count = stem, 1
+    while id in taken:
+        count += 1
+        id = f"{stem}-{count}"
+    return id
+
+
+def clean_option(label):
+    """An option as artifacts spell it: trimmed and lower-cased."""
+    return label.strip().lower()
+
+
+def parse_choices(choices, where):
+    """K option names of a row: a list, or lines "1. name", or a list that CSV turned into text.
+
+    A number is taken off only where it counts the options, so "360 flip" stays whole.
+    Raises InputError if there is no option or an empty one.
+    """
+    if isinstance(choices, str):
+        choices = _list_in_text(choices) or [line for line in choices.splitlines() if line.strip()]
+    if not isinstance(choices, list | tuple) or not choices:
+        raise InputError(f"{where}: has no options; give `choices` as a list or as lines \"1. name\"")
+    labels = []
+    for position, choice in enumerate(choices, start=1):
+        label = re.sub(rf"^\s*{position}[.)](?!\d)\s*", "", str(choice)).strip() if choice is not None else ""
+        if not label:
+            raise InputError(f"{where}: option {position} is empty; name it or take it out")
+        labels.append(label)
+    return tuple(labels)
+
+
+def _list_in_text(text):
+    """The list that a CSV cell holds as JSON or as Python spells it, else None."""
+    if not text.lstrip().startswith("["):
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(value, list):
+            return value
+    return None
+
+
+def parse_answer(answer, labels, where):
+    """The 0-based index of a row's answer: a number from 1 to K as in ActionAtlas, or the option's name.
+
+    Raises InputError if it is neither.
+    """
+    if answer is None:
+        return None
+    named = [k for k, label in enumerate(labels) if clean_option(label) == clean_option(str(answer))]
+    number = None
+    if not isinstance(answer, bool):
+        try:
+            number = float(answer)
+        except ValueError:
+            number = None
+    counted = [int(number) - 1] if number is not None and number in range(1, len(labels) + 1) else []
+    if isinstance(answer, int | float):
+        named = []
+    found = {*named, *counted}
+    if len(found) != 1:
+        problem = "fits two options" if found else "is out of range"
+        raise InputError(f"{where}: answer {answer!r} {problem}; give a number from 1 to {len(labels)}, "
+                         "an option's name, or nothing")
+    return found.pop()
+
+
+def _seconds(value, name, where):
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = float("nan")
+    if not 0 <= seconds < float("inf"):
+        raise InputError(f"{where}: {name} {value!r} is no number of seconds; mend it or leave it empty")
+    return seconds
+
+
+def _plain(value):
+    """A dataset's value as JSON holds it."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if isinstance(value, float) and value == value and abs(value) != float("inf"):
+        return value
+    return None if isinstance(value, float) else str(value)

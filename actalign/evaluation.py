@@ -1,0 +1,209 @@
+"""Scores into results: rankings, Top-k accuracy with intervals and chance, tables, predictions.json."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from actalign.console import InputError, some_of
+from actalign.dataset import Sample, sample_from_record
+from actalign.files import read_json, write_json
+
+TOP_K = (1, 2, 3)
+RESAMPLES = 10_000
+SEED = 0  # of the bootstrap, so that the same predictions give the same interval
+FORMAT = "actalign-predictions"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The scores of one sample's K options, and with alignment the path of each: (cells, 2) of (t, m)."""
+
+    sample: Sample
+    scores: np.ndarray
+    paths: list | None = None
+
+    def __post_init__(self):
+        if len(self.scores) != len(self.sample.options):
+            raise ValueError(f"sample {self.sample.id}: {len(self.scores)} scores for "
+                             f"{len(self.sample.options)} options")
+
+    @property
+    def ranking(self):
+        """Option indices from best to worst; equal scores keep the order of the options."""
+        return np.argsort(-np.asarray(self.scores), kind="stable")
+
+    @property
+    def rank_of_answer(self):
+        """0 if the true option came first."""
+        return int(np.flatnonzero(self.ranking == self.sample.answer)[0])
+
+    @property
+    def is_tied(self):
+        """Whether the best score is shared, so that only the order of the options decided."""
+        return int(np.sum(self.scores == np.max(self.scores))) > 1
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of hits with its 95% interval, all in 0..1."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self):
+        return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def top_k_hits(predictions, k):
+    """(N,) bool: whether the answer is among the k best. With fewer options than k it always is."""
+    return np.array([prediction.rank_of_answer < k for prediction in predictions], dtype=bool)
+
+
+def accuracy(hits):
+    """The Accuracy of (N,) hits, N > 0, with the percentile bootstrap interval.
+
+    The sum of N hits drawn with replacement is binomial, so the resamples are drawn as such.
+    Source: Efron and Tibshirani 1993, chapter 13.
+    """
+    hits = np.asarray(hits, dtype=bool)
+    if not len(hits):
+        raise ValueError("no samples, no accuracy")
+    value = hits.mean()
+    resampled = np.random.default_rng(SEED).binomial(len(hits), value, RESAMPLES) / len(hits)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Accuracy(float(value), float(low), float(high))
+
+
+def chance(samples, k):
+    """The exact expected Top-k accuracy of guessing on these samples, in 0..1."""
+    return float(np.mean([min(k / len(sample.options), 1) for sample in samples]))
+
+
+def accuracy_table(methods):
+    """The table of {method name: predictions with answers}; the methods share their samples' chance level.
+
+    Returns its lines. Where methods scored different samples, each has its own chance line.
+    """
+    rows = [("", *(f"Top-{k} [95%]" for k in TOP_K), "n")]
+    chances = {name: tuple(f"{100 * chance([p.sample for p in predictions], k):.1f}" for k in TOP_K)
+               for name, predictions in methods.items()}
+    shared = len({(values, len(methods[name])) for name, values in chances.items()}) == 1
+    for name, predictions in methods.items():
+        if not shared or len(rows) == 1:
+            rows.append(("chance" if shared else f"chance, {name}", *chances[name], str(len(predictions))))
+        values = (str(accuracy(top_k_hits(predictions, k))) for k in TOP_K)
+        rows.append((name, *values, str(len(predictions))))
+    return table(rows)
+
+
+def table(rows):
+    """Lines of a text table: the first column left-aligned, the first row a header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+             for row in rows]
+    return [lines[0].rstrip(), "-" * max(map(len, lines)), *lines[1:]]
+
+
+def print_results(name, predictions, not_scored):
+    """Print what a scoring stage found: accuracy where answers are known, predictions where none are.
+
+    not_scored: {sample id: reason}
+    """
+    answered = [prediction for prediction in predictions if prediction.sample.answer is not None]
+    if answered:
+        print("\n".join(accuracy_table({name: answered})))
+    elif predictions:
+        print("\n".join(prediction_table(predictions)))
+    print(_counts(predictions, answered, not_scored))
+    for reason, ids in _by_reason(not_scored).items():
+        print(f"not scored: {len(ids)}, {reason} ({some_of(ids)})")
+    tied = [prediction.sample.id for prediction in predictions if prediction.is_tied and len(prediction.scores) > 1]
+    if tied:
+        print(f"ties: in {len(tied)} samples the best score is shared and the first such option was taken "
+              f"({some_of(tied)})")
+
+
+def _counts(predictions, answered, not_scored):
+    without = len(predictions) - len(answered)
+    unknown = f", {without} of them without a known answer" if without and answered else ""
+    unknown = ", none with a known answer: no accuracy" if without and not answered else unknown
+    return f"{len(predictions)} of {len(predictions) + len(not_scored)} samples scored{unknown}"
+
+
+def _by_reason(not_scored):
+    reasons = {}
+    for id, reason in not_scored.items():
+        reasons.setdefault(reason, []).append(id)
+    return reasons
+
+
+def prediction_table(predictions):
+    """The lines of a table with each sample's best option, its score, and by how much it leads."""
+    rows = [("sample", "prediction", "score", "margin")]
+    for prediction in predictions:
+        best, *others = np.asarray(prediction.scores)[prediction.ranking]
+        margin = f"{best - others[0]:.4f}" if others else "-"
+        rows.append((prediction.sample.id, prediction.sample.options[prediction.ranking[0]], f"{best:.4f}", margin))
+    return table(rows)
+
+
+# predictions.json
+
+
+def write_predictions(path, method, sources, predictions, not_scored):
+    """Write predictions.json: the method and its settings, the artifacts it read, and every sample's scores.
+
+    method: {"name": ..., settings}   sources: {flag: ArrayArtifact or {"path": ...}}   not_scored: {id: reason}
+    """
+    answered = [prediction for prediction in predictions if prediction.sample.answer is not None]
+    write_json(path, {
+        "format": FORMAT, "version": VERSION, "method": method, "sources": sources,
+        "summary": _summary(predictions, answered, not_scored),
+        "samples": [_entry(prediction) for prediction in predictions],
+        "not_scored": [{"id": id, "reason": reason} for id, reason in not_scored.items()],
+    })
+
+
+def _summary(predictions, answered, not_scored):
+    summary = {"scored": len(predictions), "with_answer": len(answered), "not_scored": len(not_scored)}
+    for k in TOP_K if answered else ():
+        result = accuracy(top_k_hits(answered, k))
+        summary[f"top{k}"] = {"accuracy": result.value, "low": result.low, "high": result.high,
+                              "chance": chance([prediction.sample for prediction in answered], k)}
+    return summary
+
+
+def _entry(prediction):
+    entry = {**prediction.sample.record(), "scores": [float(score) for score in prediction.scores],
+             "ranking": [int(k) for k in prediction.ranking]}
+    if prediction.paths is not None:
+        entry["paths"] = [np.asarray(path).tolist() for path in prediction.paths]
+    return entry
+
+
+def read_predictions(path):
+    """(method, predictions) of a predictions.json. Raises InputError if it is none."""
+    content = read_json(path, "predictions")
+    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
+        raise InputError(f"{path}: holds no predictions of this version; give what --output of seq_alignment.py or "
+                         "baseline.py wrote")
+    try:
+        predictions = [Prediction(sample_from_record(entry, path), np.array(entry["scores"], dtype=np.float64),
+                                  entry.get("paths")) for entry in content["samples"]]
+        return content["method"], predictions
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is damaged ({error}); run the stage that writes it again") from None
+
+
+def require_replaceable(path):
+    """Raise InputError if writing predictions to `path` would replace a file of another kind."""
+    if Path(path).exists():
+        try:
+            ours = read_json(path).get("format") == FORMAT
+        except (InputError, AttributeError):
+            ours = False
+        if not ours:
+            raise InputError(f"--output {path}: is there and holds no predictions; choose another name")

@@ -1,0 +1,174 @@
+"""Files that survive crashes: JSON replaced in one step, journals that only grow, and outputs held by one run."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from actalign.console import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: two runs on one output are then the user's to avoid
+    fcntl = None
+
+def read_json(path, what="JSON"):
+    """The content of a JSON file.
+
+    Raises InputError if it is missing, empty, cut short or not JSON.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give the path of the {what}, "
+                         "or run the stage that writes it") from None
+    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as {what} ({reason_of(error)}); "
+                         "give the path of another file") from None
+    if not text.strip():
+        raise InputError(f"{path}: is empty, expected {what}; remove it and run the stage that writes it again")
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: is not valid JSON ({reason_of(error)}); it may be cut short: restore a copy, "
+                         "or remove it and run the stage that writes it again") from None
+
+
+def write_json(path, content, indent=None):
+    """Replace `path` by `content` in one step: a reader sees the old file or the new one, never a part.
+
+    Numbers that JSON does not know (NaN, infinities) raise ValueError.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    separators = (",", ":") if indent is None else None
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators)
+            file.write("\n")
+            sync(file)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def reason_of(error):
+    """What an exception says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def sync(file):
+    """Have what was written to an open file on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+class Journal:
+    """A file of JSON lines that only grows; every appended line is on the disk when `append` returns.
+
+    A last line that a crash cut short was never committed: reading ignores it, the next append replaces it.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self._file = None
+
+    def read(self):
+        """All committed lines; an empty list if there is no such file. Raises InputError if a line is damaged."""
+        lines, _ = self._scan()
+        return lines
+
+    def append(self, content):
+        """Commit one line."""
+        if self._file is None:
+            _, committed = self._scan()
+            self._file = open(self.path, "ab")
+            self._file.truncate(committed)
+        end = self._file.tell()
+        try:
+            self._file.write(_line(content).encode())
+            sync(self._file)
+        except OSError:
+            with contextlib.suppress(OSError):  # the disk is full: what is left over is a torn line, which is ignored
+                self._file.close()
+                os.truncate(self.path, end)
+            self._file = None
+            raise
+
+    def close(self):
+        """Close the file; the journal can still be read and appended to."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _scan(self):
+        try:
+            raw = self.path.read_bytes()
+        except FileNotFoundError:
+            return [], 0
+        committed = raw.rfind(b"\n") + 1
+        lines = []
+        for number, line in enumerate(raw[:committed].splitlines(), start=1):
+            try:
+                lines.append(json.loads(line))
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{self.path}: line {number} is damaged ({reason_of(error)}); "
+                                 "remove the file or start over with --overwrite") from None
+        return lines, committed
+
+    def replace(self, contents):
+        """Replace all lines in one step."""
+        self.close()
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        with open(temporary, "w", encoding="utf-8") as file:
+            for content in contents:
+                file.write(_line(content))
+            sync(file)
+        os.replace(temporary, self.path)
+
+    def remove(self):
+        """Remove the file, if it is there."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _line(content):
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+class Hold:
+    """Keeps an output to one run. The system lets go of it when the process ends, however it ends.
+
+    Raises InputError if another run holds it.
+    """
+
+    def __init__(self, path):
+        self._path = Path(path).with_name(Path(path).name + ".lock")
+        self._file = None
+        while fcntl is not None and self._file is None:
+            self._file = self._try(path)
+
+    def release(self):
+        """Let go of the output."""
+        if self._file is not None:
+            self._path.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+
+    def _try(self, path):
+        file = open(self._path, "w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise InputError(f"{path}: another run is writing it; wait for it to end, "
+                             "or choose another --output") from None
+        except OSError:  # a file system without locks
+            return file
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(self._path)):
+                return file
+        file.close()  # the run before removed the file between our opening and our locking it
+        return None

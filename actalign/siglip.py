@@ -1,0 +1,232 @@
+"""SigLIP: load a checkpoint, embed frames and texts, read its scale and bias."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from actalign.console import InputError, StageError
+
+SO400M = "google/siglip-so400m-patch14-384"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+MODEL_TYPE = "siglip"  # SigLIP, and the fixed-resolution checkpoints of SigLIP 2
+
+# Small tensors that any training changes; with all names and shapes they tell one checkpoint from another.
+FINGERPRINT_TENSORS = ("logit_scale", "logit_bias", "vision_model.head.probe", "vision_model.post_layernorm.weight",
+                       "text_model.final_layer_norm.weight", "text_model.head.bias")
+
+
+class Siglip:
+    """A SigLIP checkpoint on a device.
+
+    image_size    frames are (image_size, image_size)
+    batch_size    frames or texts of every forward pass. A shorter batch is padded to it, because matrix products of
+                  another shape differ in the last bits: so an embedding depends on its own frame or text alone,
+                  not on what stood beside it or on where an interrupted run went on.
+    """
+
+    def __init__(self, model, processor, name, device, batch_size):
+        self.name = name
+        self.device = device
+        self.batch_size = batch_size
+        self.image_size = model.config.vision_config.image_size
+        self._model = model
+        self._tokenizer = processor.tokenizer
+        self._text_length = model.config.text_config.max_position_embeddings
+        self._scale, self._shift = _rescale_and_normalise(processor.image_processor, device)
+
+    def encode_frames(self, frames):
+        """Embed up to batch_size frames (n, H, W, 3) uint8 RGB: (n, D) float32, not normalised.
+
+        Frames of another size than the checkpoint's are resized on the device.
+        """
+        import torch
+
+        padded = _pad(np.ascontiguousarray(frames), self.batch_size)
+        with torch.inference_mode():
+            pixels = torch.from_numpy(padded).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+            if pixels.shape[2:] != (self.image_size, self.image_size):
+                pixels = torch.nn.functional.interpolate(
+                    pixels, (self.image_size, self.image_size), mode="bicubic", antialias=True)
+                pixels = pixels.round_().clamp_(0, 255)  # an image processor resizes uint8 to uint8
+            pixels = pixels.mul_(self._scale).add_(self._shift).to(self._model.dtype)
+            features = self._model.get_image_features(pixel_values=pixels).pooler_output
+        return self._checked(features, len(frames))
+
+    def encode_texts(self, texts):
+        """Embed up to batch_size texts: (n, D) float32, not normalised.
+
+        Texts are lower-cased and padded to the checkpoint's length, as they were in training: the pooled feature is
+        that of the last position, so any other padding gives other features.
+        """
+        import torch
+
+        tokens = self._tokenizer([text.lower() for text in texts], padding="max_length", truncation=True,
+                                 max_length=self._text_length, return_tensors="np")["input_ids"]
+        tokens = torch.from_numpy(_pad(tokens, self.batch_size)).to(self.device)
+        with torch.inference_mode():
+            features = self._model.get_text_features(input_ids=tokens).pooler_output
+        return self._checked(features, len(texts))
+
+    def too_long(self, texts):
+        """Those of the texts that have more tokens than the checkpoint reads; their ends are cut off."""
+        if not texts:
+            return []
+        lengths = [len(ids) for ids in self._tokenizer([text.lower() for text in texts])["input_ids"]]
+        return [text for text, length in zip(texts, lengths, strict=True) if length > self._text_length]
+
+    def _checked(self, features, count):
+        embeddings = features[:count].float().cpu().numpy()
+        if not np.isfinite(embeddings).all():
+            raise StageError(f"{self.name} gives NaN or infinite embeddings in {self._model.dtype}; "
+                             "use --dtype float32")
+        return embeddings
+
+
+def _pad(rows, count):
+    """rows (n, ...) with the last one repeated up to `count`."""
+    return rows if len(rows) == count else np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
+
+
+def _rescale_and_normalise(image_processor, device):
+    """The image processor's per-channel arithmetic as one product and one sum: (1, 3, 1, 1) scale and shift."""
+    import torch
+
+    scale = image_processor.rescale_factor if image_processor.do_rescale else 1.0
+    mean, std = (image_processor.image_mean, image_processor.image_std) if image_processor.do_normalize else (0.0, 1.0)
+    mean, std = (np.broadcast_to(np.asarray(value, np.float64), 3) for value in (mean, std))
+    return (torch.tensor(value, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+            for value in (scale / std, -mean / std))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is known of a checkpoint without building its model.
+
+    name         a hub name or a folder               fingerprint  the same for the same weights, whatever their place
+    logit_scale  similarity is sigmoid(exp(logit_scale) * cosine + logit_bias)
+    """
+
+    name: str
+    fingerprint: str
+    logit_scale: float
+    logit_bias: float
+
+    def settings(self, dtype):
+        """What decides embeddings, as `ArrayWriter` compares it."""
+        return {"checkpoint": self.fingerprint, "logit_scale": self.logit_scale, "logit_bias": self.logit_bias,
+                "dtype": dtype}
+
+
+def resolve_dtype(dtype, device):
+    """The forward pass's dtype: "auto" is bfloat16 on CUDA and float32 elsewhere."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
+def load_siglip(checkpoint, device, batch_size, dtype):
+    """Load a Checkpoint's model and processor onto a device.
+
+    Raises InputError if it cannot be loaded or lacks weights.
+    """
+    import torch
+    import transformers
+
+    name = checkpoint.name
+    _be_quiet()
+    with _loading(name):
+        model, report = transformers.AutoModel.from_pretrained(
+            name, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True)
+        processor = transformers.AutoProcessor.from_pretrained(name)
+    if report["missing_keys"]:
+        raise InputError(f"--model {name}: lacks {len(report['missing_keys'])} weights, for instance "
+                         f"{sorted(report['missing_keys'])[0]}; give a complete checkpoint")
+    return Siglip(model.to(device).eval(), processor, name, device, batch_size)
+
+
+def find_checkpoint(name):
+    """The Checkpoint of a hub name or folder, read from its configuration and its safetensors' few small tensors.
+
+    The two numbers are the stored ones: a model loaded in bfloat16 has them rounded to three digits.
+    Raises InputError if there is no such checkpoint or it is no fixed-resolution SigLIP.
+    """
+    import transformers
+
+    _be_quiet()
+    with _loading(name):
+        config = transformers.AutoConfig.from_pretrained(name)
+        if config.model_type != MODEL_TYPE:
+            raise InputError(f"--model {name}: is a {config.model_type!r} checkpoint; give a SigLIP or a "
+                             f"fixed-resolution SigLIP 2 checkpoint such as {SO400M}")
+        return _read_checkpoint(str(name))
+
+
+def _be_quiet():
+    """Keep transformers' advice (on torchvision, say) and its loading bars away from a user who cannot act on it."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _read_checkpoint(name):
+    from safetensors import safe_open
+
+    state = hashlib.blake2b(digest_size=8)
+    numbers = {}
+    for tensor_name, path in sorted(_tensor_files(name).items()):
+        with safe_open(path, framework="np") as file:
+            state.update(f"{tensor_name} {file.get_slice(tensor_name).get_shape()}\n".encode())
+            if tensor_name in FINGERPRINT_TENSORS:
+                tensor = _as_float32(path, tensor_name)
+                state.update(tensor.tobytes())
+                numbers[tensor_name] = tensor
+    try:
+        scale, bias = (float(numbers[key].reshape(())) for key in ("logit_scale", "logit_bias"))
+    except (KeyError, ValueError):
+        raise InputError(f"--model {name}: has no logit_scale and logit_bias; give a SigLIP checkpoint") from None
+    return Checkpoint(name, state.hexdigest(), scale, bias)
+
+
+def _as_float32(path, tensor_name):
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:  # numpy has no bfloat16
+        return file.get_tensor(tensor_name).float().numpy()
+
+
+def _tensor_files(name):
+    """{tensor name: safetensors file} of a checkpoint in one file or in shards."""
+    from safetensors import safe_open
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+    path = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False)
+    if path is not None:
+        with safe_open(path, framework="np") as file:
+            return dict.fromkeys(file.keys(), path)
+    with open(cached_file(name, SAFE_WEIGHTS_INDEX_NAME), encoding="utf-8") as file:
+        shards = json.load(file)["weight_map"]
+    return {tensor: cached_file(name, shard) for tensor, shard in shards.items()}
+
+
+class _loading:
+    """Turns what transformers raises over a bad checkpoint into one line."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        from safetensors import SafetensorError
+
+        if isinstance(error, OSError | ValueError | KeyError | RuntimeError | ImportError | SafetensorError):
+            reason = " ".join(str(error).split())[:300]
+            advice = ("check the folder's files" if os.path.isdir(self.name) else
+                      "check the name and the connection, or give the folder of a checkpoint")
+            raise InputError(f"--model {self.name}: cannot be loaded ({reason}); {advice}") from None
+        return False

@@ -1,0 +1,64 @@
+"""generated_subactions.json: the ordered sub-actions of every option of every sample."""
+
+from dataclasses import dataclass
+
+from actalign.console import InputError
+from actalign.dataset import Sample, require_unique_ids, sample_from_record
+from actalign.files import read_json
+
+
+@dataclass(frozen=True)
+class Scripts:
+    """What the options of one sample consist of: K tuples of ordered sub-actions, empty where there are none."""
+
+    sample: Sample
+    texts: tuple[tuple[str, ...], ...]
+
+    @property
+    def lacking(self):
+        """The options without sub-actions."""
+        return [option for option, texts in zip(self.sample.options, self.texts, strict=True) if not texts]
+
+
+def read_scripts(path):
+    """One Scripts a sample of a generated_subactions.json, in its order.
+
+    Raises InputError if the file is no list of samples with options, or an option's sub-actions are no list of texts.
+    """
+    entries = read_json(path, "list of samples with sub-actions")
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{path}: is no list of samples; give the output of generate_subactions.py")
+    scripts = [scripts_from_entry(entry, path) for entry in entries]
+    require_unique_ids([script.sample for script in scripts], path)
+    return scripts
+
+
+def scripts_from_entry(entry, source):
+    """The Scripts of one entry of the file; `source` names the file in errors."""
+    sample = sample_from_record(entry, source)
+    by_key = entry.get("subactions")
+    if by_key is not None and not isinstance(by_key, dict):
+        raise InputError(f"{source}: subactions of sample {sample.id} are no object of option and list; mend them")
+    by_key = {_folded(key): texts for key, texts in (by_key or {}).items()}
+    texts = tuple(_checked(by_key.get(_folded(key)), key, sample, source) for key in sample.keys)
+    return Scripts(sample, texts)
+
+
+def entry_of(scripts):
+    """The entry of the file for one Scripts; options without sub-actions are left out."""
+    subactions = {key: list(texts) for key, texts in zip(scripts.sample.keys, scripts.texts, strict=True) if texts}
+    return {**scripts.sample.record(), "subactions": subactions}
+
+
+def _folded(key):
+    """A key as it is compared: without regard to case and white space."""
+    return " ".join(key.split()).casefold()
+
+
+def _checked(texts, key, sample, source):
+    if texts is None:
+        return ()
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise InputError(f"{source}: sub-actions of {key!r} in sample {sample.id} are no list of texts; "
+                         "mend them, or take the option out and run generate_subactions.py again")
+    return tuple(texts)

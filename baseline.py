@@ -1,0 +1,103 @@
+"""Stage 5: the baseline that ignores time: the mean of a clip's frames against the names of its options.
+
+Reads the index of processed_dataset.npy and video_embeddings.npy; prints accuracy, or predictions where no answers
+are known; writes predictions.json when asked. The frames themselves are not needed.
+
+    python baseline.py --input_dataset processed_dataset.npy --video_embeddings video_embeddings.npy --device cuda:0
+"""
+
+import argparse
+
+import numpy as np
+
+from actalign import artifacts, console, evaluation
+from actalign.dataset import sample_from_record
+from actalign.siglip import find_checkpoint, load_siglip
+
+BATCH_SIZE = 32  # texts a forward pass
+
+
+def label_sentence(option, domain):
+    """The text that stands for an option."""
+    return f"a person performing {option} in {domain}"
+
+
+def normalised(rows):
+    """(..., D) with every row of length 1."""
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def mean_pool_scores(video, labels):
+    """Cosine of the mean frame with each label: video (T, D), labels (K, D) -> (K,) float64 in [-1, 1]."""
+    pooled = normalised(np.mean(video, axis=0, dtype=np.float64))  # (D,)
+    return normalised(np.asarray(labels, dtype=np.float64)) @ pooled
+
+
+def encode_labels(samples, encoder):
+    """{sentence: (D,) embedding} of every label sentence of the samples."""
+    sentences = sorted({label_sentence(option, sample.domain) for sample in samples for option in sample.options})
+    embeddings = {}
+    with console.progress(len(sentences), "labels") as bar:
+        for start in range(0, len(sentences), encoder.batch_size):
+            batch = sentences[start:start + encoder.batch_size]
+            embeddings.update(zip(batch, encoder.encode_texts(batch), strict=True))
+            bar.update(len(batch))
+    return embeddings
+
+
+def predict(samples, video, labels):
+    """One Prediction for each sample, from its frames in `video` and {sentence: embedding} `labels`."""
+    predictions = []
+    for sample in samples:
+        texts = [labels[label_sentence(option, sample.domain)] for option in sample.options]  # K of (D,)
+        predictions.append(evaluation.Prediction(sample, mean_pool_scores(video.embeddings(sample.id), texts)))
+    return predictions
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python baseline.py --input_dataset processed_dataset.npy "
+               "--video_embeddings video_embeddings.npy --device cuda:0")
+    parser.add_argument("--input_dataset", required=True, help="processed_dataset.npy; only its index is read")
+    parser.add_argument("--video_embeddings", required=True, help="video_embeddings.npy")
+    parser.add_argument("--model", help="SigLIP checkpoint (default: the one named in the video embeddings)")
+    parser.add_argument("--output", help="write scores and rankings to this predictions.json")
+    console.add_device_argument(parser)
+    return parser.parse_args(argv)
+
+
+@console.script
+def main(argv=None):
+    args = parse_args(argv)
+    if args.output:
+        console.require_folder_of(args.output)
+        evaluation.require_replaceable(args.output)
+    index = artifacts.read_index(args.input_dataset, "frames")
+    video = artifacts.read_array(args.video_embeddings, "video_embeddings")
+    device = console.pick_device(args.device)
+    checkpoint = find_checkpoint(args.model or video.meta["model"])
+    if checkpoint.fingerprint != video.meta["checkpoint"]:
+        raise console.InputError(f"{video.path} was made with another checkpoint ({video.meta['model']}) than "
+                                 f"{checkpoint.name}; give that one as --model")
+
+    samples = [sample_from_record(item, artifacts.index_path(args.input_dataset)) for item in index["items"]]
+    not_scored = {sample.id: f"not in {video.path.name}" for sample in samples if sample.id not in video}
+    known = {sample.id for sample in samples}
+    not_scored.update({item["id"]: "not in the dataset" for item in video.items if item["id"] not in known})
+    samples = [sample for sample in samples if sample.id in video]
+    predictions = []
+    if samples:
+        encoder = load_siglip(checkpoint, device, BATCH_SIZE, video.meta["dtype"])
+        predictions = predict(samples, video, encode_labels(samples, encoder))
+    evaluation.print_results("mean pool", predictions, not_scored)
+    if args.output:
+        sources = {"input_dataset": {"path": args.input_dataset}, "video_embeddings": video.source()}
+        evaluation.write_predictions(args.output, {"name": "mean pool"}, sources, predictions, not_scored)
+        print(f"predictions -> {args.output}")
+    if not predictions:
+        raise console.StageError("no sample could be scored; the lines above say why")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

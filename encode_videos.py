@@ -1,0 +1,119 @@
+"""Stage 2: embed every frame of every clip with SigLIP's image encoder.
+
+Reads processed_dataset.npy, writes video_embeddings.npy: float32 (frames of all clips, D), not normalised.
+
+    python encode_videos.py --output video_embeddings.npy --device cuda:0
+"""
+
+import argparse
+
+import numpy as np
+
+from actalign import artifacts, console
+from actalign.siglip import DTYPES, SO400M, find_checkpoint, load_siglip, resolve_dtype
+
+BATCH_SIZE = 64  # frames a forward pass on CUDA
+BATCH_SIZE_ELSEWHERE = 16
+
+# What later stages need to know of a clip besides its embeddings.
+CLIP_FIELDS = ("domain", "fps", "timestamps")
+
+
+def encode_videos(frames, writer, encoder):
+    """Embed the clips of `frames` that `writer` does not hold yet; batches run across the borders of clips.
+
+    frames  ArrayArtifact of kind "frames"    writer  ArrayWriter of kind "video_embeddings"    encoder  Siglip
+    Returns the number of frames encoded.
+    """
+    todo = [item for item in frames.items if item["id"] not in writer]
+    total = sum(item["stop"] - item["start"] for item in todo)
+    pending = []  # (clip, its embeddings so far) in order; all but the last have all their frames in a batch
+    with console.progress(total, "frames") as bar:
+        for batch, owners in _batches(frames, todo, encoder.batch_size):
+            embeddings = encoder.encode_frames(batch)  # (n, D)
+            for item, first, count in owners:
+                if not pending or pending[-1][0] is not item:
+                    pending.append((item, []))
+                pending[-1][1].append(embeddings[first:first + count])
+            while pending and _is_complete(*pending[0]):
+                item, parts = pending.pop(0)
+                writer.append(item["id"], np.concatenate(parts), frames_digest=item["digest"],
+                              **{name: item[name] for name in CLIP_FIELDS if name in item})
+            bar.update(len(batch))
+    return total
+
+
+def _is_complete(item, parts):
+    return sum(map(len, parts)) == item["stop"] - item["start"]
+
+
+def _batches(frames, items, batch_size):
+    """Yields (batch, owners): up to batch_size frames (n, H, W, 3), and (item, first, count) for each clip in it."""
+    parts, owners, filled = [], [], 0
+    for item in items:
+        start = item["start"]
+        while start < item["stop"]:
+            count = min(batch_size - filled, item["stop"] - start)
+            parts.append(frames.read(start, start + count))
+            owners.append((item, filled, count))
+            filled, start = filled + count, start + count
+            if filled == batch_size:
+                yield np.concatenate(parts), owners
+                parts, owners, filled = [], [], 0
+    if parts:
+        yield np.concatenate(parts), owners
+
+
+def require_same_frames(writer, frames):
+    """Raise InputError if a clip was encoded from other frames than those of `frames`."""
+    for id, item in writer.items.items():
+        if id in frames and frames.item(id)["digest"] != item["frames_digest"]:
+            raise console.InputError(f"{writer.path}: clip {id} was encoded from other frames than those in "
+                                     f"{frames.path}; start over with --overwrite")
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python encode_videos.py --output video_embeddings.npy --device cuda:0")
+    parser.add_argument("--input", default="processed_dataset.npy", help="frames (default: %(default)s)")
+    parser.add_argument("--output", required=True, help="where the embeddings go, a .npy file")
+    parser.add_argument("--model", default=SO400M,
+                        help="SigLIP checkpoint, a hub name or a folder (default: %(default)s)")
+    parser.add_argument("--batch_size", type=console.positive_int,
+                        help=f"frames a forward pass (default: {BATCH_SIZE} on CUDA, "
+                             f"{BATCH_SIZE_ELSEWHERE} elsewhere)")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto",
+                        help="of the forward pass; auto is bfloat16 on CUDA, float32 elsewhere (default: %(default)s)")
+    console.add_device_argument(parser)
+    console.add_overwrite_argument(parser)
+    return parser.parse_args(argv)
+
+
+@console.script
+def main(argv=None):
+    args = parse_args(argv)
+    console.require_folder_of(args.output)
+    frames = artifacts.read_array(args.input, "frames")
+    device = console.pick_device(args.device)
+    checkpoint = find_checkpoint(args.model)
+    dtype = resolve_dtype(args.dtype, device)
+    batch_size = args.batch_size or (BATCH_SIZE if device.type == "cuda" else BATCH_SIZE_ELSEWHERE)
+    encoded, stopwatch = 0, console.Stopwatch()
+    with artifacts.ArrayWriter(args.output, "video_embeddings", checkpoint.settings(dtype), {"model": args.model},
+                               args.overwrite) as writer:
+        require_same_frames(writer, frames)
+        kept = len(writer.items)
+        if any(item["id"] not in writer for item in frames.items):
+            encoder = load_siglip(checkpoint, device, batch_size, dtype)
+            if frames.array.shape[1] != encoder.image_size:
+                console.warn(f"frames of {frames.array.shape[1]} pixels are resized to {encoder.image_size} for this "
+                             f"checkpoint; --image_size {encoder.image_size} in process_data.py avoids that")
+            stopwatch = console.Stopwatch()  # without the loading
+            encoded = encode_videos(frames, writer, encoder)
+    print(f"{len(writer.items) - kept} clips encoded ({encoded} frames, {stopwatch.rate(encoded)} frames/s on {device})"
+          f", {kept} were there already -> {args.output}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,245 @@
+"""Stage 1: cut every clip out of its video and store its frames, resized for SigLIP.
+
+Reads a dataset (ActionAtlas by default, or a .json, .jsonl, .csv or .parquet whose rows name local video files), writes
+processed_dataset.npy: uint8 (frames of all clips, image_size, image_size, 3) RGB, with all metadata in its index.
+
+    python process_data.py --output processed_dataset.npy
+"""
+
+import argparse
+import os
+import queue
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from actalign import artifacts, console, dataset
+from actalign.video import VideoError, read_frames, resize
+
+IMAGE_SIZE = 384  # pixels; what google/siglip-so400m-patch14-384 takes
+CHUNK_FRAMES = 32  # frames that a worker hands over at once
+BYTES_IN_FLIGHT = 1 << 28  # of decoded frames that may wait for their turn, for each worker
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
+
+
+def locate_video(sample, folder):
+    """The local file of a sample's video: its `video` below `folder`, or a file there named by its youtube_id.
+
+    Raises VideoError if there is none.
+    """
+    if sample.video is not None:
+        path = folder / sample.video
+        if not path.is_file():
+            raise VideoError(f"no such file: {path}")
+        return path
+    for suffix in VIDEO_SUFFIXES:
+        path = folder / f"{sample.youtube_id}{suffix}"
+        if path.is_file():
+            return path
+    raise VideoError(f"no video {sample.youtube_id} in {folder}")
+
+
+def clip_chunks(path, sample, image_size, fps=None):
+    """Decode one clip. Yields (timestamps, frames): up to CHUNK_FRAMES seconds and (n, image_size, image_size, 3)."""
+    timestamps, frames = [], []
+    for t, image in read_frames(path, sample.start, sample.end, fps):
+        timestamps.append(t)
+        frames.append(resize(image, image_size))
+        if len(frames) == CHUNK_FRAMES:
+            yield timestamps, np.stack(frames)
+            timestamps, frames = [], []
+    if frames:
+        yield timestamps, np.stack(frames)
+
+
+class DecodedClips:
+    """Decodes clips in threads and gives them out in their order, with a bounded number of frames waiting.
+
+    FFmpeg and Pillow do not hold Python's interpreter lock, so threads decode side by side.
+
+        with DecodedClips(samples, decode, workers, chunks_ahead) as clips:
+            for sample, chunks in clips:
+                for timestamps, frames in chunks: ...   # raises what `decode(sample)` raised
+    """
+
+    def __init__(self, samples, decode, workers, chunks_ahead):
+        self._samples = samples
+        self._decode = decode
+        self._chunks_ahead = chunks_ahead
+        self._queues = {}  # number of the clip -> its chunks, then None or the error that ended it
+        self._numbers = iter(range(len(samples)))
+        self._taking = threading.Condition()
+        self._in_flight, self._most_in_flight = 0, workers + 1  # one more, so that uneven clips leave nobody idle
+        self._stopping = False
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        with self._taking:
+            self._stopping = True
+            self._taking.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def __iter__(self):
+        for number, sample in enumerate(self._samples):
+            with self._taking:
+                self._taking.wait_for(lambda number=number: number in self._queues)
+            yield sample, self._chunks(self._queues[number])
+            with self._taking:
+                del self._queues[number]
+                self._in_flight -= 1
+                self._taking.notify_all()
+
+    def _chunks(self, chunks):
+        while (chunk := chunks.get()) is not None:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            yield chunk
+
+    def _work(self):
+        while (taken := self._take_clip()) is not None:
+            sample, chunks = taken
+            try:
+                for chunk in self._decode(sample):
+                    if not self._put(chunks, chunk):
+                        return
+                self._put(chunks, None)
+            except BaseException as error:  # whatever it is, it is raised where the clip is asked for
+                self._put(chunks, error)
+
+    def _take_clip(self):
+        """The next (sample, queue) in order once there is room for it; None when all are taken or the run stops."""
+        with self._taking:
+            self._taking.wait_for(lambda: self._stopping or self._in_flight < self._most_in_flight)
+            number = None if self._stopping else next(self._numbers, None)
+            if number is None:
+                return None
+            self._in_flight += 1
+            self._queues[number] = queue.Queue(maxsize=self._chunks_ahead)
+            self._taking.notify_all()
+            return self._samples[number], self._queues[number]
+
+    def _put(self, chunks, chunk):
+        """Hand a chunk over, waiting for room; False if the run stops meanwhile."""
+        while not self._stopping:
+            try:
+                chunks.put(chunk, timeout=0.1)  # s between two looks at whether the run stops
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+def process_data(samples, writer, folder, image_size, workers=1, fps=None):
+    """Decode the clips that `writer` does not hold yet into it; what fails is named in its missing items.
+
+    samples  list of Sample    writer  ArrayWriter of kind "frames"    folder  where the videos are
+    Returns the number of frames written.
+    """
+    def decode(sample):
+        return clip_chunks(locate_video(sample, folder), sample, image_size, fps)
+
+    chunk_bytes = CHUNK_FRAMES * image_size * image_size * 3
+    total = 0
+    with DecodedClips(samples, decode, workers, max(BYTES_IN_FLIGHT // chunk_bytes, 1)) as clips, \
+            console.progress(len(samples), "clips") as bar:
+        for sample, chunks in clips:
+            try:
+                total += _write_clip(writer, sample, chunks)
+            except VideoError as error:
+                writer.missing.add(sample.id, f"{sample.video or sample.youtube_id}: {error}", retry=False)
+            bar.set_postfix_str(f"{total} frames, {total * chunk_bytes / CHUNK_FRAMES / 1e6:.0f} MB", refresh=False)
+            bar.update()
+    return total
+
+
+def _write_clip(writer, sample, chunks):
+    """Write one clip as one item; returns its number of frames."""
+    timestamps = []
+    with writer.item(sample.id) as item:
+        for chunk_timestamps, frames in chunks:
+            timestamps += chunk_timestamps
+            item.write(frames)
+        item.fields.update(
+            {key: value for key, value in sample.record().items() if key != "id"}, choices=list(sample.labels),
+            video=sample.video, start_timestamp=sample.start, end_timestamp=sample.end, fps=_rate(timestamps),
+            timestamps=timestamps, extra=sample.extra)
+    return len(timestamps)
+
+
+def _rate(timestamps):
+    """Mean frames a second of a clip; None for a single frame."""
+    if len(timestamps) < 2:
+        return None
+    return round((len(timestamps) - 1) / (timestamps[-1] - timestamps[0]), 3)
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  python process_data.py --output processed_dataset.npy\n"
+               "  python process_data.py --dataset my_clips.csv --output processed_dataset.npy")
+    parser.add_argument("--output", required=True, help="where the frames go, a .npy file")
+    parser.add_argument("--dataset", default=dataset.ACTION_ATLAS,
+                        help="hub name, or a .json, .jsonl, .csv or .parquet file (default: %(default)s)")
+    parser.add_argument("--split", default="test", help="of a dataset on the hub (default: %(default)s)")
+    parser.add_argument("--videos_dir", type=Path,
+                        help="folder of the videos (default: the dataset file's own folder)")
+    parser.add_argument("--workers", type=console.positive_int, default=os.cpu_count() or 1,
+                        help="clips decoded side by side (default: the number of cores, here %(default)s)")
+    parser.add_argument("--image_size", type=console.positive_int, default=IMAGE_SIZE,
+                        help="frames are resized to this many pixels squared (default: %(default)s)")
+    parser.add_argument("--fps", type=console.positive_float,
+                        help="keep so many frames a second, chosen by timestamp (default: all)")
+    parser.add_argument("--limit", type=console.positive_int, help="only the first so many samples")
+    console.add_overwrite_argument(parser)
+    return parser.parse_args(argv)
+
+
+@console.script
+def main(argv=None):
+    args = parse_args(argv)
+    console.require_folder_of(args.output)
+    samples = dataset.load_samples(args.dataset, args.split)[:args.limit]
+    folder = args.videos_dir or Path(args.dataset).parent
+    if not folder.is_dir():
+        raise console.InputError(f"--videos_dir {folder}: no such folder")
+    settings = {"image_size": args.image_size, "fps": args.fps}
+    stopwatch = console.Stopwatch()
+    with artifacts.ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset}, args.overwrite) as writer:
+        require_same_samples(writer, samples)
+        kept = len(writer.items)
+        todo = [sample for sample in samples if sample.id not in writer]
+        frames = process_data(todo, writer, folder, args.image_size, args.workers, args.fps) if todo else 0
+        failed = [sample.id for sample in todo if sample.id not in writer]
+        done = len(writer.items) - kept
+    if failed:
+        print(f"{len(failed)} clips failed, see {artifacts.missing_path(args.output)} for the reasons "
+              f"({console.some_of(failed)})")
+    print(f"{done} clips processed ({frames} frames, {stopwatch.rate(frames)} frames/s), {kept} were there already, "
+          f"{len(failed)} failed -> {args.output}")
+    if not kept + done:
+        raise console.StageError("no clip could be processed; nothing was written")
+
+
+def require_same_samples(writer, samples):
+    """Raise InputError if a clip that is there already now has other options, another answer or another segment."""
+    for sample in samples:
+        item = writer.items.get(sample.id)
+        if item is None:
+            continue
+        now = {**sample.record(), "video": sample.video, "start_timestamp": sample.start, "end_timestamp": sample.end}
+        for key, value in now.items():
+            if item.get(key) != value:
+                raise console.InputError(f"{writer.path}: sample {sample.id} is there with {key} {item.get(key)!r}, "
+                                         f"the dataset has {value!r}; start over with --overwrite")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
