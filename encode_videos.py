@@ -72,6 +72,17 @@ def require_same_frames(writer, frames):
                                      f"{frames.path}; start over with --overwrite")
 
 
+def warn_of_other_frames(frames, encoder):
+    """Say it once where the frames are not what the checkpoint's own image processor would have made."""
+    if frames.array.shape[1:3] != (encoder.image_size, encoder.image_size):
+        console.warn(f"frames of {frames.array.shape[1]} pixels are resized to {encoder.image_size} for this "
+                     f"checkpoint; --image_size {encoder.image_size} in process_data.py avoids that")
+    resample = frames.meta.get("resample", encoder.resample)
+    if resample != encoder.resample:
+        console.warn(f"frames were resized by {resample} filtering, this checkpoint's image processor uses "
+                     f"{encoder.resample}; --resample {encoder.resample} in process_data.py avoids that")
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -106,9 +117,7 @@ def main(argv=None):
         kept = len(writer.items)
         if any(item["id"] not in writer for item in frames.items):
             encoder = load_siglip(checkpoint, device, batch_size, dtype)
-            if frames.array.shape[1] != encoder.image_size:
-                console.warn(f"frames of {frames.array.shape[1]} pixels are resized to {encoder.image_size} for this "
-                             f"checkpoint; --image_size {encoder.image_size} in process_data.py avoids that")
+            warn_of_other_frames(frames, encoder)
             stopwatch = console.Stopwatch()  # without the loading
             encoded = encode_videos(frames, writer, encoder)
     print(f"{len(writer.items) - kept} clips encoded ({encoded} frames, {stopwatch.rate(encoded)} frames/s on {device})"

@@ -155,9 +155,10 @@ class GeneratedFile:
         self.path = Path(path)
         self.entries = {}
         self._journal = files.Journal(self.path.with_name(self.path.name + ".partial"))
-        for entry in (files.read_json(path, "list of samples") if self.path.exists() else []):
-            self._take(entry)
-        for entry in self._journal.read():
+        entries = files.read_json(path, "list of samples") if self.path.exists() else []
+        if not isinstance(entries, list):
+            raise console.InputError(f"{path}: is there and is no list of samples; choose another --output")
+        for entry in [*entries, *self._journal.read()]:
             self._take(entry)
         self.missing = artifacts.MissingItems(path, self.entries)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from actalign import artifacts, console, dataset
-from actalign.video import VideoError, read_frames, resize
+from actalign.video import RESAMPLES, VideoError, read_frames, resize
 
 IMAGE_SIZE = 384  # pixels; what google/siglip-so400m-patch14-384 takes
 CHUNK_FRAMES = 32  # frames that a worker hands over at once
@@ -40,12 +40,12 @@ def locate_video(sample, folder):
     raise VideoError(f"no video {sample.youtube_id} in {folder}")
 
 
-def clip_chunks(path, sample, image_size, fps=None):
+def clip_chunks(path, sample, image_size, fps=None, resample="bicubic"):
     """Decode one clip. Yields (timestamps, frames): up to CHUNK_FRAMES seconds and (n, image_size, image_size, 3)."""
     timestamps, frames = [], []
     for t, image in read_frames(path, sample.start, sample.end, fps):
         timestamps.append(t)
-        frames.append(resize(image, image_size))
+        frames.append(resize(image, image_size, resample))
         if len(frames) == CHUNK_FRAMES:
             yield timestamps, np.stack(frames)
             timestamps, frames = [], []
@@ -136,14 +136,14 @@ class DecodedClips:
         return False
 
 
-def process_data(samples, writer, folder, image_size, workers=1, fps=None):
+def process_data(samples, writer, folder, image_size, workers=1, fps=None, resample="bicubic"):
     """Decode the clips that `writer` does not hold yet into it; what fails is named in its missing items.
 
     samples  list of Sample    writer  ArrayWriter of kind "frames"    folder  where the videos are
     Returns the number of frames written.
     """
     def decode(sample):
-        return clip_chunks(locate_video(sample, folder), sample, image_size, fps)
+        return clip_chunks(locate_video(sample, folder), sample, image_size, fps, resample)
 
     chunk_bytes = CHUNK_FRAMES * image_size * image_size * 3
     total = 0
@@ -195,6 +195,8 @@ def parse_args(argv=None):
                         help="clips decoded side by side (default: the number of cores, here %(default)s)")
     parser.add_argument("--image_size", type=console.positive_int, default=IMAGE_SIZE,
                         help="frames are resized to this many pixels squared (default: %(default)s)")
+    parser.add_argument("--resample", choices=RESAMPLES, default="bicubic",
+                        help="how frames are resized: as the checkpoint's image processor does (default: %(default)s)")
     parser.add_argument("--fps", type=console.positive_float,
                         help="keep so many frames a second, chosen by timestamp (default: all)")
     parser.add_argument("--limit", type=console.positive_int, help="only the first so many samples")
@@ -210,13 +212,15 @@ def main(argv=None):
     folder = args.videos_dir or Path(args.dataset).parent
     if not folder.is_dir():
         raise console.InputError(f"--videos_dir {folder}: no such folder")
-    settings = {"image_size": args.image_size, "fps": args.fps}
+    settings = {"image_size": args.image_size, "resample": args.resample, "fps": args.fps}
     stopwatch = console.Stopwatch()
     with artifacts.ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset}, args.overwrite) as writer:
         require_same_samples(writer, samples)
         kept = len(writer.items)
         todo = [sample for sample in samples if sample.id not in writer]
-        frames = process_data(todo, writer, folder, args.image_size, args.workers, args.fps) if todo else 0
+        frames = 0
+        if todo:
+            frames = process_data(todo, writer, folder, args.image_size, args.workers, args.fps, args.resample)
         failed = [sample.id for sample in todo if sample.id not in writer]
         done = len(writer.items) - kept
     if failed:

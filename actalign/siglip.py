@@ -11,6 +11,7 @@ from actalign.console import InputError, StageError
 
 SO400M = "google/siglip-so400m-patch14-384"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+RESAMPLE_NAMES = {2: "bilinear", 3: "bicubic"}  # of Pillow's numbers, as checkpoints' processors hold them
 MODEL_TYPE = "siglip"  # SigLIP, and the fixed-resolution checkpoints of SigLIP 2
 
 # Small tensors that any training changes; with all names and shapes they tell one checkpoint from another.
@@ -21,7 +22,7 @@ FINGERPRINT_TENSORS = ("logit_scale", "logit_bias", "vision_model.head.probe", "
 class Siglip:
     """A SigLIP checkpoint on a device.
 
-    image_size    frames are (image_size, image_size)
+    image_size    frames are (image_size, image_size)    resample  how its image processor resizes to that
     batch_size    frames or texts of every forward pass. A shorter batch is padded to it, because matrix products of
                   another shape differ in the last bits: so an embedding depends on its own frame or text alone,
                   not on what stood beside it or on where an interrupted run went on.
@@ -35,6 +36,7 @@ class Siglip:
         self._model = model
         self._tokenizer = processor.tokenizer
         self._text_length = model.config.text_config.max_position_embeddings
+        self.resample = RESAMPLE_NAMES.get(processor.image_processor.resample, "bicubic")
         self._scale, self._shift = _rescale_and_normalise(processor.image_processor, device)
 
     def encode_frames(self, frames):
@@ -49,7 +51,7 @@ class Siglip:
             pixels = torch.from_numpy(padded).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
             if pixels.shape[2:] != (self.image_size, self.image_size):
                 pixels = torch.nn.functional.interpolate(
-                    pixels, (self.image_size, self.image_size), mode="bicubic", antialias=True)
+                    pixels, (self.image_size, self.image_size), mode=self.resample, antialias=True)
                 pixels = pixels.round_().clamp_(0, 255)  # an image processor resizes uint8 to uint8
             pixels = pixels.mul_(self._scale).add_(self._shift).to(self._model.dtype)
             features = self._model.get_image_features(pixel_values=pixels).pooler_output

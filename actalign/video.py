@@ -7,6 +7,7 @@ import numpy as np
 TIMESTAMP_TOLERANCE = Fraction(1, 10_000)  # s; containers round timestamps, some to a microsecond
 SEGMENT_SLACK = Fraction(1, 10)  # s; benchmarks round their segments to this
 CUT_SHORT_SLACK = Fraction(1, 4)  # s; what containers' durations miss in sound files, from those of FFmpeg's own muxers
+RESAMPLES = ("bicubic", "bilinear")
 SEEK_BACK = (0, 2, 10, None)  # s before the wanted start; None is the beginning of the file
 
 
@@ -166,11 +167,12 @@ def _file_size(path):
         raise VideoError(f"cannot be opened: {error.strerror}") from None
 
 
-def resize(image, size):
-    """Resize (H, W, 3) uint8 to (size, size, 3) as SigLIP's image processor does: antialiased bicubic, aspect ignored.
+def resize(image, size, resample="bicubic"):
+    """Resize (H, W, 3) uint8 to (size, size, 3) as SigLIP's image processor does: antialiased, aspect ignored.
 
-    Pillow is the implementation that this processor uses itself, so that the pixels are the same.
+    Pillow is the implementation that this processor uses itself, so that the pixels are the same. SigLIP's checkpoints
+    ask for bicubic, some of SigLIP 2's for bilinear.
     """
     from PIL import Image
 
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling[resample.upper()]))

@@ -1,0 +1,41 @@
+# make demo    install if needed, then run the six scripts on the offline example
+# make test    install if needed, then run all tests
+# make lint    check the code's style
+# make bench   side-by-side measurements against peers
+# make clean   remove the virtual environment and what the demo wrote
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.installed
+	$(RUN) examples/demo.py
+
+test: $(VENV)/.installed-dev
+	$(RUN) -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(RUN) -m ruff check .
+
+bench: $(VENV)/.installed
+	$(RUN) benchmarks/alignment.py
+
+clean:
+	rm -rf $(VENV) demo
+
+$(RUN):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	|| { echo "$(PYTHON) is older than Python 3.10; name a newer one: make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt constraints.txt | $(RUN)
+	@echo "Installing into $(VENV); PyTorch is large, the first time takes minutes"
+	$(PIP) -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(PIP) -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,77 @@
+"""Stage 5: mean pooling against label sentences."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from made_artifacts import make_entries, write_frames_index
+
+import baseline
+from actalign.artifacts import ArrayWriter
+from actalign.siglip import find_checkpoint, load_siglip
+
+OPTIONS = {"a": ["hook shot", "jump shot", "dunk"], "b": ["dunk", "lay-up"]}
+
+
+@pytest.fixture
+def stage(tmp_path, checkpoint):
+    """A dataset of two samples whose frames point where one option's label points, and a function that runs on it."""
+    entries = make_entries(OPTIONS, {"a": 1, "b": 0})
+    frames = write_frames_index(tmp_path, entries)
+    found = find_checkpoint(str(checkpoint))
+    encoder = load_siglip(found, torch.device("cpu"), baseline.BATCH_SIZE, "float32")
+    with ArrayWriter(tmp_path / "video.npy", "video_embeddings", found.settings("float32"),
+                     {"model": str(checkpoint)}) as writer:
+        for entry, target in zip(entries, ("jump shot", "lay-up"), strict=True):
+            row = encoder.encode_texts([baseline.label_sentence(target, "sport")])[0]
+            writer.append(entry["id"], np.stack([row * 0.5, row * 3]).astype(np.float32), fps=25.0)
+
+    def run(*more):
+        return baseline.main(["--input_dataset", str(frames), "--video_embeddings", str(tmp_path / "video.npy"),
+                              "--device", "cpu", *more])
+
+    run.folder = tmp_path
+    return run
+
+
+def test_scores_are_cosines_with_the_mean_frame():
+    rng = np.random.default_rng(0)
+    video, labels = rng.normal(size=(7, 5)), rng.normal(size=(3, 5)) * [[1.0], [10.0], [0.1]]
+    mean = video.mean(axis=0)
+    expected = [label @ mean / np.linalg.norm(label) / np.linalg.norm(mean) for label in labels]
+    assert baseline.mean_pool_scores(video, labels) == pytest.approx(expected)
+
+
+def test_the_label_that_the_frames_point_at_wins(stage, capsys):
+    path = stage.folder / "predictions.json"
+    assert stage("--output", str(path)) == 0
+    content = json.loads(path.read_text())
+    assert [sample["ranking"][0] for sample in content["samples"]] == [1, 1]
+    assert content["samples"][0]["scores"][1] == pytest.approx(1, abs=1e-6)
+    assert content["summary"]["top1"]["accuracy"] == 0.5
+    printed = capsys.readouterr().out
+    assert "2 of 2 samples scored" in printed
+    assert "mean pool" in printed
+
+
+def test_the_frames_themselves_are_not_needed(stage):
+    (stage.folder / "processed_dataset.npy").unlink()
+    assert stage() == 0
+
+
+def test_another_checkpoint_than_that_of_the_embeddings_is_refused(stage, so400m_settings_checkpoint, capsys):
+    assert stage("--model", str(so400m_settings_checkpoint)) == 2
+    assert "was made with another checkpoint" in capsys.readouterr().err
+
+
+def test_samples_on_one_side_only_are_counted(stage, capsys):
+    frames = stage.folder / "more"
+    frames.mkdir()
+    index = write_frames_index(frames, make_entries({"b": OPTIONS["b"], "z": ["x", "y"]}))
+    assert baseline.main(["--input_dataset", str(index), "--video_embeddings", str(stage.folder / "video.npy"),
+                          "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 of 3 samples scored" in printed
+    assert "not scored: 1, not in video.npy (z)" in printed
+    assert "not scored: 1, not in the dataset (a)" in printed

@@ -1,0 +1,129 @@
+"""Stage 4: encoding sub-action texts once each, resuming, and following changed sub-actions."""
+
+import json
+
+import numpy as np
+import pytest
+from made_artifacts import make_entries, write_entries
+
+import encode_subactions
+from actalign.artifacts import read_array
+from actalign.siglip import Siglip, find_checkpoint, load_siglip
+
+OPTIONS = {"a": ["hook shot", "jump shot"], "b": ["jump shot", "dunk"]}  # "jump shot" has the same texts in both
+
+
+@pytest.fixture
+def stage(tmp_path, checkpoint):
+    """A function that writes entries, runs the script and returns its exit code."""
+    def run(entries, *more):
+        write_entries(tmp_path / "generated.json", entries)
+        return encode_subactions.main(["--subactions", str(tmp_path / "generated.json"), "--output",
+                                       str(tmp_path / "encoded.npy"), "--model", str(checkpoint), "--device", "cpu",
+                                       "--batch_size", "4", *more])
+
+    run.path = tmp_path / "encoded.npy"
+    return run
+
+
+def count_encoded(monkeypatch):
+    """A list that every text the encoder sees is added to."""
+    seen = []
+    encode = Siglip.encode_texts
+    monkeypatch.setattr(Siglip, "encode_texts", lambda self, texts: seen.extend(texts) or encode(self, texts))
+    return seen
+
+
+def test_rows_are_the_texts_of_each_option_in_order(stage, checkpoint):
+    import torch
+
+    entries = make_entries(OPTIONS)
+    assert stage(entries) == 0
+    artifact = read_array(stage.path, "subaction_embeddings")
+    encoder = load_siglip(find_checkpoint(str(checkpoint)), torch.device("cpu"), 4, "float32")
+    for entry in entries:
+        rows, first = artifact.embeddings(entry["id"]), artifact.item(entry["id"])["start"]
+        for option in artifact.item(entry["id"])["options"]:
+            texts = entry["subactions"][option["key"]]
+            assert option["texts"] == texts
+            found = rows[option["start"] - first:option["stop"] - first]
+            assert np.array_equal(found, encoder.encode_texts(texts))
+
+
+def test_each_text_is_encoded_once(stage, monkeypatch):
+    seen = count_encoded(monkeypatch)
+    assert stage(make_entries(OPTIONS)) == 0
+    assert len(seen) == len(set(seen)) == 9
+    assert read_array(stage.path, "subaction_embeddings").array.shape[0] == 12
+
+
+def test_running_again_encodes_nothing_and_adds_what_is_new(stage, monkeypatch):
+    assert stage(make_entries({"a": OPTIONS["a"]})) == 0
+    seen = count_encoded(monkeypatch)
+    assert stage(make_entries({"a": OPTIONS["a"]})) == 0
+    assert seen == []
+    assert stage(make_entries(OPTIONS)) == 0
+    assert sorted(seen) == ["dunk phase 0", "dunk phase 1", "dunk phase 2"]
+    assert [item["id"] for item in read_array(stage.path, "subaction_embeddings").items] == ["a", "b"]
+
+
+def test_changed_subactions_are_encoded_and_the_others_kept(stage, monkeypatch, tmp_path):
+    entries = make_entries(OPTIONS)
+    assert stage(entries) == 0
+    seen = count_encoded(monkeypatch)
+    entries[0]["subactions"]["hook shot in sport"][1] = "the arm comes over the head"
+    assert stage(entries) == 0
+    assert seen == ["the arm comes over the head"]
+    changed = read_array(stage.path, "subaction_embeddings").array[:].copy()
+    assert stage(entries, "--overwrite") == 0
+    assert np.array_equal(changed, read_array(stage.path, "subaction_embeddings").array)
+
+
+def test_an_option_without_subactions_is_said_and_left_out(stage, capsys):
+    entries = make_entries(OPTIONS)
+    del entries[0]["subactions"]["hook shot in sport"]
+    entries[1]["subactions"] = {}
+    assert stage(entries) == 0
+    artifact = read_array(stage.path, "subaction_embeddings")
+    assert [option["key"] for option in artifact.item("a")["options"]] == ["jump shot in sport"]
+    assert "b" not in artifact
+    assert json.loads(stage.path.with_suffix(".missing.json").read_text())[0]["id"] == "b"
+    assert "2 samples lack sub-actions of at least one option and cannot be scored (a, b)" in capsys.readouterr().out
+
+
+def test_no_subactions_at_all_fails(stage, capsys):
+    entries = make_entries(OPTIONS)
+    for entry in entries:
+        entry["subactions"] = {}
+    assert stage(entries) == 1
+    assert not stage.path.exists()
+    assert "no sample has sub-actions" in capsys.readouterr().err
+
+
+def test_the_index_never_replaces_the_subactions_file(tmp_path, checkpoint, capsys):
+    source = write_entries(tmp_path / "generated_subactions.json", make_entries(OPTIONS))
+    before = source.read_bytes()
+    assert encode_subactions.main(["--subactions", str(source), "--output", str(source.with_suffix(".npy")),
+                                   "--model", str(checkpoint), "--device", "cpu"]) == 2
+    assert source.read_bytes() == before
+    assert "is no index of this project" in capsys.readouterr().err
+
+
+def test_texts_longer_than_the_checkpoint_reads_are_said(stage, capsys):
+    entries = make_entries(OPTIONS)
+    entries[0]["subactions"]["hook shot in sport"][0] = "bends the knees " * 20
+    assert stage(entries) == 0
+    assert "1 sub-actions are longer than the checkpoint reads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "[", "{}", "[]", "[{}]", '[{"id": "a"}]',
+                                     '[{"id": "a", "cleaned_options": []}]',
+                                     '[{"id": "a", "cleaned_options": ["x"], "subactions": {"x in ": "no list"}}]'])
+def test_foreign_or_damaged_subactions_are_refused_in_one_line(stage, tmp_path, capsys, checkpoint, content):
+    (tmp_path / "foreign.json").write_text(content)
+    assert encode_subactions.main(["--subactions", str(tmp_path / "foreign.json"), "--output", str(stage.path),
+                                   "--model", str(checkpoint), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "foreign.json" in error
+    assert error.count("\n") == 1
+    assert not stage.path.exists()

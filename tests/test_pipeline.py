@@ -1,0 +1,89 @@
+"""The six scripts in a row on the example, as `make demo` runs them."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actalign.evaluation import accuracy, read_predictions, top_k_hits
+from examples import demo
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory):
+    """The folder that the demo's commands filled."""
+    folder = tmp_path_factory.mktemp("run") / "demo"
+    demo.run_all(folder, "cpu")
+    return folder
+
+
+def test_alignment_beats_the_baseline_by_far_and_order_is_why(demo_folder):
+    results = {name: accuracy(top_k_hits(read_predictions(demo_folder / f"{name}.json")[1], 1))
+               for name in ("baseline_predictions", "unordered_predictions", "predictions")}
+    aligned, pooled, unordered = (results[name] for name in ("predictions", "baseline_predictions",
+                                                             "unordered_predictions"))
+    assert aligned.value - pooled.value >= 0.25
+    assert aligned.low > pooled.high
+    assert aligned.low > unordered.high
+
+
+def test_every_sample_is_scored_and_joined_by_id(demo_folder):
+    manifest = [json.loads(line) for line in (ROOT / "examples/manifest.jsonl").read_text().splitlines()]
+    _, predictions = read_predictions(demo_folder / "predictions.json")
+    answers = {row["id"]: row["answer"] - 1 for row in manifest}
+    assert {prediction.sample.id: prediction.sample.answer for prediction in predictions} == answers
+    assert not list(demo_folder.glob("*.missing.json"))
+    assert not list(demo_folder.glob("*.partial"))
+    assert not list(demo_folder.glob("*.lock"))
+
+
+def test_arrays_read_with_plain_numpy_as_the_readme_says(demo_folder):
+    embeddings = np.load(demo_folder / "video_embeddings.npy", mmap_mode="r")
+    items = json.loads((demo_folder / "video_embeddings.json").read_text())["items"]
+    assert embeddings.dtype == np.float32
+    assert items[-1]["stop"] == len(embeddings)
+
+
+def test_running_the_same_commands_again_changes_nothing(demo_folder):
+    before = {path.name: path.read_bytes() for path in demo_folder.iterdir()}
+    for command in demo.commands(demo_folder, "cpu"):
+        subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    assert {path.name: path.read_bytes() for path in demo_folder.iterdir()} == before
+
+
+def test_the_comparison_names_every_method_and_what_the_example_is_not(demo_folder, capsys):
+    demo.print_comparison(demo_folder)
+    printed = capsys.readouterr().out
+    for word in ("chance", "mean pool", "unordered", "alignment", "Top-1", "Top-2", "Top-3"):
+        assert word in printed
+    assert "It says nothing about accuracy on real\nsport" in printed
+
+
+def test_the_example_is_small():
+    files = [path for path in (ROOT / "examples").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) < 8e6
+    assert 40 <= len(list((ROOT / "examples/clips").glob("*.mp4"))) <= 80
+
+
+@pytest.mark.parametrize("script", ["process_data", "encode_videos", "generate_subactions", "encode_subactions",
+                                    "baseline", "seq_alignment"])
+def test_help_gives_an_example(script):
+    shown = subprocess.run([sys.executable, f"{script}.py", "--help"], cwd=ROOT, check=True, capture_output=True,
+                           text=True).stdout
+    assert re.search(rf"examples?:\n.*python {script}\.py", shown)
+
+
+@pytest.mark.parametrize("script", ["process_data", "encode_videos", "generate_subactions", "encode_subactions",
+                                    "baseline", "seq_alignment"])
+def test_importing_a_script_loads_no_heavy_library_and_prints_nothing(script):
+    heavy = "{'torch', 'transformers', 'datasets', 'openai', 'av', 'cv2', 'pandas', 'yt_dlp'}"
+    code = f"import sys, {script}; print(sorted({heavy} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert result.stdout == "[]\n"
+    assert result.stderr == ""
