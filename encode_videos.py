@@ -27,47 +27,40 @@ def encode_videos(frames, writer, encoder):
     """
     todo = [item for item in frames.items if item["id"] not in writer]
     total = sum(item["stop"] - item["start"] for item in todo)
-    pending = []  # (clip, its embeddings so far) in order; all but the last have all their frames in a batch
+    parts = []  # embeddings so far of the first clip of todo
     with console.progress(total, "frames") as bar:
-        for batch, owners in _batches(frames, todo, encoder.batch_size):
-            embeddings = encoder.encode_frames(batch)  # (n, D)
-            for item, first, count in owners:
-                if not pending or pending[-1][0] is not item:
-                    pending.append((item, []))
-                pending[-1][1].append(embeddings[first:first + count])
-            while pending and _is_complete(*pending[0]):
-                item, parts = pending.pop(0)
+        for start, stop in _batches(todo, encoder.batch_size, len(frames.array)):
+            embeddings = encoder.encode_frames(frames.read(start, stop))  # (n, D)
+            while todo and todo[0]["start"] < stop:
+                item = todo[0]
+                parts.append(embeddings[max(item["start"] - start, 0):item["stop"] - start])
+                bar.update(len(parts[-1]))
+                if item["stop"] > stop:
+                    break
                 writer.append(item["id"], np.concatenate(parts), frames_digest=item["digest"],
                               **{name: item[name] for name in CLIP_FIELDS if name in item})
-            bar.update(len(batch))
+                todo, parts = todo[1:], []
     return total
 
 
-def _is_complete(item, parts):
-    return sum(map(len, parts)) == item["stop"] - item["start"]
+def _batches(items, batch_size, rows):
+    """The (start, stop) rows of the batches that hold frames of the items.
 
-
-def _batches(frames, items, batch_size):
-    """Yields (batch, owners): up to batch_size frames (n, H, W, 3), and (item, first, count) for each clip in it."""
-    parts, owners, filled = [], [], 0
+    Batches lie on one grid over all rows, whichever items are asked for. So a frame has the same place in its batch in
+    every run, and after an interruption comes out the same to the last bit, however the cores share the work.
+    """
+    done = 0
     for item in items:
-        start = item["start"]
-        while start < item["stop"]:
-            count = min(batch_size - filled, item["stop"] - start)
-            parts.append(frames.read(start, start + count))
-            owners.append((item, filled, count))
-            filled, start = filled + count, start + count
-            if filled == batch_size:
-                yield np.concatenate(parts), owners
-                parts, owners, filled = [], [], 0
-    if parts:
-        yield np.concatenate(parts), owners
+        start = max(item["start"] // batch_size * batch_size, done)
+        for first in range(start, item["stop"], batch_size):
+            done = first + batch_size
+            yield first, min(done, rows)
 
 
 def require_same_frames(writer, frames):
     """Raise InputError if a clip was encoded from other frames than those of `frames`."""
     for id, item in writer.items.items():
-        if id in frames and frames.item(id)["digest"] != item["frames_digest"]:
+        if id in frames and frames.item(id)["digest"] != item.get("frames_digest"):
             raise console.InputError(f"{writer.path}: clip {id} was encoded from other frames than those in "
                                      f"{frames.path}; start over with --overwrite")
 

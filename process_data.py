@@ -7,43 +7,43 @@ processed_dataset.npy: uint8 (frames of all clips, image_size, image_size, 3) RG
 """
 
 import argparse
+import contextlib
 import os
 import queue
+import shutil
 import threading
 from pathlib import Path
 
 import numpy as np
 
 from actalign import artifacts, console, dataset
-from actalign.video import RESAMPLES, VideoError, read_frames, resize
+from actalign.download import YOUTUBE_URL, Downloader, Videos
+from actalign.video import RESAMPLES, VideoError, read_frames, resize, video_seconds
 
 IMAGE_SIZE = 384  # pixels; what google/siglip-so400m-patch14-384 takes
 CHUNK_FRAMES = 32  # frames that a worker hands over at once
 BYTES_IN_FLIGHT = 1 << 28  # of decoded frames that may wait for their turn, for each worker
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
-
-
-def locate_video(sample, folder):
-    """The local file of a sample's video: its `video` below `folder`, or a file there named by its youtube_id.
-
-    Raises VideoError if there is none.
-    """
-    if sample.video is not None:
-        path = folder / sample.video
-        if not path.is_file():
-            raise VideoError(f"no such file: {path}")
-        return path
-    for suffix in VIDEO_SUFFIXES:
-        path = folder / f"{sample.youtube_id}{suffix}"
-        if path.is_file():
-            return path
-    raise VideoError(f"no video {sample.youtube_id} in {folder}")
+SOURCE_FRAME_RATE = 32  # frames/s, ActionAtlas's average; for the estimate of --dry_run
+DECODED_RATE = 100  # frames/s and worker from 720 lines, measured on a laptop's core; for the estimate of --dry_run
 
 
 def clip_chunks(path, sample, image_size, fps=None, resample="bicubic"):
-    """Decode one clip. Yields (timestamps, frames): up to CHUNK_FRAMES seconds and (n, image_size, image_size, 3)."""
+    """Decode one clip, blurred where its masks say so.
+
+    Yields (timestamps, frames): up to CHUNK_FRAMES seconds and (n, image_size, image_size, 3) uint8.
+    Raises VideoError if the video does not give the clip whole.
+    """
+    if sample.problem:
+        raise VideoError(sample.problem, retry=False)
+    count = 0
+
+    def blur(image, number):
+        nonlocal count
+        count = number
+        return sample.masks.blur(image, number)
+
     timestamps, frames = [], []
-    for t, image in read_frames(path, sample.start, sample.end, fps):
+    for t, image in read_frames(path, sample.start, sample.end, fps, blur):
         timestamps.append(t)
         frames.append(resize(image, image_size, resample))
         if len(frames) == CHUNK_FRAMES:
@@ -51,6 +51,7 @@ def clip_chunks(path, sample, image_size, fps=None, resample="bicubic"):
             timestamps, frames = [], []
     if frames:
         yield timestamps, np.stack(frames)
+    sample.masks.require_frames(count)
 
 
 class DecodedClips:
@@ -136,25 +137,27 @@ class DecodedClips:
         return False
 
 
-def process_data(samples, writer, folder, image_size, workers=1, fps=None, resample="bicubic"):
+def process_data(samples, writer, videos, image_size, workers=1, fps=None, resample="bicubic"):
     """Decode the clips that `writer` does not hold yet into it; what fails is named in its missing items.
 
-    samples  list of Sample    writer  ArrayWriter of kind "frames"    folder  where the videos are
+    samples  list of Sample    writer  ArrayWriter of kind "frames"    videos  Videos
     Returns the number of frames written.
     """
     def decode(sample):
-        return clip_chunks(locate_video(sample, folder), sample, image_size, fps, resample)
+        return clip_chunks(videos.path(sample), sample, image_size, fps, resample)
 
     chunk_bytes = CHUNK_FRAMES * image_size * image_size * 3
-    total = 0
+    total, stopwatch = 0, console.Stopwatch()
     with DecodedClips(samples, decode, workers, max(BYTES_IN_FLIGHT // chunk_bytes, 1)) as clips, \
             console.progress(len(samples), "clips") as bar:
         for sample, chunks in clips:
             try:
                 total += _write_clip(writer, sample, chunks)
             except VideoError as error:
-                writer.missing.add(sample.id, f"{sample.video or sample.youtube_id}: {error}", retry=False)
-            bar.set_postfix_str(f"{total} frames, {total * chunk_bytes / CHUNK_FRAMES / 1e6:.0f} MB", refresh=False)
+                writer.missing.add(sample.id, f"{sample.video or sample.youtube_id}: {error}", error.retry)
+            videos.done(sample)
+            written = total * chunk_bytes / CHUNK_FRAMES / 1e6
+            bar.set_postfix_str(f"{stopwatch.rate(total)} frames/s, {written:.0f} MB", refresh=False)
             bar.update()
     return total
 
@@ -169,7 +172,7 @@ def _write_clip(writer, sample, chunks):
         item.fields.update(
             {key: value for key, value in sample.record().items() if key != "id"}, choices=list(sample.labels),
             video=sample.video, start_timestamp=sample.start, end_timestamp=sample.end, fps=_rate(timestamps),
-            timestamps=timestamps, extra=sample.extra)
+            timestamps=timestamps, masked_frames=len(sample.masks.boxes), extra=sample.extra)
     return len(timestamps)
 
 
@@ -190,7 +193,18 @@ def parse_args(argv=None):
                         help="hub name, or a .json, .jsonl, .csv or .parquet file (default: %(default)s)")
     parser.add_argument("--split", default="test", help="of a dataset on the hub (default: %(default)s)")
     parser.add_argument("--videos_dir", type=Path,
-                        help="folder of the videos (default: the dataset file's own folder)")
+                        help="folder of videos that are there already: the dataset's paths, or files named by their "
+                             "youtube_id (default: the dataset file's own folder)")
+    parser.add_argument("--keep_videos", action="store_true",
+                        help="keep what was downloaded, in the folder NAME.videos beside the output NAME.npy")
+    parser.add_argument("--cookies", type=Path, help="cookie file (Netscape format) for downloads")
+    parser.add_argument("--cookies_from_browser", metavar="BROWSER",
+                        help="take the cookies of this browser, such as firefox")
+    parser.add_argument("--video_url", default=YOUTUBE_URL, metavar="TEMPLATE",
+                        help="where videos named by a youtube_id are fetched from (default: %(default)s)")
+    parser.add_argument("--retry_missing", action="store_true",
+                        help="ask again for videos that were private, removed or locked before")
+    parser.add_argument("--dry_run", action="store_true", help="only say how many clips, how much disk and how long")
     parser.add_argument("--workers", type=console.positive_int, default=os.cpu_count() or 1,
                         help="clips decoded side by side (default: the number of cores, here %(default)s)")
     parser.add_argument("--image_size", type=console.positive_int, default=IMAGE_SIZE,
@@ -208,21 +222,36 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     console.require_folder_of(args.output)
+    if args.dry_run and args.overwrite:
+        raise console.InputError("--dry_run changes nothing; leave --overwrite out")
     samples = dataset.load_samples(args.dataset, args.split)[:args.limit]
-    folder = args.videos_dir or Path(args.dataset).parent
-    if not folder.is_dir():
+    is_local = Path(args.dataset).is_file()
+    folder = args.videos_dir or (Path(args.dataset).parent if is_local else downloads_folder(args.output))
+    if args.videos_dir and not folder.is_dir():
         raise console.InputError(f"--videos_dir {folder}: no such folder")
+    masked = sum(bool(sample.masks) for sample in samples)
+    if masked:
+        console.say(f"{masked} of {len(samples)} samples have masks; what they cover is blurred")
+    downloader = Downloader(downloads_folder(args.output), args.cookies, args.cookies_from_browser)
     settings = {"image_size": args.image_size, "resample": args.resample, "fps": args.fps}
     stopwatch = console.Stopwatch()
     with artifacts.ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset}, args.overwrite) as writer:
         require_same_samples(writer, samples)
         kept = len(writer.items)
-        todo = [sample for sample in samples if sample.id not in writer]
+        left = [sample for sample in samples if sample.id not in writer]
+        given_up = [] if args.retry_missing else [sample for sample in left if writer.missing.is_final(sample.id)]
+        todo = [sample for sample in left if sample not in given_up]
+        videos = Videos(folder, downloader, todo, args.keep_videos, args.video_url)
+        if args.dry_run:
+            writer.leave_unfinished()
+            print("\n".join(estimate(todo, videos, args)))
+            return
         frames = 0
         if todo:
-            frames = process_data(todo, writer, folder, args.image_size, args.workers, args.fps, args.resample)
-        failed = [sample.id for sample in todo if sample.id not in writer]
+            frames = process_data(todo, writer, videos, args.image_size, args.workers, args.fps, args.resample)
+        failed = [sample.id for sample in left if sample.id not in writer]
         done = len(writer.items) - kept
+    remove_if_empty(downloader.folder)
     if failed:
         print(f"{len(failed)} clips failed, see {artifacts.missing_path(args.output)} for the reasons "
               f"({console.some_of(failed)})")
@@ -230,6 +259,44 @@ def main(argv=None):
           f"{len(failed)} failed -> {args.output}")
     if not kept + done:
         raise console.StageError("no clip could be processed; nothing was written")
+
+
+def downloads_folder(output):
+    """Where videos are downloaded to for an output: processed_dataset.videos/ beside processed_dataset.npy."""
+    return Path(output).with_suffix(".videos")
+
+
+def remove_if_empty(folder):
+    """Remove a folder unless it holds something, as kept videos or the parts of unfinished ones."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def estimate(samples, videos, args):
+    """Lines that tell what processing the samples would take; nothing is fetched or written."""
+    seconds, unknown, absent = 0.0, 0, 0
+    for sample in samples:
+        try:
+            path = videos.local_path(sample)
+        except VideoError:
+            path = None
+        absent += path is None
+        if sample.start is not None and sample.end is not None:
+            seconds += max(sample.end - sample.start, 0)
+        elif path is not None:
+            seconds += video_seconds(path) - (sample.start or 0)
+        else:
+            unknown += 1
+    frames = seconds * (args.fps or SOURCE_FRAME_RATE)
+    disk = frames * args.image_size ** 2 * 3
+    free = shutil.disk_usage(Path(args.output).parent).free
+    hours = seconds * SOURCE_FRAME_RATE / DECODED_RATE / args.workers / 3600
+    yield f"{len(samples)} clips to process, {absent} of them from videos that are not on this machine"
+    yield f"{seconds:.0f} s of video, about {frames:.0f} frames" + (
+        f"; {unknown} clips of unknown length not counted" if unknown else "")
+    yield f"disk: about {disk / 1e9:.2f} GB for {args.output}, {free / 1e9:.2f} GB are free"
+    yield (f"time: about {hours * 60:.0f} min with {args.workers} workers" if hours < 1 else
+           f"time: about {hours:.1f} h with {args.workers} workers") + (", downloads not counted" if absent else "")
 
 
 def require_same_samples(writer, samples):

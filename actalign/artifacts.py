@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import io
 import os
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def missing_path(path):
 def _array_path(path):
     path = Path(path)
     if path.suffix != ".npy":
-        raise InputError(f"{path}: an array artifact ends in .npy; choose a name such as {path.with_suffix('.npy')}")
+        raise InputError(f"{path}: an array artifact ends in .npy; choose a name such as {path.stem or 'NAME'}.npy")
     return path
 
 
@@ -213,10 +214,10 @@ def _map_array(path, kind, advice):
     if not path.exists():
         raise InputError(f"{path}: no such file, only its index is there; run {MAKERS[kind]} again")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError, OverflowError) as error:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, TypeError, EOFError, OSError, OverflowError, SyntaxError, tokenize.TokenError) as error:
         raise InputError(f"{path}: is not a whole plain .npy array ({reason_of(error)}); {advice}") from None
-    if not isinstance(array, np.memmap) or not array.flags.c_contiguous:
+    if not array.flags.c_contiguous:
         raise InputError(f"{path}: is not one plain C-order array; {advice}")
     return array
 
@@ -260,20 +261,19 @@ class ArrayWriter:
         self._index_path = index_path(path)
         self._partial_path = _partial(self.path)
         self._journal = Journal(_partial(self._index_path))
-        self._file = None
+        self._file = None  # open while rows are being written
+        self._rows_path = None  # where the committed rows are: NAME.npy.partial, the finished NAME.npy, or nowhere yet
         self._dtype = self._row_shape = self._header_size = None
-        self._extends = False  # the committed items lie in a finished artifact
         self._was_finished = False
+        self._abandoned = False
         self._hold = Hold(self.path)
         try:
             self._refuse_foreign_index()
+            if not overwrite:
+                self._find_earlier()
+            self.missing = MissingItems(path, self.items)
             if overwrite:
                 self._discard_partial()
-            elif self._journal.path.exists():
-                self._resume()
-            elif self._index_path.exists() or self.path.exists():
-                self._extend()
-            self.missing = MissingItems(path, self.items)
         except BaseException:
             self._hold.release()
             raise
@@ -307,6 +307,10 @@ class ArrayWriter:
         self.items[id] = entry
         self.missing.drop(id)
 
+    def leave_unfinished(self):
+        """Change nothing when the block ends: what earlier runs left stays as it is."""
+        self._abandoned = True
+
     def append(self, id, rows, **fields):
         """Commit one item whose rows (n, ...) are at hand."""
         with self.item(id) as item:
@@ -315,21 +319,21 @@ class ArrayWriter:
 
     def read(self, start, stop):
         """Committed rows start:stop, read back from the disk."""
-        path = self._partial_path if self._partial_path.exists() else self.path
-        return _read_rows(path, self._dtype, self._row_shape, self._header_size, start, stop)
+        return _read_rows(self._rows_path, self._dtype, self._row_shape, self._header_size, start, stop)
 
     def __enter__(self):
         return self
 
     def __exit__(self, exception_type, exception, traceback):
         try:
-            if exception_type is None or self._was_finished:
+            if not self._abandoned and (exception_type is None or self._was_finished):
                 self._finish()
         except OSError:
             if exception_type is None:
                 raise
         finally:
-            self._close()
+            self._journal.close()
+            self._close_rows()
             self._hold.release()
 
     @property
@@ -356,54 +360,66 @@ class ArrayWriter:
         if index.get("kind") != self.kind:
             raise InputError(f"{self.path}: holds {index.get('kind')!r}, not {self.kind!r}; choose another --output")
 
-    def _resume(self):
-        """Go on from a journal: the rows are in NAME.npy.partial, or the crash came while the files were renamed."""
-        header, *items = self._journal.read() or [None]
-        if header is None:  # killed before the first line
-            self._discard_partial()
-            if self._index_path.exists():
-                self._extend()
-            return
+    def _find_earlier(self):
+        """Take over what earlier runs left.
+
+        A journal's rows are in the partial file, or in the finished one where a run was killed between renaming that
+        and what goes with it; their digests tell. A journal without its rows is worth nothing.
+        """
+        lines = self._journal.read()
+        header, items = (lines[0], lines[1:]) if lines else (None, [])
+        if lines:
+            self._require_sound(header, items)
+        if items:
+            self._describe(header["dtype"], header["shape"][1:])
+            kept = self._whole_items(self._partial_path, items)
+            if kept:
+                if len(kept) < len(items):
+                    self._journal.replace([header, *kept])
+                self._take_over(header["meta"], kept, self._partial_path)
+                return
+            if self._whole_items(self.path, items) == items and _size(self.path) == self._end_of(items[-1]["stop"]):
+                self._take_over(header["meta"], items, self.path)
+                self._write_index()
+                self._discard_partial()
+                self._was_finished = True
+                return
+        if self._index_path.exists() or self.path.exists():
+            artifact = read_array(self.path, self.kind)
+            self._describe(artifact.array.dtype.name, artifact.array.shape[1:])
+            if artifact.array.dtype != self._dtype or _size(self.path) != self._end_of(len(artifact.array)):
+                raise InputError(f"{self.path}: was saved by another program; choose another --output, or start over "
+                                 "with --overwrite")
+            self._take_over(artifact.meta, artifact.items, self.path)
+            self._was_finished = True
+        else:
+            self._dtype = None  # nothing committed, nothing to agree with
+
+    def _require_sound(self, header, items):
         problem = _header_problem(header, self.kind)
         if items and not problem:
             last = items[-1].get("stop") if isinstance(items[-1], dict) else None
             problem = _items_problem(items, last)
         if problem:
             raise InputError(f"{self._journal.path}: {problem}; remove it or start over with --overwrite")
-        self._describe(header["dtype"], header["shape"][1:])
-        if not self._partial_path.exists():
-            if items and _size(self.path) == self._header_size + items[-1]["stop"] * self._row_bytes:
-                self._take_over(header["meta"], items)
-                self._extends = self._was_finished = True
-                self._finish()
-                return
-            self._journal.remove()
-            if self._index_path.exists():
-                self._extend()
-            return
-        whole_rows = (_size(self._partial_path) - self._header_size) // self._row_bytes
-        kept = [item for item in items if item["stop"] <= whole_rows]
-        if len(kept) < len(items):  # rows went missing after they were committed: redo those items
-            self._journal.replace([header, *kept])
-        self._take_over(header["meta"], kept)
-        if not kept:
-            self._dtype = None  # nothing committed, nothing to agree with
 
-    def _extend(self):
-        """Start from a finished artifact; it is only touched when there is something to add."""
-        artifact = read_array(self.path, self.kind)
-        self._describe(artifact.array.dtype.name, artifact.array.shape[1:])
-        if _size(self.path) != self._header_size + artifact.array.nbytes:
-            raise InputError(f"{self.path}: was not written by this project; choose another --output or --overwrite it")
-        self._take_over(artifact.meta, artifact.items)
-        self._extends = self._was_finished = True
+    def _whole_items(self, path, items):
+        """The first of `items` whose rows are all in the file; none where the file holds other rows."""
+        there = (_size(path) - self._header_size) // self._row_bytes
+        kept = [item for item in items if item["stop"] <= there]
+        for item in kept[:1] + kept[-1:]:
+            rows = _read_rows(path, self._dtype, self._row_shape, self._header_size, item["start"], item["stop"])
+            if hashlib.blake2b(rows.data.cast("B"), digest_size=16).hexdigest() != item["digest"]:
+                return []
+        return kept
 
-    def _take_over(self, meta, items):
-        self.items = {item["id"]: item for item in items}
+    def _take_over(self, meta, items, rows_path):
         for key, value in self._settings.items():
-            if self.items and meta.get(key) != value:
+            if meta.get(key) != value:
                 raise InputError(f"{self.path}: was begun with {key} {meta.get(key)}, this run has {value}; run with "
                                  "the same settings, choose another --output, or start over with --overwrite")
+        self.items = {item["id"]: item for item in items}
+        self._rows_path = rows_path
 
     def _discard_partial(self):
         self._journal.remove()
@@ -415,33 +431,35 @@ class ArrayWriter:
         self._dtype, self._row_shape = np.dtype(dtype), tuple(row_shape)
         self._header_size = len(_npy_header(self._dtype, (0, *self._row_shape)))
 
-    def _index(self, rows):
+    def _end_of(self, rows):
+        """The size of a file with so many rows."""
+        return self._header_size + rows * self._row_bytes
+
+    def _header(self, rows):
         return {"format": FORMAT, "version": VERSION, "kind": self.kind, "dtype": self._dtype.name,
                 "shape": [rows, *self._row_shape], "meta": self.meta}
 
     def _begin(self, rows):
         """Open the partial files for appending rows such as these."""
-        if self._dtype is None:
+        if self._rows_path is None:
+            self._discard_partial()
             self._describe(rows.dtype, rows.shape[1:])
-        if self._extends:
-            self._journal.replace([self._index(0), *self.items.values()])
-            os.replace(self.path, self._partial_path)
-            self._index_path.unlink(missing_ok=True)
-            self._extends = False
-        if not self.items:
             with open(self._partial_path, "wb") as file:
                 file.write(_npy_header(self._dtype, (0, *self._row_shape)))
-            self._journal.replace([self._index(0)])
+            self._journal.replace([self._header(0)])
+            self._rows_path = self._partial_path
+        elif self._rows_path == self.path:
+            self._journal.replace([self._header(0), *self.items.values()])
+            os.replace(self.path, self._partial_path)
+            self._rows_path = self._partial_path
+            self._index_path.unlink(missing_ok=True)
         self._file = open(self._partial_path, "r+b")
-        end = self._header_size + self.row_count * self._row_bytes
-        self._file.truncate(end)
-        self._file.seek(end)
+        self._file.truncate(self._end_of(self.row_count))
+        self._file.seek(0, os.SEEK_END)
 
     def _write(self, rows):
         if self._file is None:
             self._begin(rows)
-        if not len(rows):
-            return
         if rows.dtype != self._dtype or rows.shape[1:] != self._row_shape:
             raise InputError(f"{self.path}: has rows {self._dtype.name} {self._row_shape}, these are {rows.dtype.name} "
                              f"{rows.shape[1:]}; run with the same settings or start over with --overwrite")
@@ -449,42 +467,40 @@ class ArrayWriter:
 
     def _roll_back(self):
         """Cut off what was written after the last committed item."""
-        if self._file is None:
-            return
-        with contextlib.suppress(OSError):  # buffered rows that a full disk does not take are cut off anyway
-            self._file.close()
-        self._file = None
-        os.truncate(self._partial_path, self._header_size + self.row_count * self._row_bytes)
+        if self._file is not None:
+            self._close_rows()
+            os.truncate(self._partial_path, self._end_of(self.row_count))
+
+    def _close_rows(self):
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a full disk does not take buffered rows; they were not committed
+                self._file.close()
+            self._file = None
 
     def _finish(self):
         """Make the committed items the finished artifact."""
+        self._close_rows()
+        self.missing.save()
         if not self.items:
             self._discard_partial()
-            return
-        if self._extends and not self._journal.path.exists():
-            return
-        if not self._extends:
+        elif self._rows_path == self._partial_path:
             self._patch_header()
             self._index_path.unlink(missing_ok=True)  # an old index must never stand beside the new array
             os.replace(self._partial_path, self.path)
-        write_json(self._index_path, {**self._index(self.row_count), "items": list(self.items.values())})
-        self._journal.remove()
-        self._extends = True
+            self._rows_path = self.path
+            self._write_index()
+            self._journal.remove()
+        elif self.path.exists():
+            self._discard_partial()  # what a killed --overwrite left
+
+    def _write_index(self):
+        write_json(self._index_path, {**self._header(self.row_count), "items": list(self.items.values())})
 
     def _patch_header(self):
-        with self._file or open(self._partial_path, "r+b") as file:
-            file.truncate(self._header_size + self.row_count * self._row_bytes)
-            file.seek(0)
+        with open(self._partial_path, "r+b") as file:
+            file.truncate(self._end_of(self.row_count))
             file.write(_npy_header(self._dtype, (self.row_count, *self._row_shape)))
             sync(file)
-        self._file = None
-
-    def _close(self):
-        self._journal.close()
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.close()
-
 
 
 class _ItemInHand:
@@ -499,23 +515,28 @@ class _ItemInHand:
     def write(self, rows):
         """Add rows (n, ...) of the artifact's dtype and row shape."""
         rows = np.ascontiguousarray(rows)
-        self._writer._write(rows)
         if len(rows):
+            self._writer._write(rows)
             self.digest.update(rows.data.cast("B"))
             self.rows += len(rows)
 
 
 class MissingItems:
-    """NAME.missing.json: the items that could not be made, why, and whether another try can help."""
+    """NAME.missing.json: the items that could not be made, why, and whether another try can help.
+
+    done: ids that are there by now and so are missing no longer.
+    Raises InputError if the file is there and is no such list.
+    """
 
     def __init__(self, path, done=()):
         self.path = missing_path(path)
-        self._entries = {}
-        if self.path.exists():
-            entries = read_json(self.path, "list of missing items")
-            if not isinstance(entries, list) or not all(isinstance(e, dict) and "id" in e for e in entries):
-                raise InputError(f"{self.path}: is no list of missing items of this project; move it away")
-            self._entries = {entry["id"]: entry for entry in entries if entry["id"] not in done}
+        entries = read_json(self.path, "list of missing items") if self.path.exists() else []
+        if not isinstance(entries, list) or not all(
+                isinstance(entry, dict) and isinstance(entry.get("id"), str) and {"reason", "retry"} <= entry.keys()
+                for entry in entries):
+            raise InputError(f"{self.path}: is no list of missing items of this project; move it away")
+        self._entries = {entry["id"]: entry for entry in entries if entry["id"] not in done}
+        self._saved = entries
 
     def __contains__(self, id):
         return id in self._entries
@@ -523,21 +544,38 @@ class MissingItems:
     def __len__(self):
         return len(self._entries)
 
+    def is_final(self, id):
+        """Whether an item is named here and another try cannot help."""
+        return id in self._entries and not self._entries[id]["retry"]
+
     def add(self, id, reason, retry):
         """Name an item; `retry` tells whether running again may help."""
         self._entries[id] = {"id": id, "reason": str(reason), "retry": bool(retry)}
-        self._save()
+        self.save()
 
     def drop(self, id):
         """Forget an item that is there now."""
         if self._entries.pop(id, None):
-            self._save()
+            self.save()
 
-    def _save(self):
-        if self._entries:
-            write_json(self.path, list(self._entries.values()), indent=1)
+    def save(self):
+        """Have the file say what is missing; without such items there is no file."""
+        entries = list(self._entries.values())
+        if entries == self._saved:
+            return
+        if entries:
+            write_json(self.path, entries, indent=1)
         else:
             self.path.unlink(missing_ok=True)
+        self._saved = entries
+
+
+def _npy_header(dtype, shape):
+    """The header of a .npy file; numpy pads it so that its length does not depend on the number of rows."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
 
 
 def _size(path):
@@ -549,11 +587,3 @@ def _read_rows(path, dtype, row_shape, header_size, start, stop):
     offset = header_size + start * row_size * dtype.itemsize
     rows = np.fromfile(path, dtype, count=(stop - start) * row_size, offset=offset)
     return rows.reshape(stop - start, *row_shape)
-
-
-def _npy_header(dtype, shape):
-    """The header of a .npy file; numpy pads it so that its length does not depend on the number of rows."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
-    return buffer.getvalue()

@@ -3,6 +3,7 @@
 Results go to stdout; everything said on the way (progress, warnings, errors) goes to stderr.
 """
 
+import contextlib
 import errno
 import functools
 import os
@@ -16,7 +17,7 @@ EXIT_BAD_INPUT = 2  # the user can mend it: a flag, a file, a device; argparse u
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 # The disk, its quota or its permissions: not the program's fault, and the user can mend it.
-OUTSIDE_CAUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+OUTSIDE_CAUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 LOG_INTERVAL = 30  # seconds between two progress lines where stderr is a file
 
@@ -37,7 +38,9 @@ def script(main):
     @functools.wraps(main)
     def run(argv=None):
         try:
-            return main(argv) or EXIT_DONE
+            code = main(argv) or EXIT_DONE
+            sys.stdout.flush()
+            return code
         except InputError as error:
             return _fail(error, EXIT_BAD_INPUT)
         except StageError as error:
@@ -46,15 +49,26 @@ def script(main):
             return _fail("interrupted; what was finished is kept, run the same command again to go on",
                          EXIT_INTERRUPTED)
         except BrokenPipeError:  # `| head` has read enough
-            sys.stdout = open(os.devnull, "w")  # so that the interpreter's last flush has somewhere to go
+            _drop_output()
             return EXIT_FAILED
         except OSError as error:
             if error.errno not in OUTSIDE_CAUSES:
                 raise
+            _drop_output()
             return _fail(f"{error.filename or 'output'}: {error.strerror}; what was finished is kept, "
                          "mend that and run the same command again to go on", EXIT_FAILED)
 
     return run
+
+
+def _drop_output():
+    """Send what stdout still holds nowhere, so that the interpreter's last flush does not fail as well."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    nowhere = open(os.devnull, "w")
+    with contextlib.suppress(OSError, ValueError):  # a replaced stdout, as in tests, has no descriptor
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    sys.stdout = nowhere
 
 
 def _fail(message, code):
@@ -112,7 +126,8 @@ def pick_device(name=None):
     except RuntimeError:
         device = None
     asked = None if device is None else device.type if device.index is None else str(device)
-    known = {*there, "cpu:0", "mps:0", *(d.partition(":")[0] for d in there)}
+    known = {*there, *(f"{device}:0" for device in there if ":" not in device),
+             *(device.partition(":")[0] for device in there)}
     if asked not in known:
         raise InputError(f"--device {name}: no such device; this machine has {', '.join(there)}")
     return device

@@ -1,16 +1,21 @@
 """Samples: a clip, its candidate actions, and the answer if it is known."""
 
 import ast
+import contextlib
+import csv
+import glob
 import json
 import re
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from actalign.console import InputError
+from actalign.files import reason_of
+from actalign.masks import FIELDS as MASK_FIELDS
+from actalign.masks import Masks, masks_of_row
 
 ACTION_ATLAS = "mrsalehi/ActionAtlas-v1.0"
-BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
-MASK_FIELDS = ("frames_to_obfuscate", "frames_to_blur")  # names of the same thing in two releases of ActionAtlas
 OWN_FIELDS = ("id", "youtube_id", "video", "domain", "choices", "choices_str", "answer", "action", "question",
               "start_timestamp", "end_timestamp")
 
@@ -21,7 +26,7 @@ class Sample:
 
     options  K candidate actions, trimmed and lower-cased        labels  the same as the dataset spells them
     answer   index of the true option in 0..K-1, None if unknown
-    start, end  the clip within its video, in seconds; None for the whole video
+    start, end  the clip within its video, in seconds; None for the whole video. masks  what to blur in it
     """
 
     id: str
@@ -36,6 +41,8 @@ class Sample:
     start: float | None = None
     end: float | None = None
     extra: dict = field(default_factory=dict)  # the dataset's other fields
+    masks: Masks = field(default_factory=Masks)
+    problem: str | None = None  # why its clip cannot be made, where the row itself tells
 
     @property
     def keys(self):
@@ -107,46 +114,85 @@ def load_samples(dataset, split):
 
 
 def load_rows(dataset, split):
-    """The rows of a dataset as dicts, through the `datasets` library. Raises InputError if they cannot be read."""
-    import tempfile
+    """The rows of a dataset as dicts. Raises InputError if they cannot be read.
 
-    suffix = Path(dataset).suffix.lower()
-    local = Path(dataset).exists() or suffix in BUILDERS
-    if local and not Path(dataset).is_file():
-        raise InputError(f"--dataset {dataset}: no such file; give a .json, .jsonl, .csv or .parquet file")
-    if local and suffix not in BUILDERS:
-        raise InputError(f"--dataset {dataset}: is none of {', '.join(BUILDERS)}; convert it to one of them")
+    Parquet files and the hub are read by the `datasets` library. Text formats are not: it guesses types, so that an id
+    001 becomes 1 and an option that looks like a date becomes one, and a row that is null ends the process.
+    """
+    path = Path(dataset)
+    suffix = path.suffix.lower()
+    if not path.exists() and suffix not in READERS:
+        return _rows_through_datasets("check the name, --split and the connection, or give a local file", dataset,
+                                      split=split)
+    if not path.is_file():
+        raise InputError(f"--dataset {dataset}: no such file; give a {', '.join(READERS)} file")
+    if suffix not in READERS:
+        raise InputError(f"--dataset {dataset}: is none of {', '.join(READERS)}; convert it to one of them")
+    return READERS[suffix](path)
 
+
+def _rows_through_datasets(advice, dataset, *names, **options):
     import datasets
     import pyarrow
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    problems = (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, KeyError, pyarrow.ArrowException)
+    problems = (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, KeyError, StopIteration,
+                pyarrow.ArrowException)
     try:
-        if not local:
-            return [dict(row) for row in datasets.load_dataset(dataset, split=split)]
-        # The cache that `datasets` makes of a local file is of no use after this run.
-        with tempfile.TemporaryDirectory() as cache:
-            return [dict(row) for row in datasets.load_dataset(
-                BUILDERS[suffix], data_files=str(Path(dataset).absolute()), split="train", cache_dir=cache,
-                keep_in_memory=True, **_csv_options(dataset, suffix))]
+        return [dict(row) for row in datasets.load_dataset(*(names or (dataset,)), **options)]
     except problems as error:
-        cause = error.__cause__ or error
-        reason = " ".join(str(cause).split())[:300]
-        advice = ("check its syntax and that every row has the same kinds of values" if local else
-                  "check the name, --split and the connection, or give a local file")
-        raise InputError(f"--dataset {dataset}: cannot be read ({reason}); {advice}") from None
+        raise _unreadable(dataset, error.__cause__ or error, advice) from None
 
 
-def _csv_options(dataset, suffix):
-    """Read every CSV cell as text: an id 001 stays 001, and an option called "NA" or "None" is an option."""
-    if suffix != ".csv":
-        return {}
-    import pandas
+def _rows_of_parquet(path):
+    with tempfile.TemporaryDirectory() as cache:  # the copy that `datasets` makes is of no use after this run
+        return _rows_through_datasets("give a whole parquet file", path, "parquet", split="train", cache_dir=cache,
+                                      data_files=glob.escape(str(path.absolute())), keep_in_memory=True)
 
-    columns = pandas.read_csv(dataset, nrows=0).columns
-    return {"converters": dict.fromkeys(columns, str), "keep_default_na": False}
+
+def _rows_of_json(path):
+    """A list of objects, or an object a line; both under either suffix, as people name them."""
+    text = _text_of(path)
+    try:
+        if text.lstrip().startswith("["):
+            rows = json.loads(text)
+        else:
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, error, "check its syntax; it may be cut short") from None
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise InputError(f"--dataset {path}: row {number} is no object with fields; mend it or take it out")
+    return rows
+
+
+def _rows_of_csv(path):
+    """All cells as text: types are for those who know the columns."""
+    reader = csv.reader(_text_of(path).splitlines(keepends=True), strict=True)
+    try:
+        columns, *lines = [cells for cells in reader if cells] or [[]]
+    except csv.Error as error:
+        raise _unreadable(path, error, f"check the quotes up to line {reader.line_num}") from None
+    for number, cells in enumerate(lines, start=1):
+        if len(cells) != len(columns):
+            raise InputError(f"--dataset {path}: row {number} has {len(cells)} cells, the header has {len(columns)}; "
+                             "put cells that hold a comma in double quotes")
+    return [dict(zip(columns, cells, strict=True)) for cells in lines]
+
+
+READERS = {".json": _rows_of_json, ".jsonl": _rows_of_json, ".csv": _rows_of_csv, ".parquet": _rows_of_parquet}
+
+
+def _text_of(path):
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error, "save it as UTF-8 text") from None
+
+
+def _unreadable(dataset, error, advice):
+    return InputError(f"--dataset {dataset}: cannot be read ({reason_of(error)[:300]}); {advice}")
 
 
 def sample_from_row(row, source, taken=()):
@@ -165,11 +211,15 @@ def sample_from_row(row, source, taken=()):
     if not domain:
         raise InputError(f"{where}: has no domain; name the field of the actions, such as basketball")
     start, end = (_seconds(row.get(name), name, where) for name in ("start_timestamp", "end_timestamp"))
+    if youtube_id is not None:  # the benchmark cuts at tenths of a second, and counts its masks' frames from there
+        start, end = (None if seconds is None else round(seconds, 1) for seconds in (start, end))
+    masks, problem = masks_of_row(row)
     return Sample(
         id=id, domain=domain, labels=labels, options=tuple(clean_option(label) for label in labels),
         answer=parse_answer(row.get("answer"), labels, where), action=_text(row.get("action")),
         question=_text(row.get("question")), youtube_id=youtube_id, video=video, start=start, end=end,
         extra={key: _plain(value) for key, value in row.items() if key not in (*OWN_FIELDS, *MASK_FIELDS)},
+        masks=masks, problem=problem,
     )
 
 
@@ -201,7 +251,8 @@ def parse_choices(choices, where):
     Raises InputError if there is no option or an empty one.
     """
     if isinstance(choices, str):
-        choices = _list_in_text(choices) or [line for line in choices.splitlines() if line.strip()]
+        listed = _list_in_text(choices)
+        choices = [line for line in choices.splitlines() if line.strip()] if listed is None else listed
     if not isinstance(choices, list | tuple) or not choices:
         raise InputError(f"{where}: has no options; give `choices` as a list or as lines \"1. name\"")
     labels = []
@@ -215,15 +266,18 @@ def parse_choices(choices, where):
 
 def _list_in_text(text):
     """The list that a CSV cell holds as JSON or as Python spells it, else None."""
-    if not text.lstrip().startswith("["):
+    text = text.strip()
+    if not (text.startswith("[") and text.endswith("]")):
         return None
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        if isinstance(value, list):
+        # Python joins 'a' 'b', as numpy prints a list, into one text: such a list is none.
+        if isinstance(value, list) and not re.search(r"""['"]\s+['"]""", text):
             return value
+        return []
     return None
 
 
@@ -234,17 +288,12 @@ def parse_answer(answer, labels, where):
     """
     if answer is None:
         return None
-    named = [k for k, label in enumerate(labels) if clean_option(label) == clean_option(str(answer))]
-    number = None
-    if not isinstance(answer, bool):
-        try:
-            number = float(answer)
-        except ValueError:
-            number = None
-    counted = [int(number) - 1] if number is not None and number in range(1, len(labels) + 1) else []
-    if isinstance(answer, int | float):
-        named = []
-    found = {*named, *counted}
+    found = set()
+    if isinstance(answer, str):
+        found = {k for k, label in enumerate(labels) if clean_option(label) == clean_option(answer)}
+    if isinstance(answer, str | int | float) and not isinstance(answer, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            found |= {k for k in range(len(labels)) if k + 1 == float(answer)}
     if len(found) != 1:
         problem = "fits two options" if found else "is out of range"
         raise InputError(f"{where}: answer {answer!r} {problem}; give a number from 1 to {len(labels)}, "

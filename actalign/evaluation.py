@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from actalign.console import InputError, some_of
-from actalign.dataset import Sample, sample_from_record
+from actalign.dataset import Sample, require_unique_ids, sample_from_record
 from actalign.files import read_json, write_json
 
 TOP_K = (1, 2, 3)
@@ -191,11 +191,19 @@ def read_predictions(path):
         raise InputError(f"{path}: holds no predictions of this version; give what --output of seq_alignment.py or "
                          "baseline.py wrote")
     try:
-        predictions = [Prediction(sample_from_record(entry, path), np.array(entry["scores"], dtype=np.float64),
-                                  entry.get("paths")) for entry in content["samples"]]
+        predictions = [_prediction(entry, path) for entry in content["samples"]]
+        require_unique_ids([prediction.sample for prediction in predictions], path)
         return content["method"], predictions
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: is damaged ({error}); run the stage that writes it again") from None
+
+
+def _prediction(entry, path):
+    sample = sample_from_record(entry, path)
+    scores = np.array(entry["scores"], dtype=np.float64)
+    if scores.ndim != 1 or not np.isfinite(scores).all():
+        raise ValueError(f"the scores of sample {sample.id} are no list of numbers")
+    return Prediction(sample, scores, entry.get("paths"))
 
 
 def require_replaceable(path):

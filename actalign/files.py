@@ -23,14 +23,14 @@ def read_json(path, what="JSON"):
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give the path of the {what}, "
                          "or run the stage that writes it") from None
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as {what} ({reason_of(error)}); "
                          "give the path of another file") from None
     if not text.strip():
         raise InputError(f"{path}: is empty, expected {what}; remove it and run the stage that writes it again")
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not valid JSON ({reason_of(error)}); it may be cut short: restore a copy, "
                          "or remove it and run the stage that writes it again") from None
 
@@ -40,13 +40,20 @@ def write_json(path, content, indent=None):
 
     Numbers that JSON does not know (NaN, infinities) raise ValueError.
     """
+    separators = (",", ":") if indent is None else None
+    with _replacing(path) as file:
+        json.dump(content, file, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators)
+        file.write("\n")
+
+
+@contextlib.contextmanager
+def _replacing(path):
+    """A text file that takes the place of `path` when the block ends, and leaves nothing behind if it raises."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
-    separators = (",", ":") if indent is None else None
     try:
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators)
-            file.write("\n")
+            yield file
             sync(file)
         os.replace(temporary, path)
     except BaseException:
@@ -86,15 +93,17 @@ class Journal:
             _, committed = self._scan()
             self._file = open(self.path, "ab")
             self._file.truncate(committed)
+            self._file.seek(committed)
         end = self._file.tell()
         try:
             self._file.write(_line(content).encode())
             sync(self._file)
-        except OSError:
-            with contextlib.suppress(OSError):  # the disk is full: what is left over is a torn line, which is ignored
+        except BaseException:
+            with contextlib.suppress(OSError):  # a full disk does not take buffered bytes
                 self._file.close()
-                os.truncate(self.path, end)
             self._file = None
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, end)
             raise
 
     def close(self):
@@ -121,12 +130,9 @@ class Journal:
     def replace(self, contents):
         """Replace all lines in one step."""
         self.close()
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
+        with _replacing(self.path) as file:
             for content in contents:
                 file.write(_line(content))
-            sync(file)
-        os.replace(temporary, self.path)
 
     def remove(self):
         """Remove the file, if it is there."""

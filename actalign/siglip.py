@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from actalign.console import InputError, StageError
+from actalign.files import reason_of
 
 SO400M = "google/siglip-so400m-patch14-384"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 RESAMPLE_NAMES = {2: "bilinear", 3: "bicubic"}  # of Pillow's numbers, as checkpoints' processors hold them
 MODEL_TYPE = "siglip"  # SigLIP, and the fixed-resolution checkpoints of SigLIP 2
+
+# Rows of a forward pass come in such multiples: CPU kernels treat the rest of an odd number of rows in another way.
+BATCH_MULTIPLE = 8
 
 # Small tensors that any training changes; with all names and shapes they tell one checkpoint from another.
 FINGERPRINT_TENSORS = ("logit_scale", "logit_bias", "vision_model.head.probe", "vision_model.post_layernorm.weight",
@@ -23,15 +27,17 @@ class Siglip:
     """A SigLIP checkpoint on a device.
 
     image_size    frames are (image_size, image_size)    resample  how its image processor resizes to that
-    batch_size    frames or texts of every forward pass. A shorter batch is padded to it, because matrix products of
-                  another shape differ in the last bits: so an embedding depends on its own frame or text alone,
-                  not on what stood beside it or on where an interrupted run went on.
+    batch_size    most frames or texts of a forward pass. All passes have one shape, padded where need be, because
+                  matrix products of another shape differ in the last bits: so an embedding depends on its own frame
+                  or text, not on what stood beside it. (Its place in the batch can still decide the last bits where
+                  the number of cores does not divide the work evenly.)
     """
 
     def __init__(self, model, processor, name, device, batch_size):
         self.name = name
         self.device = device
         self.batch_size = batch_size
+        self._rows = -(-batch_size // BATCH_MULTIPLE) * BATCH_MULTIPLE
         self.image_size = model.config.vision_config.image_size
         self._model = model
         self._tokenizer = processor.tokenizer
@@ -46,7 +52,7 @@ class Siglip:
         """
         import torch
 
-        padded = _pad(np.ascontiguousarray(frames), self.batch_size)
+        padded = _pad(np.ascontiguousarray(frames), self._rows)
         with torch.inference_mode():
             pixels = torch.from_numpy(padded).to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
             if pixels.shape[2:] != (self.image_size, self.image_size):
@@ -67,7 +73,7 @@ class Siglip:
 
         tokens = self._tokenizer([text.lower() for text in texts], padding="max_length", truncation=True,
                                  max_length=self._text_length, return_tensors="np")["input_ids"]
-        tokens = torch.from_numpy(_pad(tokens, self.batch_size)).to(self.device)
+        tokens = torch.from_numpy(_pad(tokens, self._rows)).to(self.device)
         with torch.inference_mode():
             features = self._model.get_text_features(input_ids=tokens).pooler_output
         return self._checked(features, len(texts))
@@ -190,6 +196,9 @@ def _read_checkpoint(name):
         scale, bias = (float(numbers[key].reshape(())) for key in ("logit_scale", "logit_bias"))
     except (KeyError, ValueError):
         raise InputError(f"--model {name}: has no logit_scale and logit_bias; give a SigLIP checkpoint") from None
+    if not np.isfinite([scale, bias]).all():
+        raise InputError(f"--model {name}: its logit_scale {scale} and logit_bias {bias} are no finite numbers; give "
+                         "another checkpoint")
     return Checkpoint(name, state.hexdigest(), scale, bias)
 
 
@@ -224,10 +233,9 @@ class _loading:
         return self
 
     def __exit__(self, kind, error, traceback):
-        from safetensors import SafetensorError
-
-        if isinstance(error, OSError | ValueError | KeyError | RuntimeError | ImportError | SafetensorError):
-            reason = " ".join(str(error).split())[:300]
+        # What a damaged configuration makes transformers raise is of every kind.
+        if isinstance(error, Exception) and not isinstance(error, InputError):
+            reason = f"{type(error).__name__}: {reason_of(error)[:300]}"
             advice = ("check the folder's files" if os.path.isdir(self.name) else
                       "check the name and the connection, or give the folder of a checkpoint")
             raise InputError(f"--model {self.name}: cannot be loaded ({reason}); {advice}") from None

@@ -1,6 +1,8 @@
 """Frames of a video file: decoded by timestamp, upright, RGB, and resized as SigLIP's image processor does."""
 
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
@@ -8,18 +10,23 @@ TIMESTAMP_TOLERANCE = Fraction(1, 10_000)  # s; containers round timestamps, som
 SEGMENT_SLACK = Fraction(1, 10)  # s; benchmarks round their segments to this
 CUT_SHORT_SLACK = Fraction(1, 4)  # s; what containers' durations miss in sound files, from those of FFmpeg's own muxers
 RESAMPLES = ("bicubic", "bilinear")
-SEEK_BACK = (0, 2, 10, None)  # s before the wanted start; None is the beginning of the file
+SEEK_BACK = (0, 2, 10)  # s before the wanted start, one after the other
 
 
 class VideoError(Exception):
-    """This file does not give this clip whole; the reason is one line."""
+    """This video does not give this clip whole; the reason is one line. `retry` tells whether another try can help."""
+
+    def __init__(self, reason, retry=True):
+        super().__init__(reason)
+        self.retry = retry
 
 
-def read_frames(path, start=None, end=None, fps=None):
+def read_frames(path, start=None, end=None, fps=None, edit=None):
     """Decode the frames of the first video stream with start <= t < end.
 
     path   a file that FFmpeg reads; start, end   seconds from the file's beginning, None for the whole file
     fps    keep so many frames a second, chosen by timestamp; None keeps all
+    edit   called as edit(image, number) for every frame that is kept; number counts all frames of the segment from 1
 
     Yields (t, image): t in seconds from the file's beginning, image (H, W, 3) uint8 RGB, turned upright.
     Raises VideoError if the file is no video, is damaged, or stops before its end or the segment's.
@@ -31,14 +38,14 @@ def read_frames(path, start=None, end=None, fps=None):
     if lower < 0 or (upper is not None and upper <= lower):
         raise VideoError(f"segment {start} to {end} s is empty or begins before the video")
     try:
-        yield from _read_range(path, lower, upper, fps)
+        yield from _read_range(path, lower, upper, fps, edit)
     except av.error.FFmpegError as error:
         raise VideoError(f"cannot be decoded: {error.strerror or type(error).__name__}") from None
 
 
-def _read_range(path, lower, upper, fps):
+def _read_range(path, lower, upper, fps, edit):
     grid = lower  # the next moment to take a frame at
-    taken = 0
+    number = 0  # of the segment's frames so far
     last_end = None
     with _Decoding(path, lower) as decoding:
         for t, frame in decoding.frames():
@@ -49,58 +56,87 @@ def _read_range(path, lower, upper, fps):
                 continue
             if frame.is_corrupt:
                 raise VideoError(f"is damaged at {float(t):.3f} s")
+            number += 1
             if fps is None or t >= grid - TIMESTAMP_TOLERANCE:
-                yield float(round(t, 6)), _upright(frame)
-                taken += 1
+                image = _upright(frame)
+                yield float(round(t, 6)), image if edit is None else edit(image, number)
                 while fps is not None and grid <= t + TIMESTAMP_TOLERANCE:
                     grid += 1 / Fraction(str(fps))
         else:
+            if last_end is None:
+                raise VideoError("has no frames")
             decoding.require_whole(last_end)
             if upper is not None and last_end < upper - SEGMENT_SLACK:
                 raise VideoError(f"ends at {float(last_end):.3f} s, before the segment's end at {float(upper):g} s")
-    if not taken:
+    if not number:
         raise VideoError("has no frame in this segment")
+
+
+def video_seconds(path):
+    """How long a file says it is, in seconds; 0.0 if it cannot be opened."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            return (container.duration or 0) / 1e6
+    except (av.error.FFmpegError, OSError):
+        return 0.0
 
 
 class _Decoding:
     """An open file, positioned on a keyframe at or before a moment."""
 
     def __init__(self, path, start):
-        self._path = path
+        self._path = Path(path)
         self._start = start
 
     def __enter__(self):
-        import av
-
-        self._size = _file_size(self._path)
-        self._container = av.open(str(self._path))
-        if not self._container.streams.video:
-            self._container.close()
-            raise VideoError("has no video stream")
-        self._stream = self._container.streams.video[0]
-        self._offset = self._time_zero()
-        self._packets_end = Fraction(0)  # where the last packet of any stream ends
+        self._declared_size = _declared_size(self._path)
+        self._open()
         return self
 
     def __exit__(self, *_):
         self._container.close()
 
+    def _open(self):
+        import av
+
+        self._container = av.open(str(self._path))
+        if not self._container.streams.video:
+            self._container.close()
+            raise VideoError("has no video stream")
+        self._stream = self._container.streams.video[0]
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise VideoError("cannot be decoded: there is no decoder for its codec")
+        self._stream.codec_context.thread_count = 1  # clips are decoded side by side, one core each
+        self._stream.codec_context.options = {"err_detect": "explode"}  # raise where it would repair or leave out
+        self._offset = self._time_zero()
+        self._packets_end = Fraction(0)  # where the last packet of any stream ends
+
     def frames(self):
         """(t, frame) from the last keyframe that does not lie after the start; t a Fraction in seconds."""
-        for back in SEEK_BACK if self._start > 0 else (None,):
-            target = None if back is None else self._start - back
-            if target is not None and target <= 0:
-                continue
-            self._seek(target)
-            decoded = self._decode()
-            first = next(decoded, None)
-            # An index by decoding time can land on a keyframe that is shown after the start: go back further.
-            if target is None or (first is not None and first[0] <= self._start + TIMESTAMP_TOLERANCE):
+        import av
+
+        for back in SEEK_BACK:
+            if self._start - back <= 0:
                 break
-        if first is None:
-            raise VideoError("has no frames")
-        yield first
-        yield from decoded
+            self._container.seek(int((self._offset + self._start - back) / self._stream.time_base), stream=self._stream)
+            decoded = self._decode()
+            try:
+                first = next(decoded, None)
+            except av.error.InvalidDataError:
+                first = None
+            # An index by decoding time can land on a keyframe that is shown after the start, or among pictures that
+            # refer to others before it: then go back further.
+            if first is not None and first[0] <= self._start + TIMESTAMP_TOLERANCE:
+                yield first
+                yield from decoded
+                return
+        if self._start > 0:  # the index leads nowhere: begin at the beginning
+            self._container.close()
+            self._open()
+        yield from self._decode()
 
     def frame_duration(self, frame):
         """How long a frame is shown, in seconds."""
@@ -108,17 +144,17 @@ class _Decoding:
 
     def require_whole(self, last_end):
         """Raise VideoError if the file was read to its end and the end came too early."""
-        index_end = max((entry.pos + entry.size for entry in self._stream.index_entries), default=0)
-        if index_end > self._size:
-            raise VideoError(f"is cut short: has {self._size} bytes of {index_end}")
+        size = self._path.stat().st_size
+        if self._declared_size is not None and size < self._declared_size:
+            raise VideoError(f"is cut short: has {size} bytes of {self._declared_size}")
         if self._stream.duration:
+            found = last_end
             expected = self._stream.duration * self._stream.time_base + self._stream_start() - self._offset
-            if last_end < expected - CUT_SHORT_SLACK:
-                raise VideoError(f"stops at {float(last_end):.3f} s of {float(expected):.3f} s")
-        elif self._container.duration:
-            expected = Fraction(self._container.duration, 1_000_000)
-            if max(self._packets_end, last_end) < expected - CUT_SHORT_SLACK:
-                raise VideoError(f"stops at {float(last_end):.3f} s of {float(expected):.3f} s")
+        else:  # Matroska counts from 0, wherever its clock starts
+            found = max(self._packets_end, last_end)
+            expected = Fraction(self._container.duration or 0, 1_000_000) - max(self._offset, 0)
+        if found < expected - CUT_SHORT_SLACK:
+            raise VideoError(f"stops at {float(found):.3f} s of {float(expected):.3f} s")
 
     def _stream_start(self):
         return (self._stream.start_time or 0) * self._stream.time_base
@@ -129,14 +165,6 @@ class _Decoding:
         stream_start = self._stream_start()
         return stream_start if abs(stream_start - start) < Fraction(1, 1000) else start  # the exact one of the two
 
-    def _seek(self, target):
-        moment = self._offset + (target or 0)
-        if target is None:
-            self.__exit__()
-            self.__enter__()
-            return
-        self._container.seek(int(moment / self._stream.time_base), stream=self._stream, backward=True)
-
     def _decode(self):
         for packet in self._container.demux():
             time = packet.pts if packet.pts is not None else packet.dts
@@ -145,26 +173,86 @@ class _Decoding:
                                         - self._offset)
             if packet.stream is not self._stream:
                 continue
-            for frame in packet.decode():
+            for frame in self._frames_of(packet, time):
                 pts = frame.pts if frame.pts is not None else frame.dts
                 if pts is None:
                     raise VideoError("has frames without timestamps")
                 yield pts * frame.time_base - self._offset, frame
 
+    def _frames_of(self, packet, time):
+        """The frames that a packet completes; what cannot be decoded before the start is of no matter.
+
+        After a seek the first pictures may refer to others before the keyframe.
+        """
+        import av
+
+        try:
+            return packet.decode()
+        except av.error.InvalidDataError:
+            if time is None or time * packet.time_base - self._offset >= self._start:
+                raise
+            return []
+
 
 def _upright(frame):
-    """(H, W, 3) uint8 RGB, turned as the file's rotation metadata asks."""
-    image = frame.to_ndarray(format="rgb24")
-    return np.rot90(image, round(frame.rotation / 90)) if frame.rotation else image
+    """(H, W, 3) uint8 RGB, turned and mirrored as the file's display matrix asks, to the nearest quarter turn."""
+    image = frame.reformat(format="rgb24", threads=1).to_ndarray()
+    data = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    if data is None:
+        return image
+    # A pixel (x, y) is shown at x' = a x + c y, y' = b x + d y (FFmpeg, libavutil/display.h).
+    a, b, _, c, d, *_ = np.frombuffer(bytes(data), dtype=np.int32).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(image[::-1 if d < 0 else 1, ::-1 if a < 0 else 1])
 
 
-def _file_size(path):
-    from pathlib import Path
+def _declared_size(path):
+    """How many bytes a file should have by its own account (mp4's boxes, Matroska's segment); None if it has none.
 
+    Sources: ISO/IEC 14496-12, section 4.2; RFC 8794, section 4 and RFC 9559, section 4.5.
+    """
     try:
-        return Path(path).stat().st_size
+        with open(path, "rb") as file:
+            head = file.read(64)
+            if head[:4] == b"\x1a\x45\xdf\xa3":
+                return _end_of_segment(head)
+            if re.fullmatch(rb"ftyp|moov|mdat|free|skip|wide|styp", head[4:8]):
+                return _end_of_boxes(file)
     except OSError as error:
         raise VideoError(f"cannot be opened: {error.strerror}") from None
+    return None
+
+
+def _end_of_boxes(file):
+    """Where the last of an mp4's top-level boxes ends."""
+    end = 0
+    while True:
+        file.seek(end)
+        head = file.read(16)
+        if not head or (len(head) >= 8 and not re.fullmatch(rb"[ -~]{4}", head[4:8])):
+            return end
+        size = int.from_bytes(head[:4], "big")
+        size = int.from_bytes(head[8:16], "big") if size == 1 else size
+        if size < 8:  # 0: to the end of the file, wherever that is; else it is no box
+            return end
+        end += size
+
+
+def _end_of_segment(head):
+    """Where Matroska's one segment ends; None if it was written without a known size."""
+    def number(at):
+        """(value, length) of a variable-length number; all ones mean that the size is not known."""
+        length = 9 - head[at].bit_length()
+        value = int.from_bytes(head[at:at + length], "big") - (1 << 7 * length)
+        return (None if value == (1 << 7 * length) - 1 else value), length
+
+    size, length = number(4)
+    at = 4 + length + (size or 0)
+    if head[at:at + 4] != b"\x18\x53\x80\x67":
+        return None
+    size, length = number(at + 4)
+    return None if size is None else at + 4 + length + size
 
 
 def resize(image, size, resample="bicubic"):

@@ -1,0 +1,87 @@
+"""ActionAtlas's masks: on-screen text that would give the answer away, blurred before anyone sees the frame."""
+
+from dataclasses import dataclass, field
+
+from actalign.video import VideoError
+
+FIELDS = ("frames_to_obfuscate", "frames_to_blur")  # names of the same thing in releases of the benchmark
+KERNEL = (111, 111)  # pixels, the benchmark's Gaussian
+MADE_FOR_HEIGHT = 720  # pixels; the benchmark's downloads are the best of at most this height
+VERTEX_SLACK = 2  # pixels; boxes may touch or just cross the border
+FRAME_SLACK = 4  # frames, 0.1 s and one more at 32 frames a second: how far the benchmark's cuts and ours may differ
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which boxes to blur in which frames of one segment.
+
+    boxes  {frame number, 1-based from the segment's first frame: [(left, top, right, bottom) in pixels]}
+    """
+
+    boxes: dict = field(default_factory=dict)
+
+    def __bool__(self):
+        return bool(self.boxes)
+
+    def scale_for(self, width, height):
+        """What the boxes are multiplied by for a picture of this size.
+
+        They were made for a download of at most 720 lines. A larger picture therefore is a larger copy of that one,
+        and boxes that lie outside of a smaller picture tell that it is a smaller copy.
+        """
+        outside = any(right > width + VERTEX_SLACK or bottom > height + VERTEX_SLACK
+                      for boxes in self.boxes.values() for _, _, right, bottom in boxes)
+        return height / MADE_FOR_HEIGHT if height > MADE_FOR_HEIGHT or outside else 1.0
+
+    def blur(self, image, number):
+        """The image (H, W, 3) of frame `number` with its boxes blurred; the image itself where it has none."""
+        boxes = self.boxes.get(number)
+        if not boxes:
+            return image
+        import cv2
+
+        height, width = image.shape[:2]
+        scale = self.scale_for(width, height)
+        image = image.copy()
+        for box in boxes:
+            left, top, right, bottom = (round(edge * scale) for edge in box)
+            left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+            if left < right and top < bottom:
+                image[top:bottom, left:right] = cv2.GaussianBlur(image[top:bottom, left:right], KERNEL, 0)
+        return image
+
+    def require_frames(self, count):
+        """Raise VideoError if boxes belong to frames far behind the last of `count`: then the cut is another one."""
+        last = max(self.boxes, default=0)
+        if last > count + FRAME_SLACK:
+            raise VideoError(f"has {count} frames in this segment, its masks go up to frame {last}")
+
+
+def masks_of_row(row):
+    """The Masks of a dataset's row, and an error line if they make no sense.
+
+    The row holds {frame number: [{"description", "bounding_poly": {"vertices": [[x, y], ..]}}]}; numbers may be texts,
+    and frames without masks may be there as None. Only what has a letter in its description is blurred, as the
+    benchmark does.
+    Returns (Masks, None) or (Masks(), reason).
+    """
+    by_frame = next((row[name] for name in FIELDS if row.get(name)), None) or {}
+    try:
+        boxes = {int(number): [_box(mask) for mask in masks if _has_letter(mask)]
+                 for number, masks in by_frame.items() if masks}
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        return Masks(), f"its masks cannot be read ({type(error).__name__}: {error})"
+    if any(number < 1 for number in boxes):
+        return Masks(), "its masks name a frame before the first"
+    return Masks({number: found for number, found in sorted(boxes.items()) if found}), None
+
+
+def _has_letter(mask):
+    return any(character.isalpha() for character in mask["description"] or "")
+
+
+def _box(mask):
+    """(left, top, right, bottom) around a mask's vertices."""
+    vertices = [(float(x), float(y)) for x, y in mask["bounding_poly"]["vertices"]]
+    across, down = zip(*vertices, strict=True)
+    return min(across), min(down), max(across), max(down)

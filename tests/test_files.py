@@ -1,0 +1,311 @@
+"""Files that survive crashes: JSON in one step, journals whose torn end does not count, outputs held by one run."""
+
+import json
+import os
+import resource
+import signal
+import traceback
+
+import numpy as np
+import pytest
+
+from actalign import files
+from actalign.console import InputError
+from actalign.files import Hold, Journal, read_json, reason_of, write_json
+
+
+def refusal(call, *parts):
+    """The message of an InputError: one line, with what is given and a next step after a semicolon."""
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ";" in message
+    for part in parts:
+        assert part in message
+    return message
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def in_child(work):
+    """The status of a process that does `work`: 0, minus a signal, or 1 if it raised."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+# JSON
+
+
+@pytest.mark.parametrize("content", [None, 0.1, "née 技", [], {"a": [1, 2.5, None, True], "b": {"c": "\n"}}, 10**18])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_comes_back(tmp_path, content, indent):
+    write_json(tmp_path / "a.json", content, indent)
+    assert read_json(tmp_path / "a.json") == content
+    assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("content", [{"a": float("nan")}, [float("inf")], {"a": {1}}, [np.float32(1)], "\ud83d"])
+def test_json_that_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path, content):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": "x" * 10_000})
+    before = path.read_bytes()
+    with pytest.raises((ValueError, TypeError)):
+        write_json(path, ["x" * 100_000, content])  # more than a buffer, so that a part is written
+    assert path.read_bytes() == before
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_interrupted_json_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_json(path, "old")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for function in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                write_json(path, "new")
+        assert read_json(path) == "old"
+        assert names(tmp_path) == ["a.json"]
+
+
+def test_json_of_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, "old")
+
+    def write_on_full_disk():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        with pytest.raises(OSError, match="File too large"):
+            write_json(path, "x" * 1000)
+
+    assert in_child(write_on_full_disk) == 0
+    assert read_json(path) == "old"
+    assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("raw", [
+    b"", b" \n\t ", b"{", b'{"a": 1', b'{"a": 1}}', b"[1,]", b"text", b"\xff\xfe[]", b'"\xe9"', b"\0" * 100,
+    b"[" * 100_000, b'{"a":' * 100_000, b"1" * 5000,
+], ids=["empty", "blank", "brace", "cut", "too much", "comma", "text", "utf-16", "latin-1", "zeros", "deep lists",
+        "deep objects", "endless number"])
+def test_json_that_is_none_is_refused(tmp_path, raw):
+    path = tmp_path / "a.json"
+    path.write_bytes(raw)
+    refusal(lambda: read_json(path, "list of samples"), str(path))
+
+
+def test_missing_json_and_folders_are_refused(tmp_path):
+    refusal(lambda: read_json(tmp_path / "a.json", "list of samples"), "a.json", "no such file", "list of samples")
+    refusal(lambda: read_json(tmp_path, "list of samples"), str(tmp_path), "list of samples")
+    (tmp_path / "a.txt").write_text("x")
+    refusal(lambda: read_json(tmp_path / "a.txt" / "b.json"), "b.json")
+
+
+def test_reason_is_one_line_and_never_empty():
+    assert reason_of(ValueError("two\n  lines")) == "two lines"
+    assert reason_of(EOFError()) == "EOFError"
+
+
+# Journals
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """A journal with two committed lines, closed."""
+    journal = Journal(tmp_path / "a.partial")
+    journal.append({"n": 1})
+    journal.append({"n": 2, "text": "two\nlines\r\u2028née"})
+    journal.close()
+    return journal
+
+
+LINES = [{"n": 1}, {"n": 2, "text": "two\nlines\r\u2028née"}]
+
+
+def test_journal_comes_back_and_grows(journal):
+    assert journal.read() == LINES
+    journal.append([3])
+    assert journal.read() == [*LINES, [3]]
+    assert Journal(journal.path).read() == [*LINES, [3]]
+
+
+def test_every_appended_line_is_in_the_file_when_append_returns(tmp_path):
+    journal = Journal(tmp_path / "a.partial")
+    for n in range(3):
+        journal.append(n)
+        assert [json.loads(line) for line in journal.path.read_text().splitlines()] == list(range(n + 1))
+
+
+def test_journal_that_is_not_there_is_empty(tmp_path):
+    journal = Journal(tmp_path / "a.partial")
+    assert journal.read() == []
+    journal.remove()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("torn", [b'{"n": 3', b'{"n": 3, "long": "' + b"x" * 1000, b"\xff", b"\0" * 20, b" ", b"7"])
+def test_torn_last_line_is_ignored_and_the_next_append_replaces_it(journal, torn):
+    with open(journal.path, "ab") as file:
+        file.write(torn)
+    assert journal.read() == LINES
+    journal.append({"n": 4})
+    journal.append({"n": 5})
+    journal.close()
+    assert journal.read() == [*LINES, {"n": 4}, {"n": 5}]
+    assert torn not in journal.path.read_bytes() or torn in (b" ", b"7")
+
+
+def test_every_cut_of_a_journal_leaves_its_whole_lines(journal):
+    whole = journal.path.read_bytes()
+    for length in range(len(whole)):
+        journal.path.write_bytes(whole[:length])
+        kept = LINES[:whole[:length].count(b"\n")]
+        assert journal.read() == kept
+        journal.append("next")
+        journal.close()
+        assert journal.read() == [*kept, "next"]
+
+
+@pytest.mark.parametrize("damaged", [b'{"n": 1', b"", b"\xff", b"\0" * 20, b"[" * 100_000, b"1" * 5000])
+def test_damage_in_the_middle_is_refused_and_not_appended_to(journal, damaged):
+    journal.path.write_bytes(b'{"n": 1}\n' + damaged + b'\n{"n": 3}\n')
+    before = journal.path.read_bytes()
+    refusal(journal.read, str(journal.path), "line 2", "--overwrite")
+    refusal(lambda: journal.append(4), "line 2")
+    assert journal.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [float("nan"), {1}])
+def test_line_that_is_no_json_is_not_appended(journal, content):
+    with pytest.raises((ValueError, TypeError)):
+        journal.append({"n": content})
+    journal.append(4)
+    assert journal.read() == [*LINES, 4]
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"n": 3, "long": "' + b"x" * 5000])
+def test_append_on_a_full_disk_commits_nothing_and_a_later_one_does(journal, torn):
+    with open(journal.path, "ab") as file:
+        file.write(torn)
+
+    def append_on_full_disk():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (journal.path.stat().st_size + 10, 6000))
+        with pytest.raises(OSError, match="File too large"):
+            journal.append("x" * 5800)
+        assert journal.read() == LINES
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+        journal.append("room again")
+
+    assert in_child(append_on_full_disk) == 0
+    assert journal.read() == [*LINES, "room again"]
+
+
+@pytest.mark.parametrize("torn", [b"", b"x" * 100])
+def test_line_that_did_not_reach_the_disk_is_not_committed(journal, monkeypatch, torn):
+    with open(journal.path, "ab") as file:
+        file.write(torn)
+
+    def fail(_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            journal.append(3)
+    assert journal.read() == LINES
+    journal.append(4)
+    assert journal.read() == [*LINES, 4]
+
+
+def test_replaced_journal_holds_the_new_lines_and_grows(journal):
+    journal.append(3)
+    journal.replace(["a", "b"])
+    assert journal.read() == ["a", "b"]
+    journal.append("c")
+    assert journal.read() == ["a", "b", "c"]
+    journal.remove()
+    assert names(journal.path.parent) == []
+
+
+def test_failed_replacement_leaves_the_old_journal_and_nothing_else(journal):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        journal.replace(["a", float("nan")])
+    assert journal.read() == LINES
+    assert names(journal.path.parent) == [journal.path.name]
+
+
+# Holding an output
+
+
+def test_output_is_held_by_one_run_until_it_lets_go(tmp_path):
+    path = tmp_path / "a.npy"
+    hold = Hold(path)
+    refusal(lambda: Hold(path), str(path), "another run")
+    assert in_child(lambda: refusal(lambda: Hold(path), "another run")) == 0
+    Hold(tmp_path / "b.npy").release()
+    hold.release()
+    assert names(tmp_path) == []
+    Hold(path).release()
+    hold.release()  # once more does no harm
+    assert names(tmp_path) == []
+
+
+def test_hold_ends_with_the_process_however_it_ends(tmp_path):
+    path = tmp_path / "a.npy"
+
+    def hold_and_die():
+        hold = Hold(path)
+        os.kill(os.getpid(), signal.SIGKILL)
+        hold.release()
+
+    assert in_child(hold_and_die) == -signal.SIGKILL
+    hold = Hold(path)
+    refusal(lambda: Hold(path), "another run")
+    hold.release()
+    assert names(tmp_path) == []
+
+
+def test_released_hold_does_not_let_two_runs_in(tmp_path, monkeypatch):
+    """The run before removes the lock file after the next one opened it, and before that one locks it."""
+    path = tmp_path / "a.npy"
+    before = Hold(path)
+    lock = files.fcntl.flock
+
+    def lock_after_release(file, flags):
+        monkeypatch.setattr(files.fcntl, "flock", lock)
+        before.release()
+        lock(file, flags)
+
+    monkeypatch.setattr(files.fcntl, "flock", lock_after_release)
+    hold = Hold(path)
+    refusal(lambda: Hold(path), "another run")
+    hold.release()
+
+
+def test_files_can_be_written_where_there_are_no_locks(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(95, "Operation not supported")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.fcntl, "flock", no_locks)
+        Hold(tmp_path / "a.npy").release()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "fcntl", None)
+        Hold(tmp_path / "a.npy").release()
+    assert names(tmp_path) == []

@@ -1,0 +1,534 @@
+"""process_data.py: clips become rows and metadata, in order, whatever fails, stops or is run again."""
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import CLIPS, write_manifest
+from drawn_videos import numbers_of, write_video
+
+import process_data
+from actalign import artifacts
+from actalign.console import InputError
+from actalign.video import VideoError, read_frames, resize
+
+SIZE = 48
+
+
+def run(folder, output, *flags, manifest="manifest.jsonl"):
+    """main() on the manifest of a folder."""
+    return process_data.main(["--output", str(output), "--dataset", str(folder / manifest), "--image_size", str(SIZE),
+                              "--workers", "2", *map(str, flags)])
+
+
+def numbers(path):
+    """{id: the numbers of its frames}"""
+    frames = artifacts.read_array(path, "frames")
+    return {item["id"]: numbers_of(frames.rows(item["id"])) for item in frames.items}
+
+
+def content(path):
+    """Hashes of an artifact's two files."""
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in (path, path.with_suffix(".json"))]
+
+
+def files_of(path):
+    """Names of all files that belong to an output."""
+    return sorted(file.name for file in path.parent.iterdir() if file.name.startswith(path.stem + "."))
+
+
+def missing(path):
+    """{id: entry} of NAME.missing.json."""
+    return {entry["id"]: entry for entry in json.loads(artifacts.missing_path(path).read_text())}
+
+
+def assert_one_line(stderr):
+    """One error line, no traceback; other lines may warn."""
+    assert "Traceback" not in stderr
+    assert len([line for line in stderr.splitlines() if "error:" in line]) == 1, stderr
+    assert stderr.splitlines()[-1].startswith(f"{sys.argv[0].rpartition('/')[2].removesuffix('.py')}: error: ")
+
+
+@pytest.fixture
+def own_videos(videos, tmp_path):
+    """A copy of `videos` that a test may spoil."""
+    return shutil.copytree(videos, tmp_path / "videos")
+
+
+@pytest.fixture(scope="module")
+def done(videos, tmp_path_factory):
+    """The artifact of an undisturbed run. Not to be changed."""
+    path = tmp_path_factory.mktemp("done") / "processed.npy"
+    assert run(videos, path) == 0
+    return path
+
+
+# What is written
+
+
+def test_every_clip_has_its_own_frames_in_the_datasets_order(done):
+    assert numbers(done) == CLIPS
+    assert list(numbers(done)) == list(CLIPS)
+
+
+def test_frames_are_the_videos_frames_resized(done, videos):
+    frames = artifacts.read_array(done, "frames")
+    assert frames.array.shape == (sum(map(len, CLIPS.values())), SIZE, SIZE, 3)
+    expected = [resize(image, SIZE) for _, image in read_frames(videos / "long.mp4", 1.0, 1.5)]
+    assert np.array_equal(frames.rows("middle"), expected)
+
+
+def test_the_index_holds_all_that_is_known_of_a_clip(done):
+    item = artifacts.read_array(done, "frames").item("middle")
+    expected = {"domain": "yoga", "cleaned_options": ["sun salutation", "360 flip", "crow pose"],
+                "choices": ["Sun Salutation", "360 flip", "Crow pose"], "correct_answer_index": 2,
+                "video": "long.mp4", "start_timestamp": 1.0, "end_timestamp": 1.5, "youtube_id": None, "action": None,
+                "question": None, "fps": 24.0}
+    assert {key: item[key] for key in expected} == expected
+    assert item["timestamps"] == pytest.approx([1 + i / 24 for i in range(12)], abs=1e-5)
+
+
+def test_a_rows_own_fields_are_kept(videos, tmp_path):
+    write_manifest(tmp_path / "manifest.jsonl", [
+        {"id": "007", "video": "plain.mp4", "domain": "judo", "choices": "1. Uchi Mata\n2. O Goshi", "answer": 2,
+         "action": "O Goshi", "question": "Which throw?", "camera": {"left": [1, 2]}, "note": "ünïcödé"}])
+    assert run(tmp_path, tmp_path / "p.npy", "--videos_dir", videos) == 0
+    item = artifacts.read_array(tmp_path / "p.npy", "frames").item("007")
+    assert item["action"] == "O Goshi"
+    assert item["question"] == "Which throw?"
+    assert item["correct_answer_index"] == 1
+    assert item["extra"] == {"camera": {"left": [1, 2]}, "note": "ünïcödé"}
+
+
+def test_timestamps_say_when_frames_of_an_uneven_clip_are_shown(done):
+    item = artifacts.read_array(done, "frames").item("uneven")
+    assert item["timestamps"] == pytest.approx([0.15, 0.5, 0.6, 0.65, 0.7], abs=1e-4)
+    assert item["fps"] == pytest.approx(4 / 0.55, abs=0.01)
+
+
+def test_a_plain_load_reads_the_frames(done):
+    array = np.load(done, mmap_mode="r", allow_pickle=False)
+    assert array.dtype == np.uint8
+    assert array.flags.c_contiguous
+    assert numbers_of(array[:30]) == CLIPS["plain"]
+
+
+def test_fps_thins_every_clip(videos, tmp_path):
+    assert run(videos, tmp_path / "p.npy", "--fps", "12") == 0
+    found = numbers(tmp_path / "p.npy")
+    assert found["plain"] == CLIPS["plain"][::2]
+    assert found["middle"] == CLIPS["middle"][::2]
+    assert artifacts.read_array(tmp_path / "p.npy", "frames").item("plain")["fps"] == pytest.approx(12)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_result_does_not_depend_on_the_number_of_workers(done, videos, tmp_path, workers):
+    path = tmp_path / "p.npy"
+    assert run(videos, path, "--workers", workers) == 0
+    assert content(path) == content(done)
+
+
+def test_nothing_but_array_and_index_is_left_and_the_videos_are_untouched(own_videos, tmp_path):
+    before = {file.name: file.read_bytes() for file in own_videos.iterdir()}
+    assert run(own_videos, tmp_path / "p.npy") == 0
+    assert files_of(tmp_path / "p.npy") == ["p.json", "p.npy"]
+    assert {file.name: file.read_bytes() for file in own_videos.iterdir()} == before
+
+
+def test_the_summary_goes_to_stdout(videos, tmp_path, capsys):
+    path = tmp_path / "p.npy"
+    assert run(videos, path) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].startswith("6 clips processed")
+    assert "0 failed" in captured.out
+    assert str(path) in captured.out
+    assert "error" not in captured.err
+
+
+# Clips that fail
+
+
+def test_failing_clips_are_named_and_the_others_are_done(own_videos, tmp_path, capsys):
+    path = tmp_path / "p.npy"
+    (own_videos / "vp9.webm").unlink()
+    whole = (own_videos / "plain.mp4").read_bytes()
+    (own_videos / "plain.mp4").write_bytes(whole[:len(whole) // 2])
+    (own_videos / "ten_bit.mkv").write_bytes(b"")
+    assert run(own_videos, path) == 0
+    assert numbers(path) == {id: CLIPS[id] for id in ("middle", "uneven", "end")}
+    assert sorted(missing(path)) == ["plain", "ten-bit", "vp9"]
+    for entry in missing(path).values():
+        assert entry["reason"]
+        assert "\n" not in entry["reason"]
+        assert isinstance(entry["retry"], bool)
+    assert "plain.mp4" in missing(path)["plain"]["reason"]
+    captured = capsys.readouterr()
+    assert "3 clips processed" in captured.out
+    assert "3 failed" in captured.out
+    assert "p.missing.json" in captured.out
+    assert "Traceback" not in captured.err
+
+
+def test_segments_that_the_video_does_not_have_fail_alone(videos, tmp_path):
+    path = tmp_path / "p.npy"
+    rows = [{"id": "good"}, {"id": "past", "start_timestamp": 3.0, "end_timestamp": 9.0},
+            {"id": "backwards", "start_timestamp": 2.0, "end_timestamp": 1.0}]
+    write_manifest(tmp_path / "manifest.jsonl", [
+        {**row, "video": "long.mp4", "domain": "yoga", "choices": ["a", "b"]} for row in rows])
+    assert run(tmp_path, path, "--videos_dir", videos) == 0
+    assert list(numbers(path)) == ["good"]
+    assert sorted(missing(path)) == ["backwards", "past"]
+
+
+def test_a_clip_that_breaks_off_half_way_leaves_no_rows(own_videos, tmp_path):
+    path = tmp_path / "p.npy"
+    write_video(own_videos / "vp9.webm", 120, codec="libvpx-vp9", first=100)
+    whole = (own_videos / "vp9.webm").read_bytes()
+    (own_videos / "vp9.webm").write_bytes(whole[:int(len(whole) * 0.8)])
+    assert len(list(decoded_until_error(own_videos / "vp9.webm"))) > process_data.CHUNK_FRAMES
+    assert run(own_videos, path) == 0
+    assert numbers(path) == {id: CLIPS[id] for id in CLIPS if id != "vp9"}
+    assert list(missing(path)) == ["vp9"]
+
+
+def decoded_until_error(path):
+    """The frames that come before a file is found to be damaged."""
+    try:
+        yield from read_frames(path)
+    except VideoError:
+        return
+
+
+def test_a_run_in_which_all_fail_writes_no_artifact_and_exits_1(own_videos, tmp_path, capsys):
+    path = tmp_path / "p.npy"
+    for file in own_videos.iterdir():
+        if file.suffix != ".jsonl":
+            file.write_text("no video")
+    assert run(own_videos, path) == 1
+    assert_one_line(capsys.readouterr().err)
+    assert files_of(path) == ["p.missing.json"]
+    assert sorted(missing(path)) == sorted(CLIPS)
+
+
+# Running again
+
+
+def test_a_rerun_does_nothing(videos, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "p.npy"
+    assert run(videos, path) == 0
+    before, written = content(path), path.stat().st_mtime_ns
+    capsys.readouterr()
+    monkeypatch.setattr(process_data, "read_frames", lambda *args: pytest.fail("a clip was decoded again"))
+    assert run(videos, path) == 0
+    assert content(path) == before
+    assert path.stat().st_mtime_ns == written
+    assert "0 clips processed" in capsys.readouterr().out
+
+
+def test_a_raised_limit_extends(done, videos, tmp_path, capsys):
+    path = tmp_path / "p.npy"
+    assert run(videos, path, "--limit", 2) == 0
+    assert list(numbers(path)) == ["plain", "vp9"]
+    assert run(videos, path, "--limit", 5) == 0
+    assert "3 clips processed" in capsys.readouterr().out
+    assert list(numbers(path)) == ["plain", "vp9", "middle", "ten-bit", "uneven"]
+    assert run(videos, path) == 0
+    assert content(path) == content(done)
+    assert files_of(path) == ["p.json", "p.npy"]
+
+
+def test_a_lowered_limit_takes_nothing_away(videos, tmp_path):
+    path = tmp_path / "p.npy"
+    assert run(videos, path, "--limit", 3) == 0
+    before = content(path)
+    assert run(videos, path, "--limit", 1) == 0
+    assert content(path) == before
+
+
+def test_a_failed_clip_is_added_once_its_file_is_mended(own_videos, videos, tmp_path):
+    path = tmp_path / "p.npy"
+    whole = (own_videos / "vp9.webm").read_bytes()
+    (own_videos / "vp9.webm").write_bytes(whole[:600])
+    (own_videos / "ten_bit.mkv").unlink()
+    assert run(own_videos, path) == 0
+    assert sorted(missing(path)) == ["ten-bit", "vp9"]
+    (own_videos / "vp9.webm").write_bytes(whole)
+    assert run(own_videos, path) == 0
+    assert list(missing(path)) == ["ten-bit"]
+    shutil.copy(videos / "ten_bit.mkv", own_videos)
+    assert run(own_videos, path) == 0
+    assert numbers(path) == CLIPS
+    assert files_of(path) == ["p.json", "p.npy"]
+
+
+def test_clips_that_fail_again_leave_the_artifact_alone(own_videos, tmp_path):
+    path = tmp_path / "p.npy"
+    (own_videos / "vp9.webm").unlink()
+    assert run(own_videos, path) == 0
+    before = content(path)
+    assert run(own_videos, path) == 0
+    assert content(path) == before
+    assert list(missing(path)) == ["vp9"]
+
+
+@pytest.mark.parametrize(("flag", "value", "setting"), [("--image_size", "64", "image_size 48"), ("--fps", "5", "fps")])
+def test_other_settings_are_refused_and_overwrite_is_named(done, videos, tmp_path, capsys, flag, value, setting):
+    path = tmp_path / "processed.npy"
+    for file in (done, done.with_suffix(".json")):
+        shutil.copy(file, tmp_path)
+    assert run(videos, path, flag, value) == 2
+    error = capsys.readouterr().err
+    assert_one_line(error)
+    assert setting in error
+    assert value in error
+    assert "--overwrite" in error
+    assert content(path) == content(done)
+    assert run(videos, path, flag, value, "--overwrite") == 0
+    assert content(path) != content(done)
+
+
+@pytest.mark.parametrize("change", [{"answer": 2}, {"choices": ["a", "b", "c"]}, {"domain": "judo"},
+                                    {"start_timestamp": 0.5}, {"video": "long.mp4"}])
+def test_a_dataset_that_changed_is_refused(videos, own_videos, tmp_path, capsys, change):
+    path = tmp_path / "p.npy"
+    assert run(own_videos, path, "--limit", 2) == 0
+    before = content(path)
+    rows = [json.loads(line) for line in (videos / "manifest.jsonl").read_text().splitlines()]
+    write_manifest(own_videos / "manifest.jsonl", [rows[0] | change, *rows[1:]])
+    assert run(own_videos, path) == 2
+    error = capsys.readouterr().err
+    assert_one_line(error)
+    assert "plain" in error
+    assert "--overwrite" in error
+    assert content(path) == before
+
+
+# Bad usage
+
+
+def test_bad_usage_is_one_line_and_exit_2(videos, tmp_path, capsys):
+    (tmp_path / "folder.npy").mkdir()
+    (tmp_path / "foreign.json").write_text('{"mine": 1}')
+    (tmp_path / "bad.jsonl").write_text('{"video": "plain.mp4"}\n')
+    (tmp_path / "torn.jsonl").write_text('{"video": ')
+    (tmp_path / "empty.jsonl").touch()
+    for output, flags, manifest in [
+        (tmp_path / "absent" / "p.npy", (), None),
+        (tmp_path / "folder.npy", (), None),
+        (tmp_path / "p.txt", (), None),
+        (tmp_path / "foreign.npy", (), None),
+        (tmp_path / "p.npy", ("--videos_dir", tmp_path / "absent"), None),
+        (tmp_path / "p.npy", (), tmp_path / "absent.jsonl"),
+        (tmp_path / "p.npy", (), tmp_path / "bad.jsonl"),
+        (tmp_path / "p.npy", (), tmp_path / "torn.jsonl"),
+        (tmp_path / "p.npy", (), tmp_path / "empty.jsonl"),
+    ]:
+        assert run(videos, output, *flags, manifest=manifest or "manifest.jsonl") == 2, (output, flags, manifest)
+        assert_one_line(capsys.readouterr().err)
+    assert (tmp_path / "foreign.json").read_text() == '{"mine": 1}'
+    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.lock"))
+
+
+@pytest.mark.parametrize("flags", [("--image_size", "0"), ("--workers", "-1"), ("--fps", "nan"), ("--limit", "x")])
+def test_flags_out_of_range_are_usage_errors(videos, tmp_path, flags):
+    with pytest.raises(SystemExit) as exit:
+        run(videos, tmp_path / "p.npy", *flags)
+    assert exit.value.code == 2
+
+
+# Stopped half way, and memory: in processes of their own
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A folder with 40.jsonl and 10.jsonl, manifests of so many clips of 30 frames, for results of any size."""
+    folder = tmp_path_factory.mktemp("many")
+    for part in range(4):
+        write_video(folder / f"{part}.mp4", 300, gop=30, first=300 * part)
+    rows = [{"id": f"clip-{number}", "video": f"{number % 4}.mp4", "domain": "yoga", "choices": ["a", "b"],
+             "start_timestamp": number // 4 * 30 / 24, "end_timestamp": (number // 4 + 1) * 30 / 24}
+            for number in range(40)]
+    write_manifest(folder / "40.jsonl", rows)
+    write_manifest(folder / "10.jsonl", rows[:10])
+    yield folder
+    for result in folder.glob("*.npy*"):  # hundreds of megabytes
+        result.unlink()
+
+
+# The peak of a process started from a large one begins at that one's size, so a small process stands between.
+MEASURE = """import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)"""
+
+
+def command(root, folder, output, clips=40):
+    """The command line of a run on `many`."""
+    return [sys.executable, root / "process_data.py", "--output", output, "--dataset", folder / f"{clips}.jsonl",
+            "--image_size", "256", "--workers", "2"]
+
+
+def measured(root, folder, output, clips):
+    """Run in a process of its own; returns its peak memory."""
+    finished = subprocess.run([sys.executable, "-c", MEASURE, *command(root, folder, output, clips)],
+                              capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return int(finished.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def forty(root, many):
+    """(artifact, peak memory) of an undisturbed run of 40 clips."""
+    return many / "forty.npy", measured(root, many, many / "forty.npy", 40)
+
+
+def test_peak_memory_does_not_grow_with_the_number_of_clips(root, many, forty):
+    of_ten = measured(root, many, many / "ten.npy", 10)
+    assert forty[1] / of_ten < 1.2
+
+
+def stop_after(command, journal, items, sign):
+    """Run a command and send it a signal once so many items are committed. Returns (exit code, stderr)."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while process.poll() is None and committed(journal) < items:
+            time.sleep(0.005)
+        process.send_signal(sign)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, stderr
+
+
+def committed(journal):
+    """The number of items in a journal, whose first line is the header."""
+    return journal.read_bytes().count(b"\n") - 1 if journal.exists() else 0
+
+
+def test_an_interrupted_and_a_killed_run_go_on_to_the_same_bytes(root, many, forty):
+    path, journal = many / "stopped.npy", many / "stopped.json.partial"
+
+    code, stderr = stop_after(command(root, many, path), journal, 3, signal.SIGINT)
+    assert code == 130
+    assert stderr.splitlines() == ["process_data: error: interrupted; what was finished is kept, "
+                                   "run the same command again to go on"]
+    interrupted_at = committed(journal)
+    assert 3 <= interrupted_at < 35
+
+    code, _ = stop_after(command(root, many, path), journal, interrupted_at + 3, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    killed_at = committed(journal)
+    assert interrupted_at + 3 <= killed_at < 40
+    assert not path.exists()
+    with pytest.raises(InputError, match="not finished"):
+        artifacts.read_array(path, "frames")
+
+    finished = subprocess.run(command(root, many, path), capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert f"{40 - killed_at} clips processed" in finished.stdout
+    assert content(path) == content(forty[0])
+    assert files_of(path) == ["stopped.json", "stopped.npy"]
+
+
+# DecodedClips
+
+
+def test_decoded_clips_come_in_order_however_long_each_takes():
+    def decode(sample):
+        time.sleep(0.002 * (7 - sample % 8))
+        yield [sample], "first"
+        yield [sample], "second"
+
+    with process_data.DecodedClips(range(40), decode, workers=4, chunks_ahead=1) as clips:
+        found = [(sample, list(chunks)) for sample, chunks in clips]
+    assert found == [(n, [([n], "first"), ([n], "second")]) for n in range(40)]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_decoded_clips_wait_in_bounded_number(workers):
+    begun, made, ahead = [], [], 3
+
+    def decode(sample):
+        begun.append(sample)
+        for chunk in range(20):
+            made.append((sample, chunk))
+            yield chunk
+
+    with process_data.DecodedClips(range(50), decode, workers, ahead) as clips:
+        time.sleep(0.3)
+        assert len(begun) <= workers + 1
+        assert len(made) <= (workers + 1) * (ahead + 1)
+        for taken, (_, chunks) in enumerate(clips, start=1):
+            assert list(chunks) == list(range(20))
+            assert len(begun) <= taken + workers + 1
+    assert sorted(made) == [(sample, chunk) for sample in range(50) for chunk in range(20)]
+
+
+def test_an_error_in_one_clip_is_raised_at_its_turn_and_the_next_goes_on():
+    def decode(sample):
+        yield sample
+        if sample % 3 == 1:
+            raise VideoError(f"clip {sample} is damaged")
+        yield -sample
+
+    found = []
+    with process_data.DecodedClips(range(9), decode, workers=3, chunks_ahead=5) as clips:
+        for sample, chunks in clips:
+            assert next(chunks) == sample
+            try:
+                found.append(list(chunks))
+            except VideoError as error:
+                found.append(str(error))
+    assert found == [f"clip {n} is damaged" if n % 3 == 1 else [-n] for n in range(9)]
+
+
+def test_an_error_before_the_first_chunk_is_raised_at_its_clips_turn():
+    def decode(sample):
+        if sample == 2:
+            raise VideoError("no such file")
+        return iter([sample])
+
+    with process_data.DecodedClips(range(4), decode, workers=2, chunks_ahead=2) as clips:
+        for sample, chunks in clips:
+            if sample == 2:
+                with pytest.raises(VideoError, match="no such file"):
+                    list(chunks)
+            else:
+                assert list(chunks) == [sample]
+
+
+def test_stopping_early_ends_the_threads():
+    before = set(threading.enumerate())
+
+    def decode(sample):
+        yield from range(1000)
+
+    def stop_early():
+        with process_data.DecodedClips(range(100), decode, workers=4, chunks_ahead=2) as clips:
+            for _, chunks in clips:
+                next(chunks)
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_early()
+    assert set(threading.enumerate()) == before
+
+
+def test_a_run_that_ends_by_itself_ends_the_threads():
+    before = set(threading.enumerate())
+    with process_data.DecodedClips(range(5), lambda sample: iter([sample]), workers=3, chunks_ahead=2) as clips:
+        assert [list(chunks) for _, chunks in clips] == [[n] for n in range(5)]
+    assert set(threading.enumerate()) == before
+
+
+def test_no_clips_are_no_work():
+    with process_data.DecodedClips([], None, workers=2, chunks_ahead=1) as clips:
+        assert list(clips) == []

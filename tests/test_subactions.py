@@ -1,0 +1,148 @@
+"""generated_subactions.json: the fixed shape that users have files of."""
+
+import json
+
+import pytest
+
+from actalign.console import InputError
+from actalign.subactions import Scripts, entry_of, read_scripts, scripts_from_entry
+
+ENTRY = {
+    "youtube_id": "dQw4w9WgXcQ", "id": "dQw4w9WgXcQ_1", "domain": "Basketball", "action": "Euro Step",
+    "question": "Which move is it?", "cleaned_options": ["crossover", "euro step", "360 layup"],
+    "correct_answer_index": 1,
+    "subactions": {
+        "crossover in Basketball": ["dribbles low", "swings the ball across"],
+        "euro step in Basketball": ["gathers the ball", "steps to one side", "steps to the other side"],
+        "360 layup in Basketball": ["jumps", "turns in the air"],
+    },
+}
+
+
+def write(tmp_path, entries):
+    path = tmp_path / "generated_subactions.json"
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    return path
+
+
+def refusal(call, *parts):
+    """The message of an InputError: one line, with what is given and a next step after a semicolon."""
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ";" in message
+    for part in parts:
+        assert part in message
+    return message
+
+
+def test_fixed_shape_is_read_in_the_order_of_the_options(tmp_path):
+    shuffled = {**ENTRY, "id": "second", "subactions": dict(reversed(ENTRY["subactions"].items()))}
+    first, second = read_scripts(write(tmp_path, [ENTRY, shuffled]))
+    sample = first.sample
+    assert (sample.id, sample.youtube_id, sample.domain, sample.action, sample.question, sample.answer) == (
+        "dQw4w9WgXcQ_1", "dQw4w9WgXcQ", "Basketball", "Euro Step", "Which move is it?", 1)
+    assert sample.options == ("crossover", "euro step", "360 layup")
+    assert first.texts == (("dribbles low", "swings the ball across"),
+                           ("gathers the ball", "steps to one side", "steps to the other side"),
+                           ("jumps", "turns in the air"))
+    assert second.sample.id == "second"
+    assert second.texts == first.texts
+    assert first.lacking == []
+
+
+def test_entry_comes_back(tmp_path):
+    scripts = read_scripts(write(tmp_path, [ENTRY]))[0]
+    assert entry_of(scripts) == ENTRY
+    assert list(entry_of(scripts)) == list(ENTRY)
+    assert read_scripts(write(tmp_path, [entry_of(scripts)])) == [scripts]
+
+
+@pytest.mark.parametrize("key", ["Euro Step in Basketball", " euro  step in basketball ", "EURO\tSTEP IN\nBASKETBALL"])
+def test_keys_are_matched_without_regard_to_case_and_white_space(key):
+    entry = {**ENTRY, "subactions": {key: ["gathers"], "crossover in Basketball": ["dribbles"]}}
+    assert scripts_from_entry(entry, "a.json").texts == (("dribbles",), ("gathers",), ())
+
+
+def test_keys_of_other_alphabets_are_matched_too():
+    entry = {**ENTRY, "domain": "Fußball", "cleaned_options": ["ÜBERSTEIGER"],
+             "correct_answer_index": 0, "subactions": {"übersteiger in FUSSBALL": ["steps over the ball"]}}
+    assert scripts_from_entry(entry, "a.json").texts == (("steps over the ball",),)
+
+
+@pytest.mark.parametrize("subactions", [
+    {"crossover in Basketball": ["dribbles"]},
+    {"crossover in Basketball": ["dribbles"], "euro step in Basketball": []},
+    {"crossover in Basketball": ["dribbles"], "euro step in Basketball": None},
+    {"crossover in Basketball": ["dribbles"], "euro step": ["of another key"], "euro step in Volleyball": ["too"]},
+    {"crossover in Basketball": ["dribbles"], "unknown in Basketball": "of another type"},
+])
+def test_option_without_sub_actions_is_empty_and_named(subactions):
+    scripts = scripts_from_entry({**ENTRY, "subactions": subactions}, "a.json")
+    assert scripts.texts == (("dribbles",), (), ())
+    assert scripts.lacking == ["euro step", "360 layup"]
+    assert entry_of(scripts)["subactions"] == {"crossover in Basketball": ["dribbles"]}
+    assert scripts_from_entry(entry_of(scripts), "a.json") == scripts
+
+
+@pytest.mark.parametrize("subactions", [{}, None])
+def test_entry_without_any_sub_actions_lacks_all(subactions):
+    assert scripts_from_entry({**ENTRY, "subactions": subactions}, "a.json").texts == ((), (), ())
+    without = {key: value for key, value in ENTRY.items() if key != "subactions"}
+    assert scripts_from_entry(without, "a.json").lacking == ENTRY["cleaned_options"]
+
+
+@pytest.mark.parametrize("texts", ["gathers", 5, True, {"1": "gathers"}, [""], [" "], ["gathers", None],
+                                   ["gathers", ["steps"]], [5]])
+def test_sub_actions_that_are_no_list_of_texts_are_refused(tmp_path, texts):
+    entry = {**ENTRY, "subactions": {**ENTRY["subactions"], "euro step in Basketball": texts}}
+    path = write(tmp_path, [ENTRY | {"id": "good"}, entry])
+    refusal(lambda: read_scripts(path), str(path), "dQw4w9WgXcQ_1", "euro step")
+
+
+@pytest.mark.parametrize("subactions", [[], ["gathers"], "gathers", 5, True])
+def test_sub_actions_that_are_no_object_are_refused(tmp_path, subactions):
+    path = write(tmp_path, [{**ENTRY, "subactions": subactions}])
+    refusal(lambda: read_scripts(path), str(path), "dQw4w9WgXcQ_1")
+
+
+@pytest.mark.parametrize("entries", [
+    None, 5, "x", {}, [], {"entries": [ENTRY]}, [5], [[ENTRY]], [None],
+    [{**ENTRY, "id": None}], [{**ENTRY, "id": ""}], [{**ENTRY, "cleaned_options": []}],
+    [{**ENTRY, "cleaned_options": "crossover"}], [{**ENTRY, "correct_answer_index": 3}],
+    [{**ENTRY, "correct_answer_index": "1"}], [ENTRY, ENTRY], [{**ENTRY, "id": 1}, {**ENTRY, "id": "1"}],
+], ids=lambda entries: repr(entries)[:20])
+def test_file_of_another_shape_is_refused(tmp_path, entries):
+    path = write(tmp_path, entries)
+    refusal(lambda: read_scripts(path), str(path))
+
+
+def test_file_that_is_no_json_is_refused(tmp_path):
+    path = tmp_path / "generated_subactions.json"
+    refusal(lambda: read_scripts(path), str(path), "no such file")
+    for raw in (b"", b"[", json.dumps([ENTRY])[:-9].encode(), b"\xff\xfe"):
+        path.write_bytes(raw)
+        refusal(lambda: read_scripts(path), str(path))
+
+
+def test_further_keys_are_no_matter():
+    entry = {**ENTRY, "generated_with": {"model": "x"}, "temperature": 0.2, "notes": [None]}
+    assert scripts_from_entry(entry, "a.json") == scripts_from_entry(ENTRY, "a.json")
+
+
+@pytest.mark.parametrize("answer", [-1, None])
+def test_entry_without_an_answer_has_none(answer):
+    scripts = scripts_from_entry({**ENTRY, "correct_answer_index": answer}, "a.json")
+    assert scripts.sample.answer is None
+    assert entry_of(scripts)["correct_answer_index"] is None
+
+
+def test_number_as_an_id_is_read_as_text():
+    assert scripts_from_entry({**ENTRY, "id": 17}, "a.json").sample.id == "17"
+
+
+def test_scripts_are_as_many_as_options():
+    scripts = scripts_from_entry(ENTRY, "a.json")
+    with pytest.raises(ValueError, match="zip"):
+        _ = Scripts(scripts.sample, scripts.texts[:2]).lacking

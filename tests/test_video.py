@@ -1,0 +1,516 @@
+"""actalign/video.py: which frames come out of a file, how they look, and which files are refused."""
+
+import random
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+from drawn_videos import (
+    draw_number,
+    has_b_frames,
+    keyframe_times,
+    numbers_of,
+    read_number,
+    set_display_matrix,
+    set_rotation,
+    write_images,
+    write_sound,
+    write_video,
+)
+
+from actalign.video import VideoError, read_frames, resize
+
+TICK = 0.0006  # s; Matroska rounds timestamps to a millisecond
+
+# As far apart as 0.01 s and 0.9 s: the frame number says nothing about the time.
+UNEVEN = [0, 0.05, 0.1, 0.2, 0.5, 0.51, 0.52, 0.8, 1.4, 1.5, 1.6, 2.4, 2.45, 2.5, 2.9, 3.0]
+
+OPEN_GOP = {
+    "libx264": {"x264-params": "keyint=30:min-keyint=30:scenecut=0:bframes=3:b-adapt=0:open-gop=1:b-pyramid=normal"},
+    "libx265": {"x265-params": "keyint=30:min-keyint=30:scenecut=0:bframes=3:b-adapt=0:open-gop=1:log-level=none"},
+}
+
+CUTTABLE = {  # name of the file: how it is written
+    "faststart.mp4": {"container_options": {"movflags": "faststart"}},
+    "plain.mp4": {},
+    "fragmented.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov+default_base_moof"}},
+    "h264.mkv": {},
+    "vp9.webm": {"codec": "libvpx-vp9"},
+}
+
+
+def read(path, *segment, **options):
+    """(seconds, numbers) of a segment's frames."""
+    frames = list(read_frames(path, *segment, **options))
+    return [t for t, _ in frames], numbers_of(image for _, image in frames)
+
+
+def reason(path, *segment, **options):
+    """Why a file is refused; fails if it is not, or if the reason is more than a line."""
+    with pytest.raises(VideoError) as caught:
+        list(read_frames(path, *segment, **options))
+    text = str(caught.value)
+    assert text
+    assert "\n" not in text
+    return text
+
+
+# Which frames
+
+
+@pytest.mark.parametrize(("name", "codec", "pixel_format"), [
+    ("h264.mp4", "libx264", "yuv420p"),
+    ("h264_10_bit.mp4", "libx264", "yuv420p10le"),
+    ("h264.mkv", "libx264", "yuv420p"),
+    ("h264.mov", "libx264", "yuv420p"),
+    ("hevc.mp4", "libx265", "yuv420p"),
+    ("hevc_10_bit.mkv", "libx265", "yuv420p10le"),
+    ("vp9.webm", "libvpx-vp9", "yuv420p"),
+    ("vp9.mp4", "libvpx-vp9", "yuv420p"),
+    ("av1.mp4", "libsvtav1", "yuv420p"),
+    ("av1_10_bit.mkv", "libsvtav1", "yuv420p10le"),
+    ("av1.webm", "libsvtav1", "yuv420p"),
+])
+def test_every_frame_comes_once_in_order_with_its_time(tmp_path, name, codec, pixel_format):
+    times = write_video(tmp_path / name, 40, codec, pixel_format)
+    found_times, numbers = read(tmp_path / name)
+    assert numbers == list(range(40))
+    assert found_times == pytest.approx(times, abs=TICK)
+
+
+def test_frames_are_rgb_bytes_of_the_stored_size(tmp_path):
+    write_video(tmp_path / "a.mp4", 2, size=(130, 98))
+    for _, image in read_frames(tmp_path / "a.mp4"):
+        assert image.dtype == np.uint8
+        assert image.shape == (98, 130, 3)
+
+
+@pytest.mark.parametrize(("frames", "fps"), [(1, 24), (2, 24), (5, 1), (3, Fraction(1, 5)),
+                                             (60, Fraction(60_000, 1001))])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_few_slow_and_fractional_rates_are_whole(tmp_path, name, frames, fps):
+    times = write_video(tmp_path / name, frames, fps=fps)
+    found_times, numbers = read(tmp_path / name)
+    assert numbers == list(range(frames))
+    assert found_times == pytest.approx(times, abs=TICK)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("uneven.mp4", "libx264"), ("uneven.mkv", "libx264"),
+                                             ("uneven.webm", "libvpx-vp9"), ("uneven_hevc.mp4", "libx265")])
+def test_segments_of_uneven_files_are_cut_by_timestamp(tmp_path, name, codec):
+    path = tmp_path / name
+    write_video(path, codec=codec, timestamps=UNEVEN, gop=5)
+    found_times, numbers = read(path)
+    assert numbers == list(range(len(UNEVEN)))
+    assert found_times == pytest.approx(UNEVEN, abs=TICK)
+    for start, end in [(0, 0.5), (0.1, 0.52), (0.505, 1.5), (1.4, 2.4), (0.21, 2.45), (2.4, 3.0), (0, 3.05),
+                       (1.39, 1.41)]:
+        expected = [i for i, t in enumerate(UNEVEN) if start <= t < end]
+        assert read(path, start, end)[1] == expected, (start, end)
+
+
+def test_a_segment_holds_its_start_and_not_its_end(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, 48, fps=24)
+    assert read(path, 0.5, 1)[1] == list(range(12, 24))
+    assert read(path, 0.501, 1.001)[1] == list(range(13, 25))
+
+
+def test_an_open_start_or_end_is_the_files_own(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, 48, fps=24)
+    assert read(path, None, 1)[1] == list(range(24))
+    assert read(path, 1, None)[1] == list(range(24, 48))
+    assert read(path, 0, 2)[1] == list(range(48))
+
+
+@pytest.mark.parametrize(("name", "codec", "options"), [
+    ("h264.mp4", "libx264", None),
+    ("h264.mkv", "libx264", None),
+    ("h264_open_gop.mp4", "libx264", OPEN_GOP["libx264"]),
+    ("hevc.mp4", "libx265", None),
+    ("hevc_open_gop.mp4", "libx265", OPEN_GOP["libx265"]),
+    ("hevc_open_gop.mkv", "libx265", OPEN_GOP["libx265"]),
+    ("vp9.webm", "libvpx-vp9", {"deadline": "good", "cpu-used": "5", "auto-alt-ref": "1", "lag-in-frames": "20"}),
+    ("av1.mkv", "libsvtav1", None),
+])
+def test_a_segment_has_the_frames_of_a_full_decode_wherever_it_starts(tmp_path, name, codec, options):
+    path = tmp_path / name
+    write_video(path, 90, codec, gop=30, b_frames=3, options=options)
+    whole = list(read_frames(path))
+    keyframes = keyframe_times(path)
+    assert len(keyframes) == 3
+    assert has_b_frames(path) == (codec in OPEN_GOP)
+    around_keyframes = [t + shift for t in keyframes for shift in (-0.05, -0.001, 0, 0.001, 0.05)]
+    starts = [t for t in (*around_keyframes, *(t for t, _ in whole[1:84:7])) if t >= 0]
+    for start in starts:
+        expected = [(t, image) for t, image in whole if start <= t < start + 0.2]
+        found = list(read_frames(path, start, start + 0.2))
+        assert [t for t, _ in found] == [t for t, _ in expected], start
+        assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(found, expected, strict=True)), start
+
+
+def test_a_segment_far_from_the_only_keyframe_is_exact(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, 300, gop=300, b_frames=3)
+    assert keyframe_times(path) == [0]
+    assert read(path, 10.5, 11)[1] == list(range(252, 264))
+
+
+def test_a_segment_far_into_a_file_is_not_decoded_from_the_beginning(tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    write_video(path, 480, gop=24)
+    decoded = []
+    to_packets = av.container.InputContainer.demux
+
+    def demux(container, *streams, **options):
+        for packet in to_packets(container, *streams, **options):
+            decoded.append(packet.pts)
+            yield packet
+
+    class Counting:
+        def __init__(self, container):
+            self._container = container
+
+        def __getattr__(self, name):
+            return getattr(self._container, name)
+
+        def demux(self, *streams, **options):
+            return demux(self._container, *streams, **options)
+
+    opened = av.open
+    monkeypatch.setattr(av, "open", lambda *args, **options: Counting(opened(*args, **options)))
+    assert read(path, 15, 16)[1] == list(range(360, 384))
+    assert 24 <= len(decoded) < 120
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm"])
+def test_time_counts_from_the_files_beginning_wherever_its_clock_starts(tmp_path, name):
+    path = tmp_path / name
+    codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
+    write_video(path, codec=codec, timestamps=[5 + Fraction(i, 24) for i in range(48)])
+    found_times, numbers = read(path)
+    assert numbers == list(range(48))
+    assert found_times == pytest.approx([i / 24 for i in range(48)], abs=TICK)
+    assert read(path, 0.99, 1.2)[1] == [24, 25, 26, 27, 28]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm"])
+def test_pictures_that_begin_after_the_sound_keep_their_delay(tmp_path, name):
+    path = tmp_path / name
+    codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
+    write_video(path, codec=codec, timestamps=[0.5 + Fraction(i, 24) for i in range(48)], sound=(0, 3))
+    found_times, numbers = read(path)
+    assert numbers == list(range(48))
+    assert found_times == pytest.approx([0.5 + i / 24 for i in range(48)], abs=0.01)
+    assert read(path, 0.98, 1.2)[1] == [12, 13, 14, 15, 16]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+@pytest.mark.parametrize("sound", [(0, 6), (1, 1.5)])
+def test_sound_may_be_longer_or_shorter_than_the_pictures(tmp_path, name, sound):
+    write_video(tmp_path / name, 48, sound=sound)
+    assert read(tmp_path / name)[1] == list(range(48))
+
+
+def test_a_last_frame_that_is_held_for_seconds_belongs_to_the_clip(tmp_path):
+    for name in ("a.mp4", "a.mkv"):
+        times = [0, 0.1, 0.2, 0.3, 3]
+        write_video(tmp_path / name, timestamps=times)
+        assert read(tmp_path / name)[0] == pytest.approx(times, abs=TICK)
+
+
+# Frames a second
+
+
+def first_frames_of_steps(times, start, end, fps):
+    """What sampling means: of every moment start + n / fps, the first frame that is shown from then on."""
+    inside = [i for i, t in enumerate(times) if t >= start - 1e-4 and (end is None or t < end - 1e-4)]
+    moments = np.arange(start, times[-1] + 1, 1 / fps)
+    return sorted({next((i for i in inside if times[i] >= moment - 1e-4), None) for moment in moments} - {None})
+
+
+@pytest.mark.parametrize("fps", [1, 3, 8, 10, 12, 23.976, 24, 50])
+@pytest.mark.parametrize("segment", [(0, None), (0.7, 2.9)])
+def test_fps_keeps_the_first_frame_of_every_step_at_constant_rate(tmp_path, fps, segment):
+    path = tmp_path / "a.mp4"
+    times = write_video(path, 96, fps=24)
+    assert read(path, *segment, fps=fps)[1] == first_frames_of_steps(times, *segment, fps)
+
+
+@pytest.mark.parametrize("fps", [1, 2, 5, 10, 30])
+@pytest.mark.parametrize("segment", [(0, None), (0.15, 2.45)])
+def test_fps_goes_by_timestamp_at_uneven_rate(tmp_path, fps, segment):
+    path = tmp_path / "a.mp4"
+    write_video(path, timestamps=UNEVEN, gop=4)
+    assert read(path, *segment, fps=fps)[1] == first_frames_of_steps(UNEVEN, *segment, fps)
+
+
+def test_half_the_rate_is_every_second_frame(tmp_path):
+    write_video(tmp_path / "a.mp4", 96, fps=24)
+    assert read(tmp_path / "a.mp4", fps=12)[1] == list(range(0, 96, 2))
+
+
+def test_a_higher_rate_than_the_files_keeps_every_frame_once(tmp_path):
+    write_video(tmp_path / "a.mp4", 24, fps=24)
+    assert read(tmp_path / "a.mp4", fps=240)[1] == list(range(24))
+
+
+# How frames look
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
+def test_frames_are_upright_whatever_way_the_camera_was_held(tmp_path, name, degrees):
+    path = tmp_path / name
+    write_video(path, 6, turned=degrees)
+    if degrees:
+        with pytest.raises(ValueError, match="upright"):  # so stored, the numbers cannot be read
+            read(path)
+        set_rotation(path, degrees)
+    assert [image.shape for _, image in read_frames(path)] == [(96, 128, 3)] * 6
+    assert read(path)[1] == list(range(6))
+    assert read_number(cv2.VideoCapture(str(path)).read()[1]) == 0  # OpenCV turns it the same way
+
+
+@pytest.mark.parametrize(("stored", "matrix"), [
+    (lambda image: image[:, ::-1], (-1, 0, 0, 1)),
+    (lambda image: image[::-1], (1, 0, 0, -1)),
+    (lambda image: image.transpose(1, 0, 2), (0, 1, 1, 0)),
+    (lambda image: image[::-1, ::-1].transpose(1, 0, 2), (0, -1, -1, 0)),
+], ids=["left-right", "upside-down", "diagonal", "other-diagonal"])
+def test_frames_are_upright_where_the_file_says_mirrored(tmp_path, stored, matrix):
+    path = tmp_path / "a.mp4"
+    images = [np.ascontiguousarray(stored(draw_number(i))) for i in range(4)]
+    write_images(path, images, [Fraction(i, 24) for i in range(4)])
+    set_display_matrix(path, *matrix)
+    assert read(path)[1] == [0, 1, 2, 3]
+
+
+PATCHES = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 150, 100],
+                    [255, 255, 255], [20, 20, 20], [255, 255, 0], [128, 128, 128]], np.uint8)
+
+
+def colour_frame(kr, kb, full_range):
+    """A VideoFrame of PATCHES as a standard with these weights of red and blue stores them."""
+    image = np.repeat(np.repeat(PATCHES.reshape(2, 4, 3), 32, 0), 32, 1)
+    red, green, blue = np.moveaxis(image / 255, 2, 0)
+    luma = kr * red + (1 - kr - kb) * green + kb * blue
+    chroma = (blue - luma) / (2 - 2 * kb), (red - luma) / (2 - 2 * kr)
+    black, luma_span, chroma_span = (0, 255, 255) if full_range else (16, 219, 224)
+    frame = av.VideoFrame(128, 64, "yuv420p")
+    planes = [black + luma_span * luma, *(128 + chroma_span * c[::2, ::2] for c in chroma)]
+    for plane, values in zip(frame.planes, planes, strict=True):
+        stored = np.zeros((plane.height, plane.line_size), np.uint8)
+        stored[:, :plane.width] = values.round().clip(0, 255)
+        plane.update(stored)
+    return frame
+
+
+@pytest.mark.parametrize("full_range", [False, True], ids=["tv-range", "full-range"])
+@pytest.mark.parametrize(("name", "codec", "options"), [
+    ("a.mp4", "libx264", {"crf": "1"}), ("a.mkv", "libx265", {"crf": "1", "x265-params": "log-level=none"}),
+    ("a.webm", "libvpx-vp9", {"crf": "4", "b": "0"})])
+@pytest.mark.parametrize(("standard", "kr", "kb"), [(6, 0.299, 0.114), (5, 0.299, 0.114), (1, 0.2126, 0.0722)],
+                         ids=["BT.601-NTSC", "BT.601-PAL", "BT.709"])
+def test_colours_are_those_of_the_standard_in_the_file(tmp_path, name, codec, options, standard, kr, kb, full_range):
+    tags = {"colorspace": standard, "color_range": 2 if full_range else 1}
+    frames = [colour_frame(kr, kb, full_range) for _ in range(3)]
+    for frame in frames:
+        frame.colorspace, frame.color_range = tags["colorspace"], tags["color_range"]
+    write_images(tmp_path / name, frames, [Fraction(i, 24) for i in range(3)], codec, options=options, tags=tags)
+    for _, image in read_frames(tmp_path / name):
+        middles = image[16::32, 16::32].reshape(-1, 3).astype(int)
+        assert np.abs(middles - PATCHES).max() <= 4
+
+
+# Resizing
+
+
+@pytest.mark.parametrize("shape", [(96, 128), (720, 1280), (31, 47), (48, 48), (384, 20)])
+def test_resize_gives_the_pixels_of_siglips_image_processor(shape):
+    from PIL import Image
+    from transformers import SiglipImageProcessor
+
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for size in (48, 384):
+        processor = SiglipImageProcessor(size={"height": size, "width": size}, do_rescale=False, do_normalize=False)
+        expected = np.asarray(processor(Image.fromarray(image), return_tensors="np")["pixel_values"][0])
+        resized = resize(image, size)
+        assert resized.dtype == np.uint8
+        assert resized.shape == (size, size, 3)
+        assert np.array_equal(resized, expected.transpose(1, 2, 0).astype(np.uint8))
+
+
+def test_resize_takes_turned_frames_and_leaves_its_input_alone():
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    before = image.copy()
+    turned = np.rot90(image)
+    assert np.array_equal(resize(turned, 24), resize(np.ascontiguousarray(turned), 24))
+    assert np.array_equal(image, before)
+
+
+def test_numbers_can_be_read_after_resizing(tmp_path):
+    write_video(tmp_path / "a.mp4", 10, first=4086)
+    assert numbers_of(resize(image, 48) for _, image in read_frames(tmp_path / "a.mp4")) == list(range(4086, 4096))
+
+
+# Refused
+
+
+@pytest.fixture(scope="module", params=["silent", "with-sound"])
+def whole_files(request, tmp_path_factory):
+    """A folder with the files of CUTTABLE, four seconds each."""
+    folder = tmp_path_factory.mktemp(request.param)
+    for name, settings in CUTTABLE.items():
+        write_video(folder / name, 96, sound=None if request.param == "silent" else (0, 4), **settings)
+    return folder
+
+
+@pytest.mark.parametrize("kept", [0.05, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("name", CUTTABLE)
+def test_a_file_that_was_cut_short_is_refused(whole_files, tmp_path, name, kept):
+    assert len(read(whole_files / name)[1]) == 96
+    content = (whole_files / name).read_bytes()
+    (tmp_path / name).write_bytes(content[:int(len(content) * kept)])
+    reason(tmp_path / name)
+
+
+@pytest.mark.parametrize("lost", [1, 3, 5])
+@pytest.mark.parametrize("name", CUTTABLE)
+def test_a_file_that_lacks_only_its_last_frames_is_refused(tmp_path, name, lost):
+    path = tmp_path / name
+    write_video(path, 96, **CUTTABLE[name])
+    with av.open(str(path)) as container:
+        places = sorted(packet.pos for packet in container.demux(video=0) if packet.size)
+    with path.open("r+b") as file:
+        file.truncate(places[-lost] + 4)
+    reason(path)
+
+
+def test_damage_in_the_middle_of_an_h264_file_is_refused(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, 96, size=(320, 240))
+    content = path.read_bytes()
+    pictures = content.index(b"mdat") + 1000
+    rng = random.Random(0)
+    for share in np.linspace(0, 0.9, 10):
+        at = pictures + int((len(content) - pictures - 2500) * share)
+        path.write_bytes(content[:at] + rng.randbytes(600) + content[at + 600:])
+        reason(path)
+
+
+def test_damage_never_makes_an_hevc_file_shorter(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, 96, codec="libx265", size=(320, 240))
+    content = path.read_bytes()
+    pictures, moov = content.index(b"mdat") + 500, content.rindex(b"moov")
+    rng = random.Random(0)
+    for _ in range(40):
+        at = rng.randrange(pictures, moov - 600)
+        path.write_bytes(content[:at] + rng.randbytes(64) + content[at + 64:])
+        try:
+            frames = list(read_frames(path))
+        except VideoError:
+            continue
+        assert len(frames) == 96
+
+
+def test_what_is_no_video_is_refused_in_a_line(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("<html>not found</html>\n" * 100)
+    (tmp_path / "folder.mp4").mkdir()
+    write_sound(tmp_path / "sound.m4a")
+    for name in ("empty.mp4", "text.mp4", "folder.mp4"):
+        reason(tmp_path / name)
+    assert "no video stream" in reason(tmp_path / "sound.m4a")
+    assert "No such file" in reason(tmp_path / "absent.mp4")
+
+
+def test_segments_that_make_no_sense_are_refused_in_a_line(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, 48, fps=24)
+    for segment in [(1, 1), (1.5, 1), (-1, 1), (0, 0), (-2, -1)]:
+        assert "segment" in reason(path, *segment)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_segments_past_the_files_end_are_refused_in_a_line(tmp_path, name):
+    path = tmp_path / name
+    write_video(path, 48, fps=24)
+    for segment in [(0, 2.2), (1, 3), (1.9, 60), (3, 4), (100, 101), (5, None)]:
+        reason(path, *segment)
+
+
+def test_a_segments_end_may_be_rounded(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, 48, fps=24)
+    assert read(path, 1, 2.05)[1] == list(range(24, 48))
+
+
+def test_a_segment_between_two_frames_is_refused(tmp_path):
+    write_video(tmp_path / "a.mp4", timestamps=[0, 0.1, 3, 3.1])
+    assert "no frame" in reason(tmp_path / "a.mp4", 1, 2)
+
+
+def test_readers_that_stop_early_leave_no_open_file(tmp_path):
+    import gc
+    from pathlib import Path
+
+    path = tmp_path / "a.mp4"
+    write_video(path, 48)
+
+    def is_open():
+        return any(link.is_symlink() and link.readlink() == path for link in Path("/proc/self/fd").iterdir())
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("open files cannot be listed here")
+    frames = read_frames(path)
+    next(frames)
+    assert is_open()
+    frames.close()
+    gc.collect()
+    assert not is_open()
+
+
+# Real files
+
+
+@pytest.mark.parametrize(("name", "count", "shape"), [
+    ("demo.mp4", 280, (256, 340, 3)),
+    ("test.mp4", 300, (256, 340, 3)),
+    ("flipping_a_pancake.mkv", 310, (240, 426, 3)),
+    ("vid1.mp4", 56, (360, 640, 3)),
+    ("video_90.mov", 3, (568, 320, 3)),
+    ("av1_video.mkv", 125, (360, 640, 3)),
+    ("nasa_13013.mp4", 325, (180, 320, 3)),
+])
+def test_real_files_give_all_their_frames_upright(real_videos, name, count, shape):
+    images = [image for _, image in read_frames(real_videos / name)]
+    assert len(images) == count
+    assert {image.shape for image in images} == {shape}
+
+
+@pytest.mark.parametrize("name", ["demo.mp4", "flipping_a_pancake.mkv", "vid1.mp4", "video_90.mov", "nasa_13013.mp4"])
+def test_real_files_look_as_opencv_shows_them(real_videos, name):
+    capture = cv2.VideoCapture(str(real_videos / name))
+    for _, (_, image) in zip(range(3), read_frames(real_videos / name), strict=False):
+        seen, expected = capture.read()
+        assert seen
+        assert np.abs(image.astype(int) - expected[:, :, ::-1]).mean() < 6
+
+
+def test_real_segments_are_those_of_a_full_decode(real_videos):
+    for name in ("flipping_a_pancake.mkv", "av1_video.mkv", "nasa_13013.mp4"):
+        whole = list(read_frames(real_videos / name))
+        for start in (0.8, 2.5, 3.97):
+            expected = [(t, image) for t, image in whole if start <= t < start + 0.5]
+            found = list(read_frames(real_videos / name, start, start + 0.5))
+            assert [t for t, _ in found] == [t for t, _ in expected]
+            assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(found, expected, strict=True))
+
+
+def test_the_damaged_real_file_is_refused(real_videos):
+    reason(real_videos / "corrupted.mp4")
