@@ -151,7 +151,8 @@ def main(argv=None):
                 writer.missing.add(script.sample.id, "no option has sub-actions", retry=False)
         if todo:
             encoder = load_siglip(checkpoint, device, batch_size, dtype)
-            long = encoder.too_long(sorted({text for script in todo for texts in script.texts for text in texts}))
+            texts = {text for script in todo for texts in script.texts for text in texts}
+            long = encoder.tokenizer.too_long(sorted(texts))
             if long:
                 console.warn(f"{len(long)} sub-actions are longer than the checkpoint reads and are cut, for one "
                              f"{long[0]!r}")

@@ -99,12 +99,12 @@ def accuracy_table(methods):
     return table(rows)
 
 
-def table(rows):
-    """Lines of a text table: the first column left-aligned, the first row a header."""
+def table(rows, texts=1):
+    """Lines of a text table whose first row is a header: so many columns of texts, then numbers."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-             for row in rows]
-    return [lines[0].rstrip(), "-" * max(map(len, lines)), *lines[1:]]
+    lines = ["  ".join(cell.ljust(width) if column < texts else cell.rjust(width)
+                       for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def print_results(name, predictions, not_scored):
@@ -147,7 +147,7 @@ def prediction_table(predictions):
         best, *others = np.asarray(prediction.scores)[prediction.ranking]
         margin = f"{best - others[0]:.4f}" if others else "-"
         rows.append((prediction.sample.id, prediction.sample.options[prediction.ranking[0]], f"{best:.4f}", margin))
-    return table(rows)
+    return table(rows, texts=2)
 
 
 # predictions.json

@@ -41,13 +41,13 @@ def write_json(path, content, indent=None):
     Numbers that JSON does not know (NaN, infinities) raise ValueError.
     """
     separators = (",", ":") if indent is None else None
-    with _replacing(path) as file:
+    with replacing(path) as file:
         json.dump(content, file, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators)
         file.write("\n")
 
 
 @contextlib.contextmanager
-def _replacing(path):
+def replacing(path):
     """A text file that takes the place of `path` when the block ends, and leaves nothing behind if it raises."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
@@ -130,7 +130,7 @@ class Journal:
     def replace(self, contents):
         """Replace all lines in one step."""
         self.close()
-        with _replacing(self.path) as file:
+        with replacing(self.path) as file:
             for content in contents:
                 file.write(_line(content))
 

@@ -40,8 +40,7 @@ class Siglip:
         self._rows = -(-batch_size // BATCH_MULTIPLE) * BATCH_MULTIPLE
         self.image_size = model.config.vision_config.image_size
         self._model = model
-        self._tokenizer = processor.tokenizer
-        self._text_length = model.config.text_config.max_position_embeddings
+        self.tokenizer = Tokenizer(processor.tokenizer, model.config.text_config.max_position_embeddings)
         self.resample = RESAMPLE_NAMES.get(processor.image_processor.resample, "bicubic")
         self._scale, self._shift = _rescale_and_normalise(processor.image_processor, device)
 
@@ -66,24 +65,16 @@ class Siglip:
     def encode_texts(self, texts):
         """Embed up to batch_size texts: (n, D) float32, not normalised.
 
-        Texts are lower-cased and padded to the checkpoint's length, as they were in training: the pooled feature is
-        that of the last position, so any other padding gives other features.
+        The pooled feature is that of the last position, so any other padding than to the checkpoint's length would give
+        other features.
         """
         import torch
 
-        tokens = self._tokenizer([text.lower() for text in texts], padding="max_length", truncation=True,
-                                 max_length=self._text_length, return_tensors="np")["input_ids"]
+        tokens = self.tokenizer.encode(texts)
         tokens = torch.from_numpy(_pad(tokens, self._rows)).to(self.device)
         with torch.inference_mode():
             features = self._model.get_text_features(input_ids=tokens).pooler_output
         return self._checked(features, len(texts))
-
-    def too_long(self, texts):
-        """Those of the texts that have more tokens than the checkpoint reads; their ends are cut off."""
-        if not texts:
-            return []
-        lengths = [len(ids) for ids in self._tokenizer([text.lower() for text in texts])["input_ids"]]
-        return [text for text, length in zip(texts, lengths, strict=True) if length > self._text_length]
 
     def _checked(self, features, count):
         embeddings = features[:count].float().cpu().numpy()
@@ -91,6 +82,26 @@ class Siglip:
             raise StageError(f"{self.name} gives NaN or infinite embeddings in {self._model.dtype}; "
                              "use --dtype float32")
         return embeddings
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer as its text encoder was trained with it: lower case, padded to a fixed length."""
+
+    def __init__(self, tokenizer, length):
+        self._tokenizer = tokenizer
+        self._length = length
+
+    def encode(self, texts):
+        """(n, length) token ids of n texts."""
+        return self._tokenizer([text.lower() for text in texts], padding="max_length", truncation=True,
+                               max_length=self._length, return_tensors="np")["input_ids"]
+
+    def too_long(self, texts):
+        """Those of the texts that have more tokens than the checkpoint reads; their ends are cut off."""
+        if not texts:
+            return []
+        lengths = [len(ids) for ids in self._tokenizer([text.lower() for text in texts])["input_ids"]]
+        return [text for text, length in zip(texts, lengths, strict=True) if length > self._length]
 
 
 def _pad(rows, count):
@@ -107,6 +118,16 @@ def _rescale_and_normalise(image_processor, device):
     mean, std = (np.broadcast_to(np.asarray(value, np.float64), 3) for value in (mean, std))
     return (torch.tensor(value, dtype=torch.float32, device=device).view(1, 3, 1, 1)
             for value in (scale / std, -mean / std))
+
+
+def load_tokenizer(name):
+    """The Tokenizer of a checkpoint, without its weights. Raises InputError if it cannot be loaded."""
+    import transformers
+
+    _be_quiet()
+    with _loading(name):
+        length = transformers.AutoConfig.from_pretrained(name).text_config.max_position_embeddings
+        return Tokenizer(transformers.AutoTokenizer.from_pretrained(name), length)
 
 
 @dataclass(frozen=True)

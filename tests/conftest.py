@@ -112,7 +112,7 @@ def videos(tmp_path_factory):
     from drawn_videos import write_video
 
     folder = tmp_path_factory.mktemp("videos")
-    write_video(folder / "plain.mp4", 30, first=0)
+    write_video(folder / "plain.mp4", 70, first=0)  # more than process_data.py hands over at once
     write_video(folder / "vp9.webm", 20, codec="libvpx-vp9", first=100)
     write_video(folder / "ten_bit.mkv", 26, codec="libx265", pixel_format="yuv420p10le", first=200)
     write_video(folder / "uneven.mp4", timestamps=[0, .1, .15, .5, .6, .65, .7, 1.1, 1.2, 1.25], first=300)
@@ -133,7 +133,7 @@ def videos(tmp_path_factory):
 
 # The numbers that the frames of each row of `videos` carry.
 CLIPS = {
-    "plain": list(range(30)),
+    "plain": list(range(70)),
     "vp9": list(range(100, 120)),
     "middle": list(range(424, 436)),
     "ten-bit": list(range(200, 226)),

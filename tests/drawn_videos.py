@@ -22,6 +22,7 @@ OPTIONS = {
                                       f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes={b_frames}:b-adapt=0:"
                                       "log-level=none"},
     "libvpx-vp9": lambda gop, b_frames: {"g": str(gop), "deadline": "realtime", "cpu-used": "8", "b": "300k"},
+    "mpeg4": lambda gop, b_frames: {"g": str(gop), "bf": str(b_frames), "sc_threshold": "1000000000", "b": "400k"},
     "libsvtav1": lambda gop, b_frames: {"g": str(gop), "preset": "6"},  # faster ones leave frames out
 }
 

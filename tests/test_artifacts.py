@@ -195,7 +195,8 @@ def test_run_interrupted_anywhere_and_run_again_leaves_what_an_unbroken_run_does
         assert contents(path.parent) == whole, f"interrupted at step {number} of {steps}"
 
 
-def test_killed_overwrite_spoils_nothing_for_a_run_without_overwrite(tmp_path):
+@pytest.mark.parametrize("ids", [FIRST, ALL], ids=["nothing to add", "more to add"])
+def test_killed_overwrite_spoils_nothing_for_a_run_without_overwrite(tmp_path, ids):
     path = tmp_path / "a.npy"
     write(path, FIRST)
     with at_step(None, None) as step:
@@ -210,11 +211,11 @@ def test_killed_overwrite_spoils_nothing_for_a_run_without_overwrite(tmp_path):
         with ArrayWriter(path, KIND, SETTINGS) as writer:
             for id, item in writer.items.items():
                 np.testing.assert_array_equal(writer.read(item["start"], item["stop"]), ROWS[id], f"step {number}")
-            for id in ALL:
+            for id in ids:
                 if id not in writer:
                     writer.append(id, ROWS[id])
-        assert sorted(contents(tmp_path)) == ["a.json", "a.npy"]
-        assert_holds(path, ALL)
+        assert sorted(contents(tmp_path)) == ["a.json", "a.npy"], f"step {number}"
+        assert_holds(path, ids)
 
 
 def test_old_array_is_never_taken_for_rows_that_were_deleted(tmp_path):
@@ -228,6 +229,18 @@ def test_old_array_is_never_taken_for_rows_that_were_deleted(tmp_path):
     with contextlib.suppress(InputError):
         write(path, FIRST, OTHER_SETTINGS)
     assert_holds(path, FIRST)
+
+
+def test_old_array_with_more_rows_is_whole_after_rows_were_deleted(tmp_path):
+    path = tmp_path / "a.npy"
+    write(path, ALL)
+    with contextlib.suppress(RuntimeError), ArrayWriter(path, KIND, SETTINGS, overwrite=True) as writer:
+        for id in FIRST:
+            writer.append(id, ROWS[id])
+        raise RuntimeError
+    (tmp_path / "a.npy.partial").unlink()
+    write(path, FIRST)
+    assert_holds(path, ALL)
 
 
 @pytest.mark.parametrize("before", [[], ["clip-0"]])
@@ -317,6 +330,23 @@ def test_rows_are_on_the_disk_before_the_line_that_commits_them(tmp_path, monkey
             rows, journal = (tmp_path / "a.npy.partial").stat(), (tmp_path / "a.json.partial").stat()
             assert synced == [(rows.st_ino, rows.st_size), (journal.st_ino, journal.st_size)]
             assert rows.st_size == 128 + number * 3 * 4 * 4
+
+
+def test_array_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    path, synced, replace = tmp_path / "a.npy", [], os.replace
+
+    def watched_replace(source, target):
+        if Path(target) == path:
+            assert os.stat(source).st_ino in synced
+            assert np.load(source).shape == (len(ROWS["clip-0"]), D)
+        replace(source, target)
+
+    with ArrayWriter(path, KIND, SETTINGS) as writer:
+        writer.append("clip-0", ROWS["clip-0"])
+        monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+        monkeypatch.setattr(os, "replace", watched_replace)
+    assert_holds(path, ["clip-0"])
+    assert len(synced) == 2  # and the index
 
 
 def test_exception_in_an_item_forgets_that_item_only(tmp_path):
@@ -521,6 +551,29 @@ def test_foreign_array_is_not_extended(tmp_path):
     assert contents(tmp_path) == before
     write(path, FIRST, overwrite=True)
     assert_holds(path, FIRST)
+
+
+@pytest.mark.parametrize("left", [["a.json"], ["a.npy"], ["a.npy", "a.json.partial", "a.npy.partial"],
+                                  ["a.json", "a.json.partial", "a.npy.partial"]])
+def test_files_without_their_partners_are_no_dead_end(tmp_path, left):
+    """As when frames were deleted to make room, or runs were killed between two renames, one after the other."""
+    path = tmp_path / "a.npy"
+    write(path, FIRST)
+    if "a.npy.partial" in left:  # of an overwrite that was killed before its first item
+        with contextlib.suppress(RuntimeError), ArrayWriter(path, KIND, SETTINGS, overwrite=True) as writer, \
+                writer.item("clip-0") as item:
+            item.write(ROWS["clip-0"])
+            raise RuntimeError
+    for name in contents(tmp_path):
+        if name not in left:
+            (tmp_path / name).unlink()
+    try:
+        write(path, ALL)
+    except InputError:
+        refusal(lambda: write(path, ALL), "--overwrite")
+        write(path, ALL, overwrite=True)
+    assert sorted(contents(tmp_path)) == ["a.json", "a.npy"]
+    assert_holds(path, ALL)
 
 
 def test_array_that_another_program_saved_anew_is_refused_or_extended_rightly(tmp_path):

@@ -142,11 +142,23 @@ def test_output_onto_a_full_disk_is_one_line_and_1(tmp_path):
     assert "File too large" in err
 
 
-def test_closed_pipe_while_printing_is_no_traceback(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back after the test
+def test_closed_pipe_while_printing_is_no_traceback(capsys):
     assert raising(BrokenPipeError(errno.EPIPE, "Broken pipe"))([]) == 1
-    print("into nothing")
     assert capsys.readouterr() == ("", "")
+
+
+def test_full_disk_elsewhere_leaves_stdout_to_its_owner(tmp_path, monkeypatch):
+    """A notebook or a script of scripts calls main and goes on printing."""
+    @script
+    def main(argv=None):
+        print("this script")
+        raise OSError(errno.ENOSPC, "No space left on device", "a.npy")
+
+    with open(tmp_path / "out.txt", "w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        assert main([]) == 1
+        print("the next script")
+    assert (tmp_path / "out.txt").read_text() == "this script\nthe next script\n"
 
 
 # Messages

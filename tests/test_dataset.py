@@ -59,6 +59,10 @@ def refusal(call, *parts):
     (' ["1. Kickflip", "2. Heelflip"] ', ("Kickflip", "Heelflip")),
     ("['Kickflip', \"Don't know\", 'pin, hold']", ("Kickflip", "Don't know", "pin, hold")),
     ("[wide] pass\n[long] pass", ("[wide] pass", "[long] pass")),
+    ("[wide]\n[long]", ("[wide]", "[long]")),
+    ("""["the 'one' 'two' combination", "pass"]""", ("the 'one' 'two' combination", "pass")),
+    ("""['the "one" "two" combination', 'pass']""", ('the "one" "two" combination', "pass")),
+    ("""["Kickflip",\n 'Heelflip' ,"Pop"]""", ("Kickflip", "Heelflip", "Pop")),
     ("NA\nNone\nnull\nnan", ("NA", "None", "null", "nan")),
 ])
 def test_choices_are_read_and_only_numbers_that_count_them_are_taken_off(choices, labels):
@@ -73,8 +77,9 @@ def test_choices_without_a_name_are_refused(choices):
     refusal(lambda: parse_choices(choices, "rows.csv, row 7 (id x)"), "rows.csv, row 7 (id x)", "option")
 
 
-def test_list_that_numpy_printed_is_not_glued_into_one_option():
-    refusal(lambda: parse_choices("['Kickflip' 'Heelflip']", "row 1"), "row 1")
+@pytest.mark.parametrize("choices", ["['Kickflip' 'Heelflip']", "['Kickflip'\n 'Heelflip' \"Don't\"]"])
+def test_list_that_numpy_printed_is_not_glued_into_one_option(choices):
+    refusal(lambda: parse_choices(choices, "row 1"), "row 1")
 
 
 # Answers
@@ -263,6 +268,15 @@ def test_ids_and_options_that_look_like_something_else_stay_texts(tmp_path, name
     assert samples[0].labels == ("2024-05-01 10:00:00", "2023-05-01 10:00:00")
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.parquet", "lines.csv"])
+def test_texts_keep_whatever_character_they_hold(tmp_path, name):
+    for number, text in enumerate(["line\u2028paragraph\u2029next\x85page\x0cend", "tab\tand \"quotes\", comma; 技",
+                                   "two\nlines", "x" * 200_000]):
+        path = tmp_path / f"{number}{name}"
+        samples = load_samples(WRITERS[name](path, [{**ROW, "note": text}, {**ROW, "note": text[::-1]}]), "test")
+        assert [sample.extra["note"] for sample in samples] == [text, text[::-1]]
+
+
 def action_atlas_row(number, masks, **changes):
     return {"youtube_id": "dQw4w9WgXcQ", "id": f"dQw4w9WgXcQ_{number}", "domain": "Basketball",
             "action": "Euro Step", "question": "Which move is it?", "answer": 2,
@@ -303,10 +317,11 @@ def test_refused_row_of_a_file_is_named_by_number_and_id(tmp_path):
 @pytest.mark.parametrize("folder", ["plain", "with space (1)", "[2024] clips", "née#1%20", "a;b"])
 def test_dataset_is_found_whatever_its_folder_is_called(tmp_path, folder, monkeypatch):
     (tmp_path / folder).mkdir()
-    path = write_jsonl(tmp_path / folder / "rows.jsonl", [ROW])
-    assert load_samples(path, "test")[0].id == "flip"
     monkeypatch.chdir(tmp_path)
-    assert load_samples(f"{folder}/rows.jsonl", "test")[0].id == "flip"
+    for name in ("rows.jsonl", "rows.parquet"):
+        path = WRITERS[name](tmp_path / folder / name, [ROW])
+        assert load_samples(path, "test")[0].id == "flip"
+        assert load_samples(f"{folder}/{name}", "test")[0].id == "flip"
 
 
 def test_file_with_a_byte_order_mark_is_read(tmp_path):

@@ -57,14 +57,17 @@ def encoder(checkpoint):
 
 
 @pytest.fixture
-def one_thread():
-    """Torch with one thread: many small forward passes on busy cores mostly wait for one another otherwise."""
+def use_threads():
+    """use_threads(n): have torch use so many threads until the test ends."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+# How many threads share the work decides whether a frame's place in its batch shows in the last bits.
+BATCHES = pytest.mark.parametrize(("batch_size", "threads"), [(5, 2), (16, 1), (16, 5)])
 
 
 def content(path):
@@ -199,8 +202,10 @@ def test_a_rerun_does_nothing_and_loads_no_model(encode, tmp_path, capsys, monke
     assert capsys.readouterr().out.startswith("0 clips encoded")
 
 
-@pytest.mark.parametrize("batch_size", [5, 16])
-def test_clips_that_were_added_since_are_encoded_as_if_they_had_been_there(encode, tmp_path, capsys, batch_size):
+@BATCHES
+def test_clips_that_were_added_since_are_encoded_as_if_they_had_been_there(encode, tmp_path, capsys, use_threads,
+                                                                           batch_size, threads):
+    use_threads(threads)
     own, path, whole = tmp_path / "own.npy", tmp_path / "v.npy", tmp_path / "whole.npy"
     write_frames(own, dict(list(LENGTHS.items())[:2]))
     assert encode(path, "--batch_size", batch_size, input=own) == 0
@@ -258,8 +263,10 @@ def test_another_dtype_is_refused(encode, tmp_path, capsys):
     assert "bfloat16" in error
 
 
-@pytest.mark.parametrize("batch_size", [5, 16])
-def test_a_run_that_fails_half_way_goes_on_to_the_same_bytes(encode, tmp_path, capsys, monkeypatch, batch_size):
+@BATCHES
+def test_a_run_that_fails_half_way_goes_on_to_the_same_bytes(encode, tmp_path, capsys, monkeypatch, use_threads,
+                                                             batch_size, threads):
+    use_threads(threads)
     path, whole = tmp_path / "v.npy", tmp_path / "whole.npy"
     assert encode(whole, "--batch_size", batch_size) == 0
     append = artifacts.ArrayWriter.append
@@ -280,7 +287,8 @@ def test_a_run_that_fails_half_way_goes_on_to_the_same_bytes(encode, tmp_path, c
     assert content(path) == content(whole)
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(encode, root, checkpoint, tmp_path, capsys, one_thread):
+def test_a_killed_run_goes_on_to_the_same_bytes(encode, root, checkpoint, tmp_path, capsys, use_threads):
+    use_threads(1)  # many small forward passes on busy cores mostly wait for one another otherwise
     path, whole, journal = tmp_path / "v.npy", tmp_path / "whole.npy", tmp_path / "v.json.partial"
     many = write_frames(tmp_path / "many.npy", {f"clip-{number}": 25 for number in range(16)})
     command = [sys.executable, root / "encode_videos.py", "--input", many, "--output", path, "--model", checkpoint,

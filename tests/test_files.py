@@ -83,6 +83,20 @@ def test_interrupted_json_leaves_the_old_file_and_nothing_else(tmp_path, monkeyp
         assert names(tmp_path) == ["a.json"]
 
 
+def test_json_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    synced, replace = [], os.replace
+
+    def watched_replace(source, target):
+        assert os.stat(source).st_ino in synced
+        assert read_json(source) == "new"
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    monkeypatch.setattr(os, "replace", watched_replace)
+    write_json(tmp_path / "a.json", "new")
+    assert len(synced) == 1
+
+
 def test_json_of_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, "old")
@@ -216,17 +230,18 @@ def test_append_on_a_full_disk_commits_nothing_and_a_later_one_does(journal, tor
     assert journal.read() == [*LINES, "room again"]
 
 
-@pytest.mark.parametrize("torn", [b"", b"x" * 100])
-def test_line_that_did_not_reach_the_disk_is_not_committed(journal, monkeypatch, torn):
+@pytest.mark.parametrize("torn", [b"", b"x" * 100], ids=["whole", "torn"])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()], ids=repr)
+def test_line_that_did_not_reach_the_disk_is_not_committed(journal, monkeypatch, torn, error):
     with open(journal.path, "ab") as file:
         file.write(torn)
 
     def fail(_):
-        raise OSError(5, "Input/output error")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
-        with pytest.raises(OSError, match="Input/output error"):
+        with pytest.raises(type(error)):
             journal.append(3)
     assert journal.read() == LINES
     journal.append(4)

@@ -1,7 +1,13 @@
 """Stage 3: the prompt, replies, resuming, and a language model behind a server on this machine."""
 
+import contextlib
 import json
+import re
+import signal
+import subprocess
+import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -9,7 +15,7 @@ from made_artifacts import make_entries, write_frames_index
 
 import generate_subactions
 from actalign.subactions import read_scripts
-from generate_subactions import UnusableReply, generate_prompt, parse_reply
+from generate_subactions import generate_prompt, parse_reply
 
 OPTIONS = {"a": ["hook shot", "jump shot"], "b": ["dunk", "lay-up"], "c": ["dunk"]}
 KEY = "sk-a-secret-that-must-not-leak"
@@ -17,16 +23,20 @@ KEY = "sk-a-secret-that-must-not-leak"
 
 def good_reply(prompt):
     """A reply with ten phrases for every option that the prompt lists."""
-    options = [line[2:] for line in prompt.splitlines() if line.startswith("- ")]
+    options = [line[2:] for line in prompt.partition("An earlier")[0].splitlines() if line.startswith("- ")]
     return json.dumps({option: [f"{option} {m}" for m in range(10)] for option in options})
 
 
 class Server:
-    """A chat-completions server. `answer(prompt, count)` gives a reply's text, or (status, error object)."""
+    """A chat-completions server.
+
+    answer(prompt, count)  gives a reply's text, (status, error object[, headers]), or None to drop the connection
+    """
 
     def __init__(self):
         self.answer = lambda prompt, count: good_reply(prompt)
         self.requests = []
+        self.refusal = None
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -34,16 +44,24 @@ class Server:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server.requests.append(request)
                 answer = server.answer(request["messages"][0]["content"], len(server.requests))
-                status, body = answer if isinstance(answer, tuple) else (200, {
+                if answer is None:
+                    self.connection.shutdown(2)
+                    return
+                status, body, *headers = answer if isinstance(answer, tuple) else (200, {
                     "id": "1", "object": "chat.completion", "created": 0, "model": request["model"],
+                    "usage": {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30},
                     "choices": [{"index": 0, "finish_reason": "stop",
-                                 "message": {"role": "assistant", "content": answer}}]})
+                                 "message": {"role": "assistant", "content": None if server.refusal else answer,
+                                             "refusal": server.refusal}}]})
                 raw = json.dumps(body).encode()
                 self.send_response(status)
+                for name, value in (headers[0] if headers else {}).items():
+                    self.send_header(name, value)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(raw)))
                 self.end_headers()
-                self.wfile.write(raw)
+                with contextlib.suppress(OSError):  # the client did not wait
+                    self.wfile.write(raw)
 
             def log_message(self, *_):
                 pass
@@ -90,22 +108,47 @@ def test_the_prompt_names_every_option_and_the_domain():
     assert "- hook shot\n- jump shot\n" in prompt
 
 
+ONE_TO_TEN = [f"moment {m}" for m in range(10)]
+GOOD = {"hook shot": tuple(ONE_TO_TEN), "dunk": ("rises", "slams it in")}
+
+
+def as_list(lists):
+    """A reply's JSON in the form that the prompts ask for."""
+    return json.dumps({"actions": [{"action": name, "subactions": phrases} for name, phrases in lists.items()]})
+
+
 @pytest.mark.parametrize("reply", [
-    '{"Hook  Shot": ["a", "b"], "dunk": ["c"]}',
-    '```json\n{"dunk": ["c"], "hook shot": ["a", " b "]}\n```',
-    'Here you are: {"hook shot": ["a", "b"], "dunk": ["c"], "extra": ["x"]} Enjoy.',
+    as_list({"hook shot": ONE_TO_TEN, "dunk": ["rises", "slams it in"]}),
+    as_list({"Dunk in Basketball": ["1. rises", " slams\tit\u0007in "], '"Hook  Shot"': ONE_TO_TEN, "extra": ["x"]}),
+    json.dumps({"Hook Shot": ONE_TO_TEN, "dunk": ["rises", "slams it in"]}),
+    "```json\n" + json.dumps({"subactions": {"dunk": ["- rises", "slams it in"], "hook shot": ONE_TO_TEN}}) + "\n```",
+    "Here [as asked] {you are}: " + as_list({"hook shot": ONE_TO_TEN, "dunk": ["rises", "slams it in"]}) + " Enjoy!",
 ])
 def test_replies_are_matched_to_options_by_name(reply):
-    assert parse_reply(reply, ["hook shot", "dunk"]) == (("a", "b"), ("c",))
+    assert parse_reply(reply, ["hook shot", "dunk"], "basketball", 2) == (GOOD, {})
 
 
-@pytest.mark.parametrize("reply", ["", "I cannot help with that.", '{"hook shot": ["a"]', '{"hook shot": ["a"]}',
-                                   '{"hook shot": ["a"], "dunk": []}', '{"hook shot": ["a"], "dunk": "c"}',
-                                   '{"hook shot": ["a"], "dunk": [["c"]]}', '{"hook shot": ["a"], "dunk": [" "]}',
-                                   "[" * 100_000])
-def test_replies_that_leave_an_option_out_are_unusable(reply):
-    with pytest.raises(UnusableReply):
-        parse_reply(reply, ["hook shot", "dunk"])
+@pytest.mark.parametrize(("reply", "problem"), [
+    ("", "no JSON"), ("I cannot help with that.", "no JSON"), ('{"actions": [{"action": "dunk", "subac', "no JSON"),
+    ("[" * 100_000, "no JSON"), (as_list({"hook shot": ONE_TO_TEN}), "no list"),
+    (json.dumps([ONE_TO_TEN, ["rises", "slams it in"]]), "no JSON"),
+    (as_list({"dunk": ["rises"]}), "at least 2"), (as_list({"dunk": ["rises", "Rises "]}), "repeated"),
+    (as_list({"dunk": ["rises", " "]}), "empty"), (as_list({"dunk": ["rises", ["slams"]]}), "something else"),
+    (as_list({"dunk": [str(n) + " times" for n in range(10_000)]}), "at most"),
+    (as_list({"dunk": ["rises", "high " * 200]}), "characters"), (json.dumps({"dunk": "rises, slams"}), "no JSON"),
+])
+def test_a_reply_that_cannot_be_used_says_what_is_wrong(reply, problem):
+    texts, problems = parse_reply(reply, ["dunk"], "basketball", 2)
+    assert texts == {}
+    assert problem in problems["dunk"]
+
+
+@pytest.mark.parametrize("options", [["Tuck", "tuck "], ['a "quick" one', "{braces}", "two\nlines"],
+                                     ["прыжок", "跳跃", "قفزة"], ["dunk in basketball"], ["in basketball"]])
+def test_options_of_every_spelling_survive_the_round_trip(options):
+    texts, problems = parse_reply(as_list({option: ["rises", "falls"] for option in options}), options, "basketball", 2)
+    assert problems == {}
+    assert texts == dict.fromkeys(options, ("rises", "falls"))
 
 
 def test_the_file_has_the_fixed_shape(stage, server):
@@ -115,7 +158,8 @@ def test_the_file_has_the_fixed_shape(stage, server):
     assert {"youtube_id", "id", "domain", "action", "question", "cleaned_options", "correct_answer_index",
             "subactions"} <= set(entries[0])
     assert list(entries[0]["subactions"]) == ["hook shot in sport", "jump shot in sport"]
-    assert entries[0]["generated_with"] == {"model": generate_subactions.MODEL, "temperature": 0.2}
+    assert entries[0]["generated_with"] == {"model": generate_subactions.MODEL, "temperature": 0.2,
+                                            "prompt": generate_prompt(OPTIONS["a"], "sport")}
     assert [script.lacking for script in read_scripts(stage.path)] == [[], [], []]
     assert server.requests[0]["temperature"] == 0.2
 
@@ -169,14 +213,23 @@ def test_answers_in_the_journal_of_a_killed_run_are_taken_over(stage, server):
     assert not journal.exists()
 
 
-def test_an_unusable_reply_is_asked_again_then_recorded_and_the_run_goes_on(stage, server, capsys):
-    server.answer = lambda prompt, count: "no" if "hook shot" in prompt else good_reply(prompt)
+def test_only_what_was_wrong_is_asked_again_then_recorded_and_the_run_goes_on(stage, server, capsys):
+    server.answer = lambda prompt, count: re.sub("hook shot 3", "hook shot 4", good_reply(prompt))
     assert stage() == 0
     assert len(server.requests) == generate_subactions.ATTEMPTS + 2
-    assert [entry["id"] for entry in json.loads(stage.path.read_text())] == ["b", "c"]
+    again = [prompt for prompt in server.prompts if "An earlier answer could not be used" in prompt]
+    assert len(again) == generate_subactions.ATTEMPTS - 1
+    assert all("- hook shot: 1 of 10 phrases are repeated" in prompt and "jump shot" not in prompt for prompt in again)
+    assert [script.lacking for script in read_scripts(stage.path)] == [["hook shot"], [], []]
     missing = json.loads((stage.folder / "generated_subactions.missing.json").read_text())
-    assert missing == [{"id": "a", "reason": "the reply holds no JSON object", "retry": True}]
-    assert "1 samples got no usable reply (a)" in capsys.readouterr().out
+    assert missing == [{"id": "a", "reason": "hook shot: 1 of 10 phrases are repeated", "retry": True}]
+    assert "1 samples lack an option after 3 attempts (a)" in capsys.readouterr().out
+    server.requests.clear()
+    server.answer = lambda prompt, count: good_reply(prompt)
+    assert stage() == 0
+    assert len(server.requests) == 1
+    assert "jump shot" not in server.prompts[0]
+    assert not (stage.folder / "generated_subactions.missing.json").exists()
 
 
 def test_a_sample_that_lacks_an_option_is_asked_again_and_its_other_keys_are_kept(stage, server):
@@ -204,7 +257,7 @@ def test_rate_limits_and_server_errors_are_tried_again(stage, server):
 
 @pytest.mark.parametrize(("status", "error", "advice"), [
     (401, {"message": f"Incorrect API key provided: {KEY}", "code": "invalid_api_key"}, "check OPENAI_API_KEY"),
-    (404, {"message": "no such model", "code": "model_not_found"}, "choose another --model"),
+    (404, {"message": "no such model", "code": "model_not_found"}, "check --model"),
     (429, {"message": "quota", "code": "insufficient_quota"}, "wait or add credit"),
 ])
 def test_errors_that_no_retry_mends_stop_at_once_without_the_key(stage, server, capsys, status, error, advice):
@@ -218,16 +271,212 @@ def test_errors_that_no_retry_mends_stop_at_once_without_the_key(stage, server, 
     assert not any(KEY in file.read_text(errors="replace") for file in stage.folder.iterdir() if file.suffix != ".npy")
 
 
-def test_a_rejected_parameter_is_left_out_from_then_on(stage, server, capsys):
-    def without_temperature(prompt, count):
-        if "temperature" in server.requests[count - 1]:
-            return 400, {"error": {"message": "unsupported", "param": "temperature", "code": "unsupported_value"}}
+def rejecting(server, name, status=400, error=None):
+    """An answer that rejects requests with a parameter for which `name(request)` holds."""
+    def answer(prompt, count):
+        if name(server.requests[count - 1]):
+            return status, {"error": error or {"message": "unsupported value", "code": "unsupported_value"}}
         return good_reply(prompt)
+    return answer
 
-    server.answer = without_temperature
+
+def test_a_rejected_temperature_is_left_out_from_then_on(stage, server, capsys):
+    server.answer = rejecting(server, lambda request: "temperature" in request,
+                              error={"message": "unsupported", "param": "temperature", "code": "unsupported_value"})
     assert stage() == 0
     assert len(server.requests) == 4
-    assert capsys.readouterr().err.count("does not take temperature") == 1
+    assert capsys.readouterr().err.count("does not take temperature 0.2") == 1
+
+
+@pytest.mark.parametrize(("status", "error"), [
+    (400, {"message": "response_format is not supported", "param": "response_format"}),
+    (422, {"message": "validation failed"}), (500, {"message": "1 validation error for ResponseFormat"})])
+def test_response_formats_are_tried_from_the_best_down_and_remembered(stage, server, capsys, status, error):
+    server.answer = rejecting(server, lambda request: request.get("response_format", {}).get("type") == "json_schema"
+                              or "schema" in request.get("response_format", {}), status, error)
+    assert stage() == 0
+    types = [request["response_format"]["type"] for request in server.requests]
+    assert types == ["json_schema", *["json_object"] * 4]
+    assert "schema" in server.requests[1]["response_format"]
+    assert all("schema" not in request["response_format"] for request in server.requests[2:])
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_a_server_without_response_formats_is_asked_plainly(stage, server):
+    server.answer = rejecting(server, lambda request: "response_format" in request, 400, {"message": "extra fields"})
+    assert stage() == 0
+    assert len(server.requests) == 3 + 3
+
+
+def test_the_token_limit_is_asked_by_the_name_that_the_server_knows(stage, server):
+    server.answer = rejecting(server, lambda request: "max_completion_tokens" in request,
+                              error={"message": "unknown field max_completion_tokens"})
+    assert stage("--max_tokens", "500") == 0
+    assert len(server.requests) == 4
+    assert all(request["max_tokens"] == 500 for request in server.requests[1:])
+
+
+def test_retry_after_is_waited_for(stage, server, monkeypatch):
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+
+    def busy(prompt, count):
+        return (429, {"error": {"message": "slow down"}}, {"Retry-After": "7"}) if count <= 2 else good_reply(prompt)
+
+    server.answer = busy
+    assert stage() == 0
+    assert len(server.requests) == 5
+    assert all(7 <= pause <= 8.1 for pause in pauses)
+    assert len(pauses) == 2
+
+
+def test_a_dropped_connection_and_a_hang_are_tried_again(stage, server, monkeypatch):
+    monkeypatch.setattr("actalign.language_model.TIMEOUT", 0.3)
+    release = threading.Event()
+
+    def failing(prompt, count):
+        if count == 1:
+            return None
+        if count == 2:
+            release.wait(5)
+        return good_reply(prompt)
+
+    server.answer = failing
+    assert stage() == 0
+    release.set()
+    assert len(server.requests) == 5
+
+
+def test_a_server_that_never_comes_back_is_recorded_and_the_run_goes_on(stage, server):
+    server.answer = lambda prompt, count: (503, {"error": {"message": "down"}}) if "dunk" in prompt else \
+        good_reply(prompt)
+    assert stage() == 0
+    missing = json.loads((stage.folder / "generated_subactions.missing.json").read_text())
+    assert {entry["id"] for entry in missing} == {"b", "c"}
+    assert "status 503" in missing[0]["reason"]
+
+
+def test_a_refusal_is_recorded(stage, server):
+    server.refusal = "I cannot help with that"
+    assert stage() == 1
+    missing = json.loads((stage.folder / "generated_subactions.missing.json").read_text())
+    assert {entry["id"] for entry in missing} == {"a", "b", "c"}
+    assert "the model refused to answer" in missing[0]["reason"]
+
+
+def test_identical_questions_are_asked_once(tmp_path, stage, server):
+    folder = tmp_path / "alike"
+    folder.mkdir()
+    frames = write_frames_index(folder, make_entries({"a": ["dunk", "hook shot"], "b": ["hook shot", "dunk"],
+                                                      "c": ["dunk"]}))
+    assert stage("--input", str(frames)) == 0
+    assert len(server.requests) == 2
+    entries = json.loads(stage.path.read_text())
+    assert entries[0]["subactions"] == entries[1]["subactions"]
+    assert entries[1]["cleaned_options"] == ["hook shot", "dunk"]
+
+
+@pytest.mark.parametrize("change", [["--model", "another"], ["--temp", "0.9"], ["--prompt", "short"]])
+def test_other_settings_into_the_same_output_are_refused(stage, server, capsys, change):
+    assert stage() == 0
+    before = stage.path.read_bytes()
+    assert stage(*change) == 2
+    error = capsys.readouterr().err
+    assert "choose another --output" in error
+    assert stage.path.read_bytes() == before
+    assert len(server.requests) == 3
+
+
+def test_an_edited_prompt_is_used_and_noticed(stage, server, monkeypatch):
+    assert stage() == 0
+    monkeypatch.setattr(generate_subactions, "generate_prompt", lambda options, domain: f"mine: {options}")
+    assert stage() == 2
+    stage.path.unlink()
+    server.requests.clear()
+    assert stage() == 1
+    assert server.prompts[0].startswith("mine: ['hook shot', 'jump shot']")
+
+
+def test_a_dry_run_asks_and_writes_nothing_and_shows_a_prompt(stage, server, capsys):
+    assert stage("--dry_run") == 0
+    printed = capsys.readouterr().out
+    assert "3 requests for 3 samples" in printed
+    assert generate_prompt(OPTIONS["a"], "sport") in printed
+    assert server.requests == []
+    assert not stage.path.exists()
+
+
+def test_the_tokens_used_are_said(stage, server, capsys):
+    assert stage() == 0
+    assert "30 tokens asked, 60 answered" in capsys.readouterr().out
+
+
+def test_a_batch_is_written_and_its_results_are_read_by_custom_id(stage, server, capsys):
+    batch, results = stage.folder / "batch.jsonl", stage.folder / "results.jsonl"
+    assert stage("--batch", str(batch)) == 0
+    lines = [json.loads(line) for line in batch.read_text().splitlines()]
+    assert [line["custom_id"] for line in lines] == ["a", "b", "c"]
+    assert {(line["method"], line["url"]) for line in lines} == {("POST", "/v1/chat/completions")}
+    assert server.requests == []
+    answers = [{"custom_id": line["custom_id"], "response": {"status_code": 200, "body": {"choices": [{"message": {
+        "content": good_reply(line["body"]["messages"][0]["content"])}}]}}} for line in lines]
+    answers[1]["response"] = None
+    results.write_text("\n".join(json.dumps(answer) for answer in reversed(answers)) + "\n")
+    assert stage("--batch_results", str(results)) == 0
+    scripts = {script.sample.id: script for script in read_scripts(stage.path)}
+    assert scripts["a"].texts[0][0] == "hook shot 0"
+    assert scripts["c"].texts[0][0] == "dunk 0"
+    assert scripts["b"].lacking == ["dunk", "lay-up"]
+
+
+def test_check_tells_what_is_missing_repeated_or_too_long(tmp_path, checkpoint, capsys):
+    entries = make_entries({"a": ["dunk", "hook shot"], "b": ["lay-up"]}, phases=10)
+    entries[0]["subactions"]["dunk in sport"][1] = "Dunk phase 0"
+    entries[0]["subactions"]["hook shot in sport"][0] = "x" * 30
+    del entries[1]["subactions"]["lay-up in sport"]
+    path = tmp_path / "generated.json"
+    path.write_text(json.dumps(entries))
+    assert generate_subactions.main(["--check", str(path), "--text_model", str(checkpoint)]) == 0
+    printed = capsys.readouterr().out
+    assert "a, dunk: 1 repeated" in printed
+    assert f"a, hook shot: too long: '{'x' * 30}'" in printed
+    assert "b, lay-up: no sub-actions" in printed
+    assert "2 samples with 3 options; 3 options to look at" in printed
+    assert generate_subactions.main(["--check", str(path), "--text_model", "no/such-model"]) == 0
+    assert "lengths estimated" in capsys.readouterr().out
+
+
+def test_two_hundred_samples_in_parallel_killed_halfway_and_rerun_ask_nothing_twice(tmp_path, server, root):
+    options = {f"clip-{n}": [f"move {n} one", f"move {n} two"] for n in range(200)}
+    frames = write_frames_index(tmp_path, make_entries(options))
+
+    def slow(prompt, count):
+        time.sleep(0.5)
+        return good_reply(prompt)
+
+    server.answer = slow
+
+    def command(name):
+        return [sys.executable, str(root / "generate_subactions.py"), "--input", str(frames), "--output",
+                str(tmp_path / name), "--base_url", server.url, "--workers", "8"]
+
+    began = time.monotonic()
+    subprocess.run(command("whole.json"), check=True, capture_output=True)
+    assert time.monotonic() - began < 25
+    server.requests.clear()
+    journal = tmp_path / "killed.json.partial"
+    process = subprocess.Popen(command("killed.json"), stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 100):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    answered = {json.loads(line)["id"] for line in journal.read_bytes().split(b"\n")[:-1]}
+    asked_before = len(server.requests)
+    subprocess.run(command("killed.json"), check=True, capture_output=True)
+    asked_again = "\n".join(server.prompts[asked_before:])
+    assert 100 <= len(answered) < 200
+    assert not any(f"- move {id.removeprefix('clip-')} one\n" in asked_again for id in answered)
+    assert (tmp_path / "killed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
 def test_entries_with_other_options_than_the_dataset_are_refused(stage, capsys):

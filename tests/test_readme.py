@@ -1,8 +1,11 @@
 """The README's commands, against the scripts' own parsers."""
 
 import importlib
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +58,16 @@ def test_examples_in_help_parse(script):
 def test_links_of_the_readme_lead_to_files():
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / "README.md").read_text()):
         assert (ROOT / target).exists(), target
+
+
+def test_the_own_videos_section_run_word_for_word_ends_with_the_right_predictions(tmp_path):
+    section = (ROOT / "README.md").read_text().partition("## Your own videos\n")[2].partition("\n## ")[0]
+    commands = "\n".join(re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL))
+    for name in ("actalign", "examples", *(f"{script}.py" for script in SCRIPTS)):
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ran = subprocess.run(["bash", "-euc", commands], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                         check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"^first +dive to straddle jump ", ran.stdout, flags=re.MULTILINE)
+    assert re.search(r"^second +split to handstand ", ran.stdout, flags=re.MULTILINE)

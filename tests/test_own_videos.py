@@ -1,0 +1,157 @@
+"""A person's own clips: a CSV of videos, domain and choices, without answers, ids or a language model."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import write_manifest
+from drawn_videos import numbers_of, write_video
+from video_server import VideoServer
+
+import baseline
+import encode_subactions
+import encode_videos
+import process_data
+import seq_alignment
+from actalign import download
+from actalign.artifacts import read_array
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No pauses between requests and attempts."""
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(download, "REQUEST_PAUSE", 0)
+
+
+def process(folder, rows, *more):
+    """Run process_data.py on rows of video, domain and choices; returns (exit code, {id: reason} of what failed)."""
+    write_manifest(folder / "mine.jsonl", [{"domain": "yoga", "choices": ["crow pose", "tree pose"], **row}
+                                           for row in rows])
+    code = process_data.main(["--dataset", str(folder / "mine.jsonl"), "--output", str(folder / "out.npy"),
+                              "--image_size", "48", *more])
+    missing = folder / "out.missing.json"
+    return code, ({entry["id"]: entry["reason"] for entry in json.loads(missing.read_text())} if missing.exists()
+                  else {})
+
+
+def test_a_csv_with_three_columns_gives_a_table_of_predictions(tmp_path, checkpoint, capsys):
+    for name in ("one", "two"):
+        write_video(tmp_path / f"{name}.mp4", 12)
+    (tmp_path / "mine.csv").write_text('video,domain,choices\none.mp4,yoga,"crow pose\ntree pose"\n'
+                                       'two.mp4,yoga,"1. 360 flip\n2. tree pose\n3. crow pose"\n')
+    path = {name: str(tmp_path / name) for name in ("p.npy", "v.npy", "s.json", "t.npy")}
+    model = ["--model", str(checkpoint), "--device", "cpu"]
+    assert process_data.main(["--dataset", str(tmp_path / "mine.csv"), "--output", path["p.npy"],
+                              "--image_size", "48"]) == 0
+    assert encode_videos.main(["--input", path["p.npy"], "--output", path["v.npy"], *model]) == 0
+    by_hand = [{"id": item["id"], "domain": item["domain"], "cleaned_options": item["cleaned_options"],
+                "subactions": {f"{option} in yoga": [f"{option} begins", f"{option} ends"]
+                               for option in item["cleaned_options"]}}
+               for item in read_array(path["p.npy"], "frames").items]
+    (tmp_path / "s.json").write_text(json.dumps(by_hand))
+    assert encode_subactions.main(["--subactions", path["s.json"], "--output", path["t.npy"], *model]) == 0
+    capsys.readouterr()
+    assert seq_alignment.main(["--subactions", path["s.json"], "--video_embeddings", path["v.npy"],
+                               "--subaction_embeddings", path["t.npy"], "--device", "cpu"]) == 0
+    aligned = capsys.readouterr().out
+    assert baseline.main(["--input_dataset", path["p.npy"], "--video_embeddings", path["v.npy"],
+                          "--device", "cpu"]) == 0
+    for printed in (aligned, capsys.readouterr().out):
+        rows = {line.split()[0]: line for line in printed.splitlines() if line.startswith(("one ", "two "))}
+        assert any(option in rows["two"] for option in ("360 flip", "tree pose", "crow pose"))
+        assert set(rows) == {"one", "two"}
+        assert "no accuracy" in printed
+        assert "Top-1" not in printed
+
+
+def test_a_url_is_downloaded_and_a_path_is_not(tmp_path, quick):
+    web, mine = tmp_path / "web", tmp_path / "mine"
+    web.mkdir()
+    mine.mkdir()
+    write_video(web / "far.mp4", 10, first=50)
+    write_video(mine / "near.mp4", 8)
+    server = VideoServer(web)
+    try:
+        code, missing = process(mine, [{"id": "far", "video": f"{server.url}/far.mp4"}, {"video": "near.mp4"}])
+    finally:
+        server.close()
+    assert (code, missing) == (0, {})
+    frames = read_array(mine / "out.npy", "frames")
+    assert numbers_of(frames.rows("far")) == list(range(50, 60))
+    assert len(frames.rows("near")) == 8
+    assert not (mine / "out.videos").exists()
+
+
+@pytest.mark.parametrize("video", ["file:///etc/passwd", "ftp://127.0.0.1/a.mp4", "http:///a.mp4", "rtmp://x/y",
+                                   "http://a b/c.mp4", "https://[half/a.mp4"])
+def test_urls_that_are_not_http_are_refused_and_not_asked_for_again(tmp_path, video, monkeypatch):
+    write_video(tmp_path / "good.mp4", 6)
+    monkeypatch.setattr(download.Downloader, "fetch", lambda *_: pytest.fail("asked the web"))
+    code, missing = process(tmp_path, [{"id": "bad", "video": video}, {"video": "good.mp4"}])
+    assert code == 0
+    assert "no http or https address" in missing["bad"]
+    assert json.loads((tmp_path / "out.missing.json").read_text())[0]["retry"] is False
+
+
+def test_paths_that_leave_the_folder_are_refused_unless_it_is_named(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    write_video(tmp_path / "outside.mp4", 6)
+    write_video(mine / "inside.mp4", 6)
+    rows = [{"id": "up", "video": "../outside.mp4"}, {"id": "absolute", "video": str(tmp_path / "outside.mp4")},
+            {"id": "round", "video": "../mine/inside.mp4"}, {"id": "in", "video": "inside.mp4"}]
+    code, missing = process(mine, rows)
+    assert code == 0
+    assert set(missing) == {"up", "absolute"}
+    assert "leaves the folder" in missing["up"]
+    code, missing = process(mine, [{"id": "absolute", "video": str(tmp_path / "outside.mp4")}], "--videos_dir",
+                            str(tmp_path))
+    assert code == 0
+    assert "absolute" not in missing
+
+
+def test_each_bad_clip_is_a_reason_and_the_others_are_made(tmp_path):
+    from drawn_videos import write_sound
+
+    write_video(tmp_path / "good.mp4", 24)
+    write_sound(tmp_path / "sound.mp4")
+    (tmp_path / "empty.mp4").touch()
+    rows = [{"id": "turned", "video": "good.mp4", "start_timestamp": 0.8, "end_timestamp": 0.2},
+            {"id": "late", "video": "good.mp4", "start_timestamp": 0.5, "end_timestamp": 9},
+            {"id": "sound", "video": "sound.mp4"}, {"id": "empty", "video": "empty.mp4"},
+            {"id": "absent", "video": "absent.mp4"}, {"id": "good", "video": "good.mp4"}]
+    code, missing = process(tmp_path, rows)
+    assert code == 0
+    assert set(missing) == {"turned", "late", "sound", "empty", "absent"}
+    assert all("\n" not in reason for reason in missing.values())
+    assert [item["id"] for item in read_array(tmp_path / "out.npy", "frames").items] == ["good"]
+
+
+def test_fewer_frames_a_second_are_chosen_by_timestamp_and_keep_their_times(tmp_path):
+    times = [0, 0.1, 0.15, 0.3, 0.5, 0.52, 0.54, 0.9, 1.0, 1.3]
+    write_video(tmp_path / "uneven.mp4", timestamps=times)
+    assert process(tmp_path, [{"video": "uneven.mp4"}], "--fps", "4") == (0, {})
+    frames = read_array(tmp_path / "out.npy", "frames")
+    kept = numbers_of(frames.rows("uneven"))
+    assert kept == [0, 3, 4, 7, 8, 9]  # the first at or after 0, 0.25, 0.5, 0.75, 1 and 1.25 s
+    assert frames.item("uneven")["timestamps"] == pytest.approx([times[i] for i in kept], abs=1e-4)
+
+
+def test_the_smoothing_window_is_said_in_seconds_of_the_sampled_clip(tmp_path, capsys):
+    from made_artifacts import make_entries, write_entries, write_subaction_embeddings
+
+    entries = make_entries({"a": ["x", "y"]})
+    write_entries(tmp_path / "s.json", entries)
+    write_subaction_embeddings(tmp_path, entries, name="t.npy")
+    from made_artifacts import CHECKPOINT, random_rows
+
+    from actalign.artifacts import ArrayWriter
+
+    for fps, seconds in ((30.0, "0.20 s"), (8.0, "0.75 s")):
+        with ArrayWriter(tmp_path / f"v{fps:.0f}.npy", "video_embeddings", CHECKPOINT) as writer:
+            writer.append("a", random_rows(40, "a", 0), fps=fps, timestamps=list(np.arange(40) / fps))
+        assert seq_alignment.main(["--subactions", str(tmp_path / "s.json"), "--video_embeddings",
+                                   str(tmp_path / f"v{fps:.0f}.npy"), "--subaction_embeddings", str(tmp_path / "t.npy"),
+                                   "--device", "cpu", "--smooth", "6"]) == 0
+        assert f"smoothing window 6 frames ({seconds})" in capsys.readouterr().out
