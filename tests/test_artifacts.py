@@ -137,8 +137,6 @@ RUNS = {
     "extension": (lambda path: write(path, FIRST), {"ids": ALL}),
     "overwrite": (lambda path: write(path, ALL), {"ids": ["clip-2", "clip-1"], "settings": OTHER_SETTINGS,
                                                   "overwrite": True}),
-    "overwrite of equal size": (lambda path: write(path, FIRST), {"ids": FIRST, "settings": OTHER_SETTINGS,
-                                                                  "overwrite": True}),
     "extension beside rows of a killed overwrite": (
         lambda path: (write(path, FIRST), write(path.with_name("b.npy"), ALL, OTHER_SETTINGS),
                       path.with_name("b.npy").rename(path.with_name("a.npy.partial")),

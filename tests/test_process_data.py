@@ -376,7 +376,7 @@ sys.exit(code)"""
 def command(root, folder, output, clips=40):
     """The command line of a run on `many`."""
     return [sys.executable, root / "process_data.py", "--output", output, "--dataset", folder / f"{clips}.jsonl",
-            "--image_size", "256", "--workers", "2"]
+            "--image_size", "192", "--workers", "2"]
 
 
 def measured(root, folder, output, clips):
