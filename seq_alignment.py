@@ -243,7 +243,11 @@ def join(scripts, video, subactions):
 
 
 def _require_same_texts(script, subactions):
-    encoded = {option["key"]: option["texts"] for option in subactions.item(script.sample.id)["options"]}
+    try:
+        encoded = {option["key"]: option["texts"] for option in subactions.item(script.sample.id)["options"]}
+    except (KeyError, TypeError):
+        raise console.InputError(f"{subactions.path}: its index does not tell the options of sample "
+                                 f"{script.sample.id}; run encode_subactions.py again with --overwrite") from None
     for key, texts in zip(script.sample.keys, script.texts, strict=True):
         if list(texts) != encoded.get(key, []):
             raise console.InputError(f"{subactions.path}: {key!r} of sample {script.sample.id} was encoded from other "

@@ -212,7 +212,7 @@ def read_array(path, kind):
 
 def _map_array(path, kind, advice):
     if not path.exists():
-        raise InputError(f"{path}: no such file, only its index is there; run {MAKERS[kind]} again")
+        raise InputError(f"{path}: no such file, only its index is there; {advice}")
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, TypeError, EOFError, OSError, OverflowError, SyntaxError, tokenize.TokenError) as error:
@@ -224,6 +224,10 @@ def _map_array(path, kind, advice):
 
 def require_same_checkpoint(a, b):
     """Raise InputError unless two embedding artifacts come from one checkpoint."""
+    for artifact in (a, b):
+        if None in (artifact.meta.get("logit_scale"), artifact.meta.get("logit_bias")):
+            raise InputError(f"{artifact.path}: its index does not tell the checkpoint's logit_scale and logit_bias; "
+                             f"run {MAKERS[artifact.kind]} again with --overwrite")
     for key in ("checkpoint", "logit_scale", "logit_bias"):
         if a.meta.get(key) != b.meta.get(key):
             raise InputError(
@@ -272,8 +276,6 @@ class ArrayWriter:
             if not overwrite:
                 self._find_earlier()
             self.missing = MissingItems(path, self.items)
-            if overwrite:
-                self._discard_partial()
         except BaseException:
             self._hold.release()
             raise
@@ -384,7 +386,10 @@ class ArrayWriter:
                 self._discard_partial()
                 self._was_finished = True
                 return
-        if self._index_path.exists() or self.path.exists():
+        if self.path.exists() and not self._index_path.exists():
+            raise InputError(f"{self.path}: its index {self._index_path.name} is missing; choose another --output, or "
+                             "start over with --overwrite")
+        if self._index_path.exists():
             artifact = read_array(self.path, self.kind)
             self._describe(artifact.array.dtype.name, artifact.array.shape[1:])
             if artifact.array.dtype != self._dtype or _size(self.path) != self._end_of(len(artifact.array)):
@@ -407,11 +412,13 @@ class ArrayWriter:
         """The first of `items` whose rows are all in the file; none where the file holds other rows."""
         there = (_size(path) - self._header_size) // self._row_bytes
         kept = [item for item in items if item["stop"] <= there]
-        for item in kept[:1] + kept[-1:]:
-            rows = _read_rows(path, self._dtype, self._row_shape, self._header_size, item["start"], item["stop"])
-            if hashlib.blake2b(rows.data.cast("B"), digest_size=16).hexdigest() != item["digest"]:
-                return []
-        return kept
+        while kept and not self._holds(path, kept[-1]):
+            kept.pop()
+        return kept if kept and self._holds(path, kept[0]) else []
+
+    def _holds(self, path, item):
+        rows = _read_rows(path, self._dtype, self._row_shape, self._header_size, item["start"], item["stop"])
+        return hashlib.blake2b(rows.data.cast("B"), digest_size=16).hexdigest() == item["digest"]
 
     def _take_over(self, meta, items, rows_path):
         for key, value in self._settings.items():

@@ -65,6 +65,7 @@ def _drop_output():
     """Send what stdout still holds nowhere, so that the interpreter's last flush does not fail as well."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
+        return
     nowhere = open(os.devnull, "w")
     with contextlib.suppress(OSError, ValueError):  # a replaced stdout, as in tests, has no descriptor
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

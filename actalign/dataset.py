@@ -4,9 +4,11 @@ import ast
 import contextlib
 import csv
 import glob
+import io
 import json
 import re
 import tempfile
+import tokenize
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -158,7 +160,7 @@ def _rows_of_json(path):
         if text.lstrip().startswith("["):
             rows = json.loads(text)
         else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (ValueError, RecursionError) as error:
         raise _unreadable(path, error, "check its syntax; it may be cut short") from None
     for number, row in enumerate(rows, start=1):
@@ -169,7 +171,8 @@ def _rows_of_json(path):
 
 def _rows_of_csv(path):
     """All cells as text: types are for those who know the columns."""
-    reader = csv.reader(_text_of(path).splitlines(keepends=True), strict=True)
+    csv.field_size_limit(2**31 - 1)  # masks can be long
+    reader = csv.reader(io.StringIO(_text_of(path), newline=""), strict=True)
     try:
         columns, *lines = [cells for cells in reader if cells] or [[]]
     except csv.Error as error:
@@ -201,7 +204,7 @@ def sample_from_row(row, source, taken=()):
     source  names the row in errors     taken  ids in use already, for rows that bring none
     Raises InputError if the row has no domain or options, or its answer or times make no sense.
     """
-    row = {key: value for key, value in row.items() if value is not None and value != ""}
+    row = {key: value for key, value in row.items() if value is not None and str(value).strip()}
     video = _text(row.get("video"))
     youtube_id = _text(row.get("youtube_id"))
     id = _text(row.get("id")) or _derived_id(youtube_id or video, source, taken)
@@ -224,7 +227,12 @@ def sample_from_row(row, source, taken=()):
 
 
 def _text(value):
-    return None if value is None else str(value).strip()
+    return None if value is None else _whole(str(value)).strip()
+
+
+def _whole(text):
+    """A text without the halves of characters that JSON can hold and no file."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _derived_id(name, source, taken):
@@ -257,7 +265,7 @@ def parse_choices(choices, where):
         raise InputError(f"{where}: has no options; give `choices` as a list or as lines \"1. name\"")
     labels = []
     for position, choice in enumerate(choices, start=1):
-        label = re.sub(rf"^\s*{position}[.)](?!\d)\s*", "", str(choice)).strip() if choice is not None else ""
+        label = re.sub(rf"^\s*{position}[.)](?!\d)\s*", "", _text(choice) or "").strip()
         if not label:
             raise InputError(f"{where}: option {position} is empty; name it or take it out")
         labels.append(label)
@@ -274,10 +282,13 @@ def _list_in_text(text):
             value = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
+        if not isinstance(value, list):
+            return []
         # Python joins 'a' 'b', as numpy prints a list, into one text: such a list is none.
-        if isinstance(value, list) and not re.search(r"""['"]\s+['"]""", text):
-            return value
-        return []
+        if parse is ast.literal_eval and len(value) < sum(
+                token.type == tokenize.STRING for token in tokenize.generate_tokens(io.StringIO(text).readline)):
+            return []
+        return value
     return None
 
 
@@ -319,7 +330,9 @@ def _plain(value):
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    if isinstance(value, bool | int | str) or value is None:
+    if isinstance(value, str):
+        return _whole(value)
+    if isinstance(value, bool | int) or value is None:
         return value
     if isinstance(value, float) and value == value and abs(value) != float("inf"):
         return value

@@ -120,7 +120,7 @@ def print_results(name, predictions, not_scored):
     print(_counts(predictions, answered, not_scored))
     for reason, ids in _by_reason(not_scored).items():
         print(f"not scored: {len(ids)}, {reason} ({some_of(ids)})")
-    tied = [prediction.sample.id for prediction in predictions if prediction.is_tied and len(prediction.scores) > 1]
+    tied = [prediction.sample.id for prediction in predictions if prediction.is_tied]
     if tied:
         print(f"ties: in {len(tied)} samples the best score is shared and the first such option was taken "
               f"({some_of(tied)})")

@@ -138,6 +138,7 @@ class Journal:
         """Remove the file, if it is there."""
         self.close()
         self.path.unlink(missing_ok=True)
+        self.path.with_name(self.path.name + ".tmp").unlink(missing_ok=True)
 
 
 def _line(content):

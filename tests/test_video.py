@@ -150,7 +150,7 @@ def test_a_segment_has_the_frames_of_a_full_decode_wherever_it_starts(tmp_path, 
     assert 3 <= len(keyframes) <= 4
     assert has_b_frames(path) == (codec in ("libx264", "libx265", "mpeg4"))
     around_keyframes = [t + shift for t in keyframes for shift in (-0.05, -0.001, 0, 0.001, 0.05)]
-    starts = [t for t in (*around_keyframes, *(t for t, _ in whole[1:84:7])) if t >= 0]
+    starts = [t for t in (*around_keyframes, *(t for t, _ in whole[1:84:7])) if 0 <= t < 3.5]
     for start in starts:
         expected = [(t, image) for t, image in whole if start - 1e-4 <= t < start + 0.2 - 1e-4]
         found = list(read_frames(path, start, start + 0.2))
