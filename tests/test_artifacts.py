@@ -914,7 +914,7 @@ def test_embeddings_of_one_checkpoint_are_required(tmp_path):
     rows = np.ones((2, 4), np.float32)
     video = artifact("video", rows, model="tiny", dtype="float32")
     require_same_checkpoint(video, artifact("same", rows, model="/elsewhere/tiny", dtype="bfloat16"))
-    for key, value in {"checkpoint": "two", "logit_scale": 4.8, "logit_bias": None}.items():
+    for key, value in {"checkpoint": "two", "logit_scale": 4.8, "logit_bias": -12.0}.items():
         other = artifact(f"other-{key}", rows, model="big", **{key: value})
         refusal(lambda other=other: require_same_checkpoint(video, other), "video.npy", other.path.name, "tiny", "big",
                 key, "--model")
