@@ -37,7 +37,8 @@ class Siglip:
         self.name = name
         self.device = device
         self.batch_size = batch_size
-        self._rows = -(-batch_size // BATCH_MULTIPLE) * BATCH_MULTIPLE
+        on_cpu = device.type == "cpu" and batch_size > 1
+        self._rows = -(-batch_size // BATCH_MULTIPLE) * BATCH_MULTIPLE if on_cpu else batch_size
         self.image_size = model.config.vision_config.image_size
         self._model = model
         self.tokenizer = Tokenizer(processor.tokenizer, model.config.text_config.max_position_embeddings)
@@ -71,6 +72,9 @@ class Siglip:
         import torch
 
         tokens = self.tokenizer.encode(texts)
+        if tokens.max() >= self._model.config.text_config.vocab_size:
+            raise InputError(f"--model {self.name}: its tokenizer has more tokens than the model; give a checkpoint "
+                             "with a tokenizer of its own")
         tokens = torch.from_numpy(_pad(tokens, self._rows)).to(self.device)
         with torch.inference_mode():
             features = self._model.get_text_features(input_ids=tokens).pooler_output
@@ -79,8 +83,9 @@ class Siglip:
     def _checked(self, features, count):
         embeddings = features[:count].float().cpu().numpy()
         if not np.isfinite(embeddings).all():
-            raise StageError(f"{self.name} gives NaN or infinite embeddings in {self._model.dtype}; "
-                             "use --dtype float32")
+            dtype = str(self._model.dtype).removeprefix("torch.")
+            advice = "its weights are damaged" if dtype == "float32" else "use --dtype float32"
+            raise StageError(f"{self.name} gives NaN or infinite embeddings in {dtype}; {advice}")
         return embeddings
 
 

@@ -52,10 +52,10 @@ def _read_range(path, lower, upper, fps, edit):
             if upper is not None and t >= upper - TIMESTAMP_TOLERANCE:
                 break
             last_end = t + decoding.frame_duration(frame)
+            if frame.is_corrupt and t >= (decoding.keyframe or 0) - TIMESTAMP_TOLERANCE:
+                raise VideoError(f"is damaged at {float(t):.3f} s")
             if t < lower - TIMESTAMP_TOLERANCE:
                 continue
-            if frame.is_corrupt:
-                raise VideoError(f"is damaged at {float(t):.3f} s")
             number += 1
             if fps is None or t >= grid - TIMESTAMP_TOLERANCE:
                 image = _upright(frame)
@@ -166,6 +166,7 @@ class _Decoding:
         return stream_start if abs(stream_start - start) < Fraction(1, 1000) else start  # the exact one of the two
 
     def _decode(self):
+        self.keyframe = None  # when the picture is shown that decoding begins with
         for packet in self._container.demux():
             time = packet.pts if packet.pts is not None else packet.dts
             if time is not None and packet.time_base:
@@ -173,6 +174,8 @@ class _Decoding:
                                         - self._offset)
             if packet.stream is not self._stream:
                 continue
+            if self.keyframe is None and time is not None:
+                self.keyframe = time * packet.time_base - self._offset
             for frame in self._frames_of(packet, time):
                 pts = frame.pts if frame.pts is not None else frame.dts
                 if pts is None:
@@ -180,7 +183,7 @@ class _Decoding:
                 yield pts * frame.time_base - self._offset, frame
 
     def _frames_of(self, packet, time):
-        """The frames that a packet completes; what cannot be decoded before the start is of no matter.
+        """The frames that a packet completes; what cannot be decoded before the keyframe is of no matter.
 
         After a seek the first pictures may refer to others before the keyframe.
         """
@@ -189,7 +192,7 @@ class _Decoding:
         try:
             return packet.decode()
         except av.error.InvalidDataError:
-            if time is None or time * packet.time_base - self._offset >= self._start:
+            if time is None or time * packet.time_base - self._offset >= self.keyframe:
                 raise
             return []
 
@@ -208,8 +211,9 @@ def _upright(frame):
 
 
 def _declared_size(path):
-    """How many bytes a file should have by its own account (mp4's boxes, Matroska's segment); None if it has none.
+    """How many bytes a file should have by its own account (mp4's boxes, Matroska's segment); None if it gives none.
 
+    AVI's RIFF chunk tells it as well; where a file has more than one, its first is no more than a part.
     Sources: ISO/IEC 14496-12, section 4.2; RFC 8794, section 4 and RFC 9559, section 4.5.
     """
     try:
@@ -217,6 +221,8 @@ def _declared_size(path):
             head = file.read(64)
             if head[:4] == b"\x1a\x45\xdf\xa3":
                 return _end_of_segment(head)
+            if head[:4] == b"RIFF":
+                return 8 + int.from_bytes(head[4:8], "little")
             if re.fullmatch(rb"ftyp|moov|mdat|free|skip|wide|styp", head[4:8]):
                 return _end_of_boxes(file)
     except OSError as error:
