@@ -8,6 +8,7 @@ generate_prompt(). What the output holds already is not asked again.
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -28,6 +29,7 @@ MOST_SUBACTIONS = 60  # phrases an option; a model that gives more repeats itsel
 LONGEST_PHRASE = 400  # characters; SigLIP reads 64 tokens, about 250 characters of English
 ATTEMPTS = 3  # questions about one option before its sample is recorded as failed
 WORKERS = 4  # requests in flight
+MOST_BRACKETS = 50  # where JSON is looked for in a reply; every look can cost as much as the reply is long
 CHARACTERS_A_TOKEN = 4  # of English, for estimates
 
 # The answer's form for servers that can hold a model to it. A list, because strict schemas allow no names as keys.
@@ -133,7 +135,7 @@ def _clean(phrase):
 
 def _lists_by_name(text, domain):
     """{folded name: list} of a reply's JSON, or None if it has none."""
-    for match in re.finditer(r"[{\[]", text):
+    for match in itertools.islice(re.finditer(r"[{\[]", text), MOST_BRACKETS):
         try:
             value, _ = json.JSONDecoder().raw_decode(text, match.start())
         except (ValueError, RecursionError):
