@@ -1,5 +1,6 @@
 """Frames of a video file: decoded by timestamp, upright, RGB, and resized as SigLIP's image processor does."""
 
+import gc
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -46,7 +47,7 @@ def read_frames(path, start=None, end=None, fps=None, edit=None):
 def _read_range(path, lower, upper, fps, edit):
     grid = lower  # the next moment to take a frame at
     number = 0  # of the segment's frames so far
-    last_end = None
+    last_end = matrix = None
     with _Decoding(path, lower) as decoding:
         for t, frame in decoding.frames():
             if upper is not None and t >= upper - TIMESTAMP_TOLERANCE:
@@ -58,7 +59,8 @@ def _read_range(path, lower, upper, fps, edit):
                 continue
             number += 1
             if fps is None or t >= grid - TIMESTAMP_TOLERANCE:
-                image = _upright(frame)
+                matrix = matrix or _display_matrix(frame)
+                image = _upright(frame, matrix)
                 yield float(round(t, 6)), image if edit is None else edit(image, number)
                 while fps is not None and grid <= t + TIMESTAMP_TOLERANCE:
                     grid += 1 / Fraction(str(fps))
@@ -97,6 +99,10 @@ class _Decoding:
 
     def __exit__(self, *_):
         self._container.close()
+        self._container = self._stream = None
+        # PyAV's containers and streams refer to one another, so that 50 MB of a decoder's pictures would stay until
+        # Python happens to look for such cycles.
+        gc.collect()
 
     def _open(self):
         import av
@@ -197,14 +203,23 @@ class _Decoding:
             return []
 
 
-def _upright(frame):
-    """(H, W, 3) uint8 RGB, turned and mirrored as the file's display matrix asks, to the nearest quarter turn."""
-    image = frame.reformat(format="rgb24", threads=1).to_ndarray()
+def _display_matrix(frame):
+    """(a, b, c, d) of a frame: a pixel (x, y) is shown at x' = a x + c y, y' = b x + d y.
+
+    Source: FFmpeg, libavutil/display.h. To be called once a file: a frame whose side data were looked at stays there
+    until Python looks for cycles.
+    """
     data = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     if data is None:
-        return image
-    # A pixel (x, y) is shown at x' = a x + c y, y' = b x + d y (FFmpeg, libavutil/display.h).
+        return 1, 0, 0, 1
     a, b, _, c, d, *_ = np.frombuffer(bytes(data), dtype=np.int32).tolist()
+    return a, b, c, d
+
+
+def _upright(frame, matrix):
+    """(H, W, 3) uint8 RGB, turned and mirrored as the display matrix asks, to the nearest quarter turn."""
+    image = frame.reformat(format="rgb24", threads=1).to_ndarray()
+    a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, a, d = image.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(image[::-1 if d < 0 else 1, ::-1 if a < 0 else 1])
