@@ -8,6 +8,7 @@ processed_dataset.npy: uint8 (frames of all clips, image_size, image_size, 3) RG
 
 import argparse
 import contextlib
+import gc
 import os
 import queue
 import shutil
@@ -113,6 +114,9 @@ class DecodedClips:
                 self._put(chunks, None)
             except BaseException as error:  # whatever it is, it is raised where the clip is asked for
                 self._put(chunks, error)
+            # PyAV's containers and streams refer to one another, so that 50 MB of a decoder's pictures would stay until
+            # Python happens to look for such cycles.
+            gc.collect()
 
     def _take_clip(self):
         """The next (sample, queue) in order once there is room for it; None when all are taken or the run stops."""

@@ -1,6 +1,5 @@
 """Frames of a video file: decoded by timestamp, upright, RGB, and resized as SigLIP's image processor does."""
 
-import gc
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -100,9 +99,6 @@ class _Decoding:
     def __exit__(self, *_):
         self._container.close()
         self._container = self._stream = None
-        # PyAV's containers and streams refer to one another, so that 50 MB of a decoder's pictures would stay until
-        # Python happens to look for such cycles.
-        gc.collect()
 
     def _open(self):
         import av

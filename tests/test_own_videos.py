@@ -1,6 +1,10 @@
 """A person's own clips: a CSV of videos, domain and choices, without answers, ids or a language model."""
 
 import json
+import resource
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -155,3 +159,26 @@ def test_the_smoothing_window_is_said_in_seconds_of_the_sampled_clip(tmp_path, c
                                    str(tmp_path / f"v{fps:.0f}.npy"), "--subaction_embeddings", str(tmp_path / "t.npy"),
                                    "--device", "cpu", "--smooth", "6"]) == 0
         assert f"smoothing window 6 frames ({seconds})" in capsys.readouterr().out
+
+
+def test_a_full_disk_in_the_middle_is_one_line_and_what_was_finished_stays(tmp_path, root):
+    for name in ("one", "two", "three"):
+        write_video(tmp_path / f"{name}.mp4", 24)
+    rows = [{"video": f"{name}.mp4", "domain": "yoga", "choices": ["a", "b"]} for name in ("one", "two", "three")]
+    write_manifest(tmp_path / "mine.jsonl", rows)
+    command = [sys.executable, str(root / "process_data.py"), "--dataset", str(tmp_path / "mine.jsonl"), "--output",
+               str(tmp_path / "out.npy"), "--image_size", "48"]
+
+    def fill():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))  # two clips of 166 kB fit
+
+    full = subprocess.run(command, preexec_fn=fill, capture_output=True, text=True, check=False)
+    assert full.returncode == 1
+    assert full.stderr.count("\n") == 1
+    assert "File too large" in full.stderr
+    kept = (tmp_path / "out.json.partial").read_text().count("\n") - 1
+    assert kept == 2
+    rerun = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "1 clips processed (24 frames" in rerun.stdout
+    assert [item["id"] for item in read_array(tmp_path / "out.npy", "frames").items] == ["one", "two", "three"]

@@ -1,0 +1,67 @@
+"""What yt-dlp's errors mean for a run, and which names videos get."""
+
+import pytest
+
+from actalign.console import InputError
+from actalign.download import Downloader, _Refused, is_youtube_id, name_of, youtube_url
+from actalign.video import VideoError
+
+
+@pytest.mark.parametrize(("kind", "message"), [
+    ("stopping", "[youtube] abc: Sign in to confirm you\u2019re not a bot. Use --cookies-from-browser or --cookies"),
+    ("stopping", "[youtube] abc: Sign in to confirm you're not a bot."),
+    ("stopping", "[youtube] abc: Video unavailable. This content isn't available, try again later. The current session "
+                 "has been rate-limited by YouTube for up to an hour."),
+    ("stopping", "[generic] a: Unable to download webpage: HTTP Error 429: Too Many Requests (caused by <HTTPError>)"),
+    ("gone", "[youtube] abc: Private video. Sign in if you've been granted access to this video"),
+    ("gone", "[youtube] abc: Video unavailable. This video has been removed by the uploader"),
+    ("gone", "[youtube] abc: Video unavailable. This video is no longer available because the YouTube account "
+             "associated with this video has been terminated."),
+    ("gone", "[youtube] abc: The uploader has not made this video available in your country"),
+    ("gone", "[generic] a: Unable to download webpage: HTTP Error 404: Not Found"),
+    ("locked", "[youtube] abc: Sign in to confirm your age. This video may be inappropriate for some users."),
+    ("locked", "[youtube] abc: Join this channel to get access to members-only content like this video"),
+    ("passing", "[download] Got error: HTTP Error 403: Forbidden"),
+    ("passing", "[youtube] abc: Unable to download API page: timed out"),
+])
+def test_errors_are_sorted_by_what_they_mean_for_the_run(kind, message):
+    refused = _Refused(RuntimeError(f"ERROR: {message}"))
+    assert refused.kind == kind
+    assert "\n" not in str(refused)
+    assert not str(refused).startswith("ERROR")
+
+
+class Response:
+    """What a server answered with."""
+
+    def __init__(self, **headers):
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+@pytest.mark.parametrize(("headers", "seconds"), [({"Retry_After": "7"}, 7), ({}, None),
+                                                  ({"Retry_After": "Wed, 21 Oct 2026 07:28:00 GMT"}, None)])
+def test_retry_after_is_read_where_it_is_a_number(headers, seconds):
+    error = RuntimeError("HTTP Error 503")
+    error.response = Response(**headers)
+    assert _Refused(error).retry_after == seconds
+
+
+@pytest.mark.parametrize("id", ["../up", "a b", "", "--exec", "a" * 65, "a;b", "é", "a/b"])
+def test_what_is_no_id_never_becomes_an_address(id):
+    if id == "--exec":  # spelled as an id may be; as a part of an address it is no option
+        assert youtube_url(id).endswith("?v=--exec")
+        return
+    assert not is_youtube_id(id)
+    with pytest.raises(VideoError, match="no YouTube id"):
+        youtube_url(id)
+
+
+def test_names_of_addresses_are_plain_and_their_own():
+    names = {name_of(url) for url in ("http://a/b.mp4", "http://a/c.mp4", "https://a/b.mp4", "http://a/../../b.mp4?x=/")}
+    assert len(names) == 4
+    assert all(name.isascii() and name.replace("-", "").isalnum() for name in names)
+
+
+def test_a_cookie_file_must_be_there(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        Downloader(tmp_path, cookies=tmp_path / "cookies.txt")
