@@ -116,7 +116,7 @@ class DecodedClips:
                 self._put(chunks, error)
             # PyAV's containers and streams refer to one another, so that 50 MB of a decoder's pictures would stay until
             # Python happens to look for such cycles.
-            gc.collect()
+            gc.collect(1)  # the young generations, where a clip's objects are
 
     def _take_clip(self):
         """The next (sample, queue) in order once there is room for it; None when all are taken or the run stops."""
