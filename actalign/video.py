@@ -26,7 +26,8 @@ def read_frames(path, start=None, end=None, fps=None, edit=None):
 
     path   a file that FFmpeg reads; start, end   seconds from the file's beginning, None for the whole file
     fps    keep so many frames a second, chosen by timestamp; None keeps all
-    edit   called as edit(image, number) for every frame that is kept; number counts all frames of the segment from 1
+    edit   called as edit(image, number) for every frame of the segment, counted from 1, to give the image to yield;
+           image is None for the frames that fps leaves out
 
     Yields (t, image): t in seconds from the file's beginning, image (H, W, 3) uint8 RGB, turned upright.
     Raises VideoError if the file is no video, is damaged, or stops before its end or the segment's.
@@ -63,6 +64,8 @@ def _read_range(path, lower, upper, fps, edit):
                 yield float(round(t, 6)), image if edit is None else edit(image, number)
                 while fps is not None and grid <= t + TIMESTAMP_TOLERANCE:
                     grid += 1 / Fraction(str(fps))
+            elif edit is not None:
+                edit(None, number)
         else:
             if last_end is None:
                 raise VideoError("has no frames")

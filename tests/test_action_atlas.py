@@ -275,6 +275,16 @@ def test_masks_for_frames_that_do_not_exist_fail_the_clip(tmp_path, web, quick):
     assert "masks go up to frame 60" in missing_of(tmp_path)["one"]["reason"]
 
 
+def test_frames_that_fps_leaves_out_still_count_for_the_masks(tmp_path, web, quick):
+    write_parquet(tmp_path / "atlas.parquet", [atlas_row("one", "constant720", 0, 1.9, [1, 21, 38]),
+                                               atlas_row("two", "variable360", 0, 1, [2])])
+    assert process_data.main(arguments(tmp_path, web, "--fps", "2")) == 0
+    assert missing_of(tmp_path) == {}
+    images = read_array(tmp_path / "out.npy", "frames").rows("one")
+    assert [read_number(image[:, :IMAGE_SIZE // 2]) for image in images] == [100, 110, 120, 130]
+    assert [is_blurred(image) for image in images] == [True, False, True, False]
+
+
 def test_a_dry_run_fetches_and_writes_nothing(tmp_path, web, quick, capsys):
     write_atlas(tmp_path)
     assert process_data.main(arguments(tmp_path, web, "--dry_run")) == 0
