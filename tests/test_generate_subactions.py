@@ -271,6 +271,83 @@ def test_errors_that_no_retry_mends_stop_at_once_without_the_key(stage, server, 
     assert not any(KEY in file.read_text(errors="replace") for file in stage.folder.iterdir() if file.suffix != ".npy")
 
 
+def scripted(*answers):
+    """Give these answers to the first requests, and good ones to all others."""
+    return lambda prompt, count: answers[count - 1] if count <= len(answers) else good_reply(prompt)
+
+
+def only_for(part, answer):
+    """Give an answer to prompts that hold `part`, and good ones to all others."""
+    return lambda prompt, count: answer if part in prompt else good_reply(prompt)
+
+
+def an_error(status, message, **more):
+    return status, {"error": {"message": f"{message} (your key is {KEY})", **more}}
+
+
+def renamed(prompt, count):
+    """A good reply in which every option is called otherwise."""
+    return good_reply(prompt).replace("dunk", "slam").replace("shot", "throw").replace("lay-up", "lob")
+
+
+BUSY = (429, {"error": {"message": f"slow down, {KEY}"}}, {"Retry-After": "3"})
+TRIES, ATTEMPTS = 6, generate_subactions.ATTEMPTS
+
+
+# The samples are a (hook shot, jump shot), b (dunk, lay-up) and c (dunk): three questions where nothing fails.
+@pytest.mark.parametrize(("answer", "code", "requests", "complete", "failed"), [
+    pytest.param(scripted(), 0, 3, "abc", "", id="answered"),
+    pytest.param(scripted(BUSY, BUSY), 0, 2 + 3, "abc", "", id="busy twice"),
+    pytest.param(scripted(an_error(500, "oops")), 0, 1 + 3, "abc", "", id="server error"),
+    pytest.param(scripted(None), 0, 1 + 3, "abc", "", id="dropped connection"),
+    pytest.param(scripted("hang"), 0, 1 + 3, "abc", "", id="hang"),
+    pytest.param(only_for("hook", BUSY), 1, TRIES, "", "", id="busy without end"),
+    pytest.param(only_for("dunk", an_error(503, "down")), 0, 1 + 2 * TRIES, "a", "bc", id="down without end"),
+    pytest.param(only_for("hook", None), 0, TRIES + 2, "bc", "a", id="dropped without end"),
+    pytest.param(only_for("dunk", an_error(401, "no", code="invalid_api_key")), 1, 2, "a", "", id="bad key"),
+    pytest.param(only_for("dunk", an_error(403, "no")), 1, 2, "a", "", id="forbidden"),
+    pytest.param(only_for("dunk", an_error(404, "no", code="model_not_found")), 1, 2, "a", "", id="no model"),
+    pytest.param(only_for("dunk", an_error(429, "no", code="insufficient_quota")), 1, 2, "a", "", id="no quota"),
+    pytest.param(scripted(an_error(400, "no temperature", param="temperature")), 0, 1 + 3, "abc", "", id="temperature"),
+    pytest.param(scripted(an_error(400, "no", param="response_format")), 0, 1 + 3, "abc", "", id="response format"),
+    pytest.param(only_for("hook", '{"actions": [{"action": "hook shot", "subac'), 0, ATTEMPTS + 2, "bc", "a",
+                 id="malformed"),
+    pytest.param(only_for("lay-up", json.dumps({"dunk": [f"dunk {m}" for m in range(10)]})), 0,
+                 1 + ATTEMPTS + 1, "ac", "b", id="partial"),
+    pytest.param(renamed, 1, 3 * ATTEMPTS, "", "abc", id="renamed"),
+    pytest.param(only_for("hook", "<html><script>1</script> Bad Gateway"), 0, ATTEMPTS + 2, "bc", "a", id="html"),
+])
+def test_what_a_server_may_answer(stage, server, capsys, monkeypatch, answer, code, requests, complete, failed):
+    monkeypatch.setattr("actalign.language_model.TIMEOUT", 0.5)
+    hanging = threading.Event()
+
+    def answer_or_hang(prompt, count):
+        given = answer(prompt, count)
+        if given == "hang":
+            hanging.wait(5)
+        return given
+
+    server.answer = answer_or_hang
+    assert stage() == code
+    hanging.set()
+    assert len(server.requests) == requests
+    scripts = read_scripts(stage.path) if complete else []
+    assert "".join(script.sample.id for script in scripts if not script.lacking) == complete
+    missing = stage.folder / "generated_subactions.missing.json"
+    assert "".join(entry["id"] for entry in json.loads(missing.read_text())) == failed if failed else \
+        not missing.exists()
+    captured = capsys.readouterr()
+    assert KEY not in captured.out + captured.err
+    assert "Traceback" not in captured.err
+    assert not any(KEY.encode() in file.read_bytes() for file in stage.folder.iterdir())
+
+    server.answer = scripted()  # and the next run asks only for what is left
+    before = len(server.requests)
+    assert stage() == 0
+    assert len(server.requests) - before == len(OPTIONS) - len(complete)
+    assert [script.lacking for script in read_scripts(stage.path)] == [[], [], []]
+
+
 def rejecting(server, name, status=400, error=None):
     """An answer that rejects requests with a parameter for which `name(request)` holds."""
     def answer(prompt, count):
