@@ -15,7 +15,7 @@ from actalign import artifacts, console, evaluation
 from actalign.subactions import read_scripts
 
 SMOOTH_FRAMES = 30  # the published window, about one second
-CELLS_AT_ONCE = 1 << 19  # of the padded similarity matrices that one batch of DTW holds: 4 MB, near the cache's size
+CELLS_AT_ONCE = 1 << 20  # of similarity matrices, compared and aligned together: 8 MB, measured (benchmarks/)
 SAMPLES_AT_ONCE = 64  # read, compared and aligned together; bounds memory whatever the number of samples
 
 
@@ -80,132 +80,135 @@ def dtw_batch(similarities, with_paths=False):
             raise ValueError(f"a similarity matrix must be (T, M) with at least one cell, not {similarity.shape}")
     scores = np.empty(len(similarities))
     paths = [None] * len(similarities) if with_paths else None
-    # Alike matrices together, so that little padding is computed; the longest first, so that finished ones fall off.
-    order = sorted(range(len(similarities)), key=lambda i: similarities[i].shape[::-1], reverse=True)
-    for chunk in _chunks(order, similarities):
-        chunk_scores, chunk_paths = _dtw_chunk([similarities[i] for i in chunk], with_paths)
-        scores[chunk] = chunk_scores
+    for chunk in _chunks(similarities):
+        scores[chunk], chunk_paths = _dtw_chunk([similarities[i] for i in chunk], with_paths)
         if with_paths:
             for i, path in zip(chunk, chunk_paths, strict=True):
                 paths[i] = path
     return scores, paths
 
 
-def _chunks(order, similarities):
-    """Split indices so that each chunk's padded matrices have at most CELLS_AT_ONCE cells, or it is one matrix."""
-    chunk, longest, widest = [], 0, 0
-    for i in order:
-        T, M = similarities[i].shape
-        diagonals, width = max(longest, T + M - 1), max(widest, M + 1)
-        if chunk and diagonals * width * (len(chunk) + 1) > CELLS_AT_ONCE:
-            yield chunk
-            chunk, diagonals, width = [], T + M - 1, M + 1
-        chunk.append(i)
-        longest, widest = diagonals, width
-    if chunk:
-        yield chunk
+def _chunks(similarities):
+    """Lists of indices, the matrices with most diagonals first; a chunk fills CELLS_AT_ONCE, or is one matrix."""
+    shapes = np.array([similarity.shape for similarity in similarities]).reshape(-1, 2)
+    diagonals = shapes.sum(axis=1) - 1
+    order = np.argsort(-diagonals, kind="stable")
+    widths = np.cumsum(shapes[order, 1] + 1)
+    first = 0
+    while first < len(order):
+        before = widths[first - 1] if first else 0
+        most = CELLS_AT_ONCE // diagonals[order[first]]
+        stop = max(int(np.searchsorted(widths, before + most, side="right")), first + 1)
+        yield order[first:stop].tolist()
+        first = stop
 
 
 def _dtw_chunk(similarities, with_paths):
-    """Scores and paths of B matrices, by anti-diagonals: the cells of one t + m need only those of the two before.
+    """Scores and paths of B matrices, those with most diagonals first.
 
-    In sums (diagonals, B, M + 1) one anti-diagonal of every matrix is one contiguous slab, in which column 0 stands
-    for m = -1 and column m + 1 for sub-action m. What lies outside a matrix is -inf and never wins.
+    The cells of one anti-diagonal t + m need only those of the two before, and so all of them, of all matrices, are
+    computed at once. Row d of `sums` holds diagonal d of every matrix side by side, whatever their widths: a border
+    that never wins, and then its cells by m. Of matrices that have ended nothing is computed, and nothing is padded.
+    What lies in a row outside of a matrix (t < 0) never wins either; where t >= T it is left as it is, since no cell
+    of the matrix looks there.
     """
-    T = np.array([len(similarity) for similarity in similarities])
-    M = np.array([similarity.shape[1] for similarity in similarities])
-    by_end = np.argsort(-(T + M), kind="stable")  # the matrices still running are then the first of every slab
-    T, M = T[by_end], M[by_end]
-    B, width = len(T), int(M.max()) + 1
-    sums = np.full((int((T + M).max()) - 1, B, width), -np.inf)
+    T, M = np.array([similarity.shape for similarity in similarities]).T
+    diagonals = T + M - 1
+    starts = np.concatenate([[0], np.cumsum(M + 1)])  # of the matrices in a row
+    m = np.arange(starts[-1]) - np.repeat(starts[:-1] + 1, M + 1)  # (width,), -1 in the borders
+    sums = np.empty((diagonals[0], starts[-1]))
     has_negative = False
-    for b, i in enumerate(by_end):
-        similarity = similarities[i]
-        if not np.isfinite(similarity).all():
-            raise ValueError("a similarity matrix must be finite")
-        has_negative = has_negative or similarity.min() < 0
-        _slanted(sums, b, *similarity.shape)[...] = similarity
-    counts = _fill(sums, T + M - 1, has_negative)
-    last = (T + M - 2, np.arange(B), M)
-    back = np.argsort(by_end)
-    scores = (sums[last] / (T + M - 1 if counts is None else counts[last]))[back]
-    if not with_paths:
-        return scores, None
-    paths = _trace_back(sums, counts, T, M)
-    return scores, [paths[b] for b in back]
+    for similarity, start in zip(similarities, starts.tolist(), strict=False):
+        has_negative |= not similarity.min() >= 0  # also where it is NaN
+        _slanted(sums, start + 1, *similarity.shape)[...] = similarity
+    if has_negative and not all(np.isfinite(similarity).all() for similarity in similarities):
+        raise ValueError("a similarity matrix must be finite")
+    sums[:, starts[:-1]] = -np.inf
+    for d in range(min(M.max() - 1, len(sums))):
+        sums[d, m > d] = -np.inf
+
+    ends = starts[np.searchsorted(-diagonals, -np.arange(len(sums)))]  # (diagonals,) where the rows end
+    last = (diagonals - 1, starts[1:] - 1)
+    moves = np.zeros(sums.shape, dtype=np.int8) if with_paths else None
+    with np.errstate(all="ignore"):  # outside of the matrices there may be anything
+        if has_negative:
+            cells = _fill_counting(sums, ends, moves)[last]
+        else:
+            _fill(sums, ends, moves)
+            cells = diagonals
+    if not np.isfinite(sums[last]).all():
+        raise ValueError("a similarity matrix must be finite")
+    return sums[last] / cells, _trace_back(moves, diagonals, starts) if with_paths else None
 
 
-def _slanted(sums, b, T, M):
-    """The (T, M) view of matrix b in which cell (t, m) lies on diagonal t + m."""
-    diagonal, matrix, column = sums.strides
-    return np.ndarray((T, M), sums.dtype, sums, offset=b * matrix + column, strides=(diagonal, diagonal + column))
+def _slanted(sums, column, T, M):
+    """The (T, M) view of the matrix at `column` in which cell (t, m) lies in row t + m."""
+    row, cell = sums.strides
+    return np.ndarray((T, M), sums.dtype, sums, offset=column * cell, strides=(row, row + cell))
 
 
-def _fill(sums, diagonals_of, count_cells):
-    """The dynamic programme D[t,m] = S[t,m] + max(D[t-1,m-1], D[t-1,m], D[t,m-1]), in place.
+UP, LEFT, DIAGONAL = 0, 1, 2  # moves to a cell from t - 1, from m - 1, and from both
 
-    sums (diagonals, B, width) holds S and then D; diagonals_of (B,) how many each matrix has, decreasing.
-    Returns the number of cells on the best path to each cell, shaped like sums; None unless `count_cells`, where the
-    entries are not negative and so the number is t + m + 1.
+
+def _fill(sums, ends, moves):
+    """The dynamic programme D[t,m] = S[t,m] + max(D[t-1,m], D[t,m-1]) in place, where no S is negative.
+
+    sums (diagonals, width) holds S and then D; ends (diagonals,) is where each row ends.
+    moves: None, or (diagonals, width) zeros that take the move to every cell; staying in m wins ties.
+    A step in both t and m never beats the two steps around it, and of equal sums the longer path is asked for.
     """
-    diagonals, B, width = sums.shape
-    running = np.searchsorted(-diagonals_of, -np.arange(1, diagonals + 1), side="right")
-    flat = sums.reshape(diagonals, B * width)
-    best = np.empty(B * width)
-    counts = np.ones(flat.shape, dtype=np.int32) if count_cells else None
-    for d in range(1, diagonals):
-        # In a flat slab the neighbour at m - 1 is the element before; where a row begins, that is column 0 or -inf.
-        size = running[d] * width
-        up, left = flat[d - 1, 1:size], flat[d - 1, :size - 1]
-        diagonal = flat[d - 2, :size - 1] if d >= 2 else np.full(size - 1, -np.inf)
-        if count_cells:
-            up_count, left_count = counts[d - 1, 1:size], counts[d - 1, :size - 1]
-            counts[d, 1:size] += _longest(up, left, diagonal, up_count, left_count,
-                                          counts[d - 2, :size - 1] if d >= 2 else up_count)
-        np.maximum(up, left, out=best[1:size])
-        np.maximum(best[1:size], diagonal, out=best[1:size])
-        flat[d, 1:size] += best[1:size]
-    return None if counts is None else counts.reshape(sums.shape)
+    best = np.empty(sums.shape[1])
+    for d, end in enumerate(ends[1:].tolist(), start=1):
+        # The neighbour at m - 1 is the element before; where a matrix begins, that is its border.
+        up, left, of_row = sums[d - 1, 1:end], sums[d - 1, :end - 1], best[1:end]
+        np.maximum(up, left, out=of_row)
+        if moves is not None:
+            np.greater(left, up, out=moves[d, 1:end].view(bool))
+        row = sums[d, 1:end]
+        np.add(row, of_row, out=row)
 
 
-def _longest(up, left, diagonal, up_count, left_count, diagonal_count):
-    """The cell count of the greatest predecessor; of equal ones, of that with most cells."""
-    best, count = np.maximum(up, left), np.where(up > left, up_count, left_count)
-    count = np.where(up == left, np.maximum(up_count, left_count), count)
-    longer = (diagonal > best) | ((diagonal == best) & (diagonal_count > count))
-    return np.where(longer, diagonal_count, count)
+def _fill_counting(sums, ends, moves):
+    """`_fill` where S may be negative, and so a step in both t and m may be best: it has a cell less.
+
+    Returns (diagonals, width) int: the number of cells of the best path to each cell; of equal sums, of the longest.
+    """
+    counts = np.ones(sums.shape, dtype=np.int32)
+    nowhere, nothing = np.full(sums.shape[1], -np.inf), np.zeros(sums.shape[1], dtype=np.int32)
+    for d, end in enumerate(ends[1:].tolist(), start=1):
+        up, left = slice(1, end), slice(0, end - 1)
+        best, count, move = sums[d - 1, up].copy(), counts[d - 1, up].copy(), np.full(end - 1, UP, dtype=np.int8)
+        before, before_counts = (sums[d - 2], counts[d - 2]) if d > 1 else (nowhere, nothing)
+        for code, other, other_count in ((LEFT, sums[d - 1, left], counts[d - 1, left]),
+                                         (DIAGONAL, before[left], before_counts[left])):
+            better = (other > best) | ((other == best) & (other_count > count))
+            best[better], count[better], move[better] = other[better], other_count[better], code
+        sums[d, up] += best
+        counts[d, up] += count
+        if moves is not None:
+            moves[d, up] = move
+    return counts
 
 
-def _trace_back(sums, counts, T, M):
-    """The best paths of B matrices from D and, where entries can be negative, cell counts: B arrays (cells, 2)."""
-    B = len(T)
-    matrix, t, m = np.arange(B), T - 1, M - 1
-    steps = np.empty((len(sums), B, 2), dtype=np.int64)  # from the end
-    cells = np.zeros(B, dtype=np.int64)
-    while len(matrix):
-        steps[cells[matrix], matrix] = np.stack([t, m], axis=1)
-        cells[matrix] += 1
-        going = t + m > 0
-        matrix, t, m = matrix[going], t[going], m[going]
-        step_t, step_m = _step_back(sums, counts, matrix, t, m)
-        t, m = t - step_t, m - step_m
-    return [steps[:cells[b], b][::-1] for b in range(B)]
-
-
-def _step_back(sums, counts, matrix, t, m):
-    """(step in t, step in m), 0 or 1 each, from cells (t, m) to their best predecessors; staying in m wins ties."""
-    d = t + m
-    up, left = (d - 1, matrix, m + 1), (d - 1, matrix, m)
-    if counts is None:
-        goes_up = sums[up] >= sums[left]
-        return goes_up.astype(int), (~goes_up).astype(int)
-    diagonal = (np.maximum(d - 2, 0), matrix, m)
-    goes_up = (sums[up] > sums[left]) | ((sums[up] == sums[left]) & (counts[up] >= counts[left]))
-    straight = np.where(goes_up, sums[up], sums[left])
-    straight_count = np.where(goes_up, counts[up], counts[left])
-    across = (t > 0) & (m > 0) & ((sums[diagonal] > straight) |
-                                  ((sums[diagonal] == straight) & (counts[diagonal] > straight_count)))
-    return (goes_up | across).astype(int), (~goes_up | across).astype(int)
+def _trace_back(moves, diagonals, starts):
+    """The best paths of B matrices from the moves to their cells: B arrays (cells, 2) of (t, m)."""
+    B = len(diagonals)
+    visited = np.full((len(moves), B), -1, dtype=np.int32)  # m of the path's cell on every diagonal, -1 if it has none
+    at, column = diagonals - 1, starts[1:] - 1  # diagonal and column of the cell in hand
+    for d in range(len(moves) - 1, -1, -1):
+        here = np.flatnonzero(at == d)
+        move = moves[d, column[here]]
+        visited[d, here] = column[here] - starts[here] - 1
+        column[here] -= move != UP
+        at[here] -= 1 + (move == DIAGONAL)
+    paths = []
+    for b in range(B):
+        of_path = np.flatnonzero(visited[:diagonals[b], b] >= 0)
+        path = np.empty((len(of_path), 2), dtype=np.int32)
+        path[:, 1] = visited[of_path, b]
+        path[:, 0] = of_path - path[:, 1]
+        paths.append(path)
+    return paths
 
 
 def unordered(similarity):
