@@ -16,7 +16,6 @@ from actalign.subactions import read_scripts
 
 SMOOTH_FRAMES = 30  # the published window, about one second
 CELLS_AT_ONCE = 1 << 20  # of similarity matrices, compared and aligned together: 8 MB, measured (benchmarks/)
-SAMPLES_AT_ONCE = 64  # read, compared and aligned together; bounds memory whatever the number of samples
 
 
 def smooth(embeddings, window):
@@ -26,30 +25,83 @@ def smooth(embeddings, window):
     than ahead. At the ends only the frames that exist are averaged.
     Returns (T, D) float64.
     """
-    T = len(embeddings)
+    T, D = embeddings.shape
     if window == 1:
         return embeddings.astype(np.float64)
-    sums = np.zeros((T + 1, embeddings.shape[1]))
-    np.cumsum(embeddings, axis=0, dtype=np.float64, out=sums[1:])
-    first = np.maximum(np.arange(T) - window // 2, 0)
-    stop = np.minimum(np.arange(T) - window // 2 + window, T)
-    return (sums[stop] - sums[first]) / (stop - first)[:, None]
+    sums = np.empty((T + 1, D))
+    sums[0], sums[1:] = 0, embeddings
+    for before, row in zip(sums[:-1], sums[1:], strict=True):  # numpy's cumsum down the columns takes ten times as long
+        np.add(before, row, out=row)
+    first, stop = _windows(T, window)
+    inside = np.searchsorted(stop, T)  # frames whose window ends before the clip does
+    smoothed = np.empty((T, D))
+    smoothed[:inside], smoothed[inside:] = sums[stop[0]:T], sums[T]
+    if window // 2 < T:
+        smoothed[window // 2:] -= sums[:T - window // 2]
+    smoothed /= (stop - first)[:, None]
+    return smoothed
 
 
-def similarity_matrix(video, subactions, logit_scale, logit_bias, device="cpu"):
+def _windows(T, window):
+    """(T,) first frames of the windows around each frame, and (T,) the frames after their last."""
+    first = np.arange(T) - window // 2
+    return np.maximum(first, 0), np.minimum(first + window, T)
+
+
+def similarity_matrix(video, subactions, logit_scale, logit_bias):
     """SigLIP's similarity of every frame with every sub-action: sigmoid(exp(logit_scale) * cosine + logit_bias).
 
     video (T, D), subactions (M, D); logit_scale and logit_bias are the checkpoint's.
-    Returns (T, M) float64 in (0, 1). The sigmoid is taken in float64: its small values underflow in float32, and
-    what is rounded to 0 for every option cannot be ranked.
+    Returns (T, M) float64 in (0, 1). All of it is float64: small values of the sigmoid underflow in float32, and what
+    is rounded to 0 for every option cannot be ranked; and scores then depend on no device, batch or number of threads
+    beyond their tenth digit.
     Source: Zhai et al. 2023 (arXiv 2303.15343), section 3.2.
+    """
+    video, subactions = np.asarray(video, np.float64), np.asarray(subactions, np.float64)
+    logits = video @ _normalised(subactions).T  # (T, M)
+    logits *= np.exp(logit_scale) / _lengths(video)[:, None]
+    logits += logit_bias
+    return _sigmoid(logits)
+
+
+def _lengths(rows):
+    return np.sqrt(np.einsum("nd,nd->n", rows, rows))
+
+
+def _normalised(rows):
+    return rows / _lengths(rows)[:, None]
+
+
+def _sigmoid(logits):
+    """1 / (1 + exp(-x)) in place of (T, M)."""
+    with np.errstate(over="ignore"):  # exp(1000) is infinite, and its sigmoid rightly 0
+        np.exp(np.negative(logits, out=logits), out=logits)
+    logits += 1
+    return np.reciprocal(logits, out=logits)
+
+
+def similarity_matrices_on(device, samples, window, logit_scale, logit_bias):
+    """`similarity_matrix` of smoothed frames for many samples at once on a CUDA device.
+
+    samples: list of (frames (T, D), subactions (M, D)), not smoothed, in one copy to the device and one back.
+    Returns their (T, M) float64 matrices, those of `smooth` and `similarity_matrix` but for rounding (1e-12).
     """
     import torch
 
-    video, subactions = (torch.nn.functional.normalize(torch.as_tensor(np.asarray(rows, np.float32)).to(device), dim=1)
-                         for rows in (video, subactions))
-    cosines = (video @ subactions.T).cpu().double()  # (T, M)
-    return torch.sigmoid(np.exp(logit_scale) * cosines + logit_bias).numpy()
+    frames, rows = zip(*samples, strict=True)
+    T, M = [len(part) for part in frames], [len(part) for part in rows]
+    offsets = np.cumsum([0, *T])
+    windows = [_windows(n, window) for n in T]
+    first, stop = (torch.from_numpy(np.concatenate([part[end] + offset for part, offset in
+                                                    zip(windows, offsets, strict=False)])).to(device) for end in (0, 1))
+    video = torch.from_numpy(np.concatenate(frames)).to(device).double()
+    sums = torch.nn.functional.pad(video.cumsum(0), (0, 0, 1, 0))  # across samples, which the differences take out
+    video = torch.nn.functional.normalize(sums[stop] - sums[first], dim=1, eps=0)
+    texts = torch.nn.functional.normalize(torch.from_numpy(np.concatenate(rows)).to(device).double(), dim=1, eps=0)
+    logits = torch.cat([(part @ text.T).flatten() for part, text in zip(video.split(T), texts.split(M), strict=True)])
+    similarities = torch.sigmoid(np.exp(logit_scale) * logits + logit_bias).cpu().numpy()
+    sizes = np.cumsum([t * m for t, m in zip(T, M, strict=True)])[:-1]
+    return [part.reshape(t, m) for part, t, m in zip(np.split(similarities, sizes), T, M, strict=True)]
 
 
 def dtw(similarity):
@@ -266,23 +318,51 @@ def option_embeddings(script, subactions):
     return [rows[slice(*ranges[key])] for key in script.sample.keys]
 
 
-def sample_similarities(script, video, subactions, window, device):
+def sample_similarities(script, video, subactions, window, device="cpu"):
     """K similarity matrices (T, M) of one sample."""
-    frames = smooth(video.embeddings(script.sample.id), window)  # (T, D)
-    options = option_embeddings(script, subactions)
-    meta = video.meta
-    similarity = similarity_matrix(frames, np.concatenate(options), meta["logit_scale"], meta["logit_bias"], device)
-    return np.split(similarity, np.cumsum([len(option) for option in options])[:-1], axis=1)
+    return next(compare([script], video, subactions, window, device))
+
+
+def compare(scripts, video, subactions, window, device="cpu"):
+    """For every sample its K similarity matrices (T, M); on a CUDA device all samples are compared at once."""
+    embeddings = ((video.embeddings(script.sample.id), option_embeddings(script, subactions)) for script in scripts)
+    scale, bias = video.meta["logit_scale"], video.meta["logit_bias"]
+    if device == "cpu":
+        for frames, options in embeddings:
+            yield _by_option(similarity_matrix(smooth(frames, window), np.concatenate(options), scale, bias), options)
+    else:
+        frames, options = zip(*embeddings, strict=True)
+        pairs = [(part, np.concatenate(texts)) for part, texts in zip(frames, options, strict=True)]
+        for matrix, texts in zip(similarity_matrices_on(device, pairs, window, scale, bias), options, strict=True):
+            yield _by_option(matrix, texts)
+
+
+def _by_option(matrix, options):
+    """Split the columns of (T, M of all options) into K matrices."""
+    return np.split(matrix, np.cumsum([len(option) for option in options])[:-1], axis=1)
+
+
+def batches(joined, video):
+    """The samples in order, in lists whose similarity matrices have CELLS_AT_ONCE cells, or of one sample."""
+    batch, cells = [], 0
+    for script in joined:
+        item = video.item(script.sample.id)
+        of_sample = (item["stop"] - item["start"]) * sum(len(texts) + 1 for texts in script.texts)
+        if batch and cells + of_sample > CELLS_AT_ONCE:
+            yield batch
+            batch, cells = [], 0
+        batch.append(script)
+        cells += of_sample
+    if batch:
+        yield batch
 
 
 def predict(joined, video, subactions, window, alignment="dtw", device="cpu", with_paths=False):
     """Score every option of every sample; one Prediction for each of `joined`, in order."""
     predictions = []
     with console.progress(len(joined), "samples") as bar:
-        for first in range(0, len(joined), SAMPLES_AT_ONCE):
-            batch = joined[first:first + SAMPLES_AT_ONCE]
-            matrices = [sample_similarities(script, video, subactions, window, device) for script in batch]
-            flat = [matrix for sample in matrices for matrix in sample]
+        for batch in batches(joined, video):
+            flat = [matrix for sample in compare(batch, video, subactions, window, device) for matrix in sample]
             if alignment == "dtw":
                 scores, paths = dtw_batch(flat, with_paths)
             else:
@@ -313,6 +393,14 @@ def smoothing_note(joined, video, window):
     return note
 
 
+def pick_device(name):
+    """"cpu", or the CUDA device called `name`. Loading torch takes longer than aligning, so only CUDA is worth it."""
+    if name in (None, "cpu"):
+        return "cpu"
+    device = console.pick_device(name)
+    return device if device.type == "cuda" else "cpu"  # other devices have no float64
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -327,13 +415,24 @@ def parse_args(argv=None):
     parser.add_argument("--alignment", choices=("dtw", "unordered"), default="dtw",
                         help="unordered is the control that ignores the order of sub-actions (default: %(default)s)")
     parser.add_argument("--output", help="write scores, rankings and paths to this predictions.json")
-    console.add_device_argument(parser)
+    console.add_device_argument(parser, "cpu; a CUDA device compares many samples at once")
     return parser.parse_args(argv)
+
+
+def keep_freed_memory():
+    """Have the C library keep the memory of arrays that are let go of, for the next ones.
+
+    glibc gives arrays back to the system one by one, and faulting them in again took more than half of the stage's
+    time. Freeing one untouched array raises its thresholds (mallopt(3), M_MMAP_THRESHOLD) to the greatest that there
+    are, 32 MB; elsewhere nothing happens.
+    """
+    np.empty(31 << 20, np.uint8)
 
 
 @console.script
 def main(argv=None):
     args = parse_args(argv)
+    keep_freed_memory()
     if args.output:
         console.require_folder_of(args.output)
         evaluation.require_replaceable(args.output)
@@ -341,7 +440,7 @@ def main(argv=None):
     video = artifacts.read_array(args.video_embeddings, "video_embeddings")
     subactions = artifacts.read_array(args.subaction_embeddings, "subaction_embeddings")
     artifacts.require_same_checkpoint(video, subactions)
-    device = console.pick_device(args.device)
+    device = pick_device(args.device)
 
     joined, not_scored = join(scripts, video, subactions)
     stopwatch = console.Stopwatch()

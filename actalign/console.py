@@ -104,9 +104,9 @@ def progress(total, unit, **options):
     return tqdm(total=total, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True, **options)
 
 
-def add_device_argument(parser):
-    """Add the --device flag that four stages share."""
-    parser.add_argument("--device", help="torch device such as cuda:0, mps or cpu (default: the best one there is)")
+def add_device_argument(parser, default="the best one there is"):
+    """Add the --device flag that four stages share; `default` says what is taken without it."""
+    parser.add_argument("--device", help=f"torch device such as cuda:0, mps or cpu (default: {default})")
 
 
 def pick_device(name=None):

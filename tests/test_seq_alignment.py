@@ -1,6 +1,8 @@
 """Stage 6: smoothing, similarity, dynamic time warping, joining by id, and the script's results."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from made_artifacts import (
 
 import seq_alignment
 from actalign.artifacts import ArrayWriter
-from seq_alignment import dtw, dtw_batch, similarity_matrix, smooth, unordered
+from seq_alignment import dtw, dtw_batch, similarity_matrices_on, similarity_matrix, smooth, unordered
 
 OPTIONS = {"a": ["hook shot", "jump shot", "dunk"], "b": ["dunk", "lay-up"], "c": ["jump shot", "dunk", "hook shot"]}
 LENGTHS = {"a": 20, "b": 7, "c": 31}
@@ -166,13 +168,39 @@ def test_similarity_is_siglips_formula():
     video, texts = rng.normal(size=(4, 6)), rng.normal(size=(3, 6))
     cosine = (video @ texts.T) / np.outer(np.linalg.norm(video, axis=1), np.linalg.norm(texts, axis=1))
     expected = 1 / (1 + np.exp(-(np.exp(4.7) * cosine - 16.5)))
-    assert similarity_matrix(video, texts, 4.7, -16.5) == pytest.approx(expected, rel=1e-3)
+    assert similarity_matrix(video, texts, 4.7, -16.5) == pytest.approx(expected, rel=1e-12)
 
 
 def test_similarity_does_not_underflow_where_a_checkpoint_is_sure():
     similarity = similarity_matrix(np.array([[1.0, 0]]), np.array([[-1.0, 0], [-0.9, 0.1]]), 4.77, -16.5)
     assert (similarity > 0).all()
     assert similarity[0, 1] > similarity[0, 0]
+
+
+@pytest.mark.parametrize("window", [1, 4, 30])
+def test_comparing_many_samples_on_a_device_gives_what_each_gives_alone(window):
+    rng = np.random.default_rng(10)
+    samples = [(rng.normal(size=(T, 16)).astype(np.float32), rng.normal(size=(M, 16)).astype(np.float32))
+               for T, M in ((50, 12), (1, 1), (3, 40), (200, 9))]
+    together = similarity_matrices_on("cpu", samples, window, 4.7, -16.5)
+    for (frames, texts), similarity in zip(samples, together, strict=True):
+        alone = similarity_matrix(smooth(frames, window), texts, 4.7, -16.5)
+        assert similarity.shape == alone.shape
+        assert similarity == pytest.approx(alone, rel=1e-10, abs=1e-300)
+
+
+def by_definition(frames, texts, window, logit_scale, logit_bias):
+    """The score of one option, written as it is defined: means, cosines, sigmoids and sums, one number at a time."""
+    T = len(frames)
+    sums = {}
+    for t in range(T):
+        there = frames[max(t - window // 2, 0):max(t - window // 2 + window, 0)].astype(np.float64)
+        frame = there.mean(axis=0)
+        for m, text in enumerate(texts.astype(np.float64)):
+            cosine = frame @ text / np.sqrt((frame @ frame) * (text @ text))
+            before = [sums[cell] for cell in ((t - 1, m), (t, m - 1)) if cell in sums]
+            sums[t, m] = 1 / (1 + np.exp(-(np.exp(logit_scale) * cosine + logit_bias))) + max(before, default=0)
+    return sums[T - 1, len(texts) - 1] / (T + len(texts) - 1)
 
 
 # The script
@@ -224,6 +252,36 @@ def test_predictions_hold_scores_ranking_and_paths(stage, capsys):
     assert "Top-1" in printed
     assert "chance" in printed
     assert "3 of 3 samples scored, 1 of them without a known answer" in printed
+
+
+@pytest.mark.parametrize("cells", [40, 1 << 20])  # a batch of every sample, and one of all
+def test_scores_are_those_of_the_definition(stage, monkeypatch, cells):
+    monkeypatch.setattr(seq_alignment, "CELLS_AT_ONCE", cells)
+    scores, _ = scores_of(stage)
+    for id, options in OPTIONS.items():
+        video = random_rows(LENGTHS[id], f"{id} video", 0)
+        for score, option in zip(scores[id], options, strict=True):
+            texts = np.concatenate([random_rows(1, f"{option} phase {m}", 0) for m in range(3)])
+            expected = by_definition(video, texts, 3, CHECKPOINT["logit_scale"], CHECKPOINT["logit_bias"])
+            assert score == pytest.approx(expected, abs=1e-9)
+            assert score == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_device_changes_no_score(stage, monkeypatch):
+    expected, _ = scores_of(stage)
+    monkeypatch.setattr(seq_alignment, "pick_device", lambda name: "cpu:0")  # torch's way, on the device at hand
+    scores, _ = scores_of(stage)
+    assert list(scores) == list(expected)
+    for id in scores:
+        assert scores[id] == pytest.approx(expected[id], rel=1e-10)
+
+
+def test_torch_is_not_loaded_where_it_is_not_used(stage, root):
+    names = {"subactions": "generated.json", "video_embeddings": "video_embeddings.npy",
+             "subaction_embeddings": "encoded_subactions.npy"}
+    inputs = [part for flag, name in names.items() for part in (f"--{flag}", str(stage.folder / name))]
+    code = f"import sys, seq_alignment; seq_alignment.main({inputs!r}); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True)
 
 
 def test_a_sample_missing_from_any_artifact_changes_no_other_score(stage):
