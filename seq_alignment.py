@@ -9,14 +9,18 @@ where no answers are known; writes predictions.json when asked. Needs no model: 
 
 import argparse
 import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from actalign import artifacts, console, evaluation
-from actalign.subactions import read_scripts
+from actalign.subactions import iter_scripts
 
 SMOOTH_FRAMES = 30  # the published window, about one second
 CELLS_AT_ONCE = 1 << 20  # of similarity matrices, compared and aligned together: 8 MB, measured (benchmarks/)
+MOST_WORKERS = 4  # threads; with more of them Python's interpreter lock is what they wait for
 
 
 def smooth(embeddings, window):
@@ -39,7 +43,7 @@ def smooth(embeddings, window):
     smoothed[:inside], smoothed[inside:] = sums[stop[0]:T], sums[T]
     if window // 2 < T:
         smoothed[window // 2:] -= sums[:T - window // 2]
-    smoothed /= (stop - first)[:, None]
+    smoothed *= 1 / (stop - first)[:, None]  # a division takes twice as long
     return smoothed
 
 
@@ -66,7 +70,12 @@ def similarity_matrix(video, subactions, logit_scale, logit_bias):
 
 
 def _lengths(rows):
-    return np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    return np.sqrt(_dot(rows, rows))
+
+
+def _dot(a, b):
+    """(n,) products of the rows of (n, D) and (n, D)."""
+    return np.vecdot(a, b) if hasattr(np, "vecdot") else np.einsum("nd,nd->n", a, b)  # numpy 2 has the quicker one
 
 
 def _normalised(rows):
@@ -254,14 +263,13 @@ def _trace_back(moves, diagonals, starts):
         visited[d, here] = column[here] - starts[here] - 1
         column[here] -= move != UP
         at[here] -= 1 + (move == DIAGONAL)
-    paths = []
-    for b in range(B):
-        of_path = np.flatnonzero(visited[:diagonals[b], b] >= 0)
-        path = np.empty((len(of_path), 2), dtype=np.int32)
-        path[:, 1] = visited[of_path, b]
-        path[:, 0] = of_path - path[:, 1]
-        paths.append(path)
-    return paths
+    lengths = np.count_nonzero(visited >= 0, axis=0)
+    # One array for all, whose parts the paths are: small ones that stay would keep large freed ones from being used.
+    cells = np.empty((lengths.sum(), 2), dtype=np.int16 if len(moves) < 1 << 15 else np.int32)
+    of_path, diagonal = np.nonzero(visited.T >= 0)
+    cells[:, 1] = visited[diagonal, of_path]
+    cells[:, 0] = diagonal - cells[:, 1]
+    return np.split(cells, np.cumsum(lengths)[:-1])
 
 
 def unordered(similarity):
@@ -275,12 +283,14 @@ def unordered(similarity):
 def join(scripts, video, subactions):
     """Bring together by id what belongs to one sample.
 
-    Returns (joined, not_scored): the Scripts of all samples that can be scored, and {id: reason} of the others.
+    scripts: iterable of Scripts, of which one at a time is held; video, subactions: ArrayArtifact.
+    Returns (samples, not_scored): the Samples that can be scored, and {id: reason} of the others.
     Raises InputError if the embeddings were made from other sub-actions than those of `scripts`.
     """
-    joined, not_scored = [], {}
+    samples, not_scored, known = [], {}, set()
     for script in scripts:
         id = script.sample.id
+        known.add(id)
         if id in subactions:
             _require_same_texts(script, subactions)
         if script.lacking:
@@ -290,12 +300,9 @@ def join(scripts, video, subactions):
         elif id not in subactions:
             not_scored[id] = f"not in {subactions.path.name}"
         else:
-            joined.append(script)
-    known = {script.sample.id for script in scripts}
-    for item in video.items:
-        if item["id"] not in known:
-            not_scored[item["id"]] = "not among the generated sub-actions"
-    return joined, not_scored
+            samples.append(script.sample)
+    not_scored.update((id, "not among the generated sub-actions") for id in video if id not in known)
+    return samples, not_scored
 
 
 def _require_same_texts(script, subactions):
@@ -310,23 +317,23 @@ def _require_same_texts(script, subactions):
                                      "sub-actions; run encode_subactions.py again")
 
 
-def option_embeddings(script, subactions):
+def option_embeddings(sample, subactions):
     """K arrays (M, D) of one sample, in the order of its options."""
-    rows = subactions.embeddings(script.sample.id)
-    first = subactions.item(script.sample.id)["start"]
-    ranges = {option["key"]: (option["start"] - first, option["stop"] - first)
-              for option in subactions.item(script.sample.id)["options"]}
-    return [rows[slice(*ranges[key])] for key in script.sample.keys]
+    rows = subactions.embeddings(sample.id)
+    item = subactions.item(sample.id)
+    first = item["start"]
+    ranges = {option["key"]: (option["start"] - first, option["stop"] - first) for option in item["options"]}
+    return [rows[slice(*ranges[key])] for key in sample.keys]
 
 
-def sample_similarities(script, video, subactions, window, device="cpu"):
+def sample_similarities(sample, video, subactions, window, device="cpu"):
     """K similarity matrices (T, M) of one sample."""
-    return next(compare([script], video, subactions, window, device))
+    return next(compare([sample], video, subactions, window, device))
 
 
-def compare(scripts, video, subactions, window, device="cpu"):
+def compare(samples, video, subactions, window, device="cpu"):
     """For every sample its K similarity matrices (T, M); on a CUDA device all samples are compared at once."""
-    embeddings = ((video.embeddings(script.sample.id), option_embeddings(script, subactions)) for script in scripts)
+    embeddings = ((video.embeddings(sample.id), option_embeddings(sample, subactions)) for sample in samples)
     scale, bias = video.meta["logit_scale"], video.meta["logit_bias"]
     if device == "cpu":
         for frames, options in embeddings:
@@ -343,54 +350,60 @@ def _by_option(matrix, options):
     return np.split(matrix, np.cumsum([len(option) for option in options])[:-1], axis=1)
 
 
-def batches(joined, video):
+def batches(samples, video, subactions):
     """The samples in order, in lists whose similarity matrices have CELLS_AT_ONCE cells, or of one sample."""
     batch, cells = [], 0
-    for script in joined:
-        item = video.item(script.sample.id)
-        of_sample = (item["stop"] - item["start"]) * sum(len(texts) + 1 for texts in script.texts)
+    for sample in samples:
+        of_sample = video.length(sample.id) * (subactions.length(sample.id) + len(sample.options))
         if batch and cells + of_sample > CELLS_AT_ONCE:
             yield batch
             batch, cells = [], 0
-        batch.append(script)
+        batch.append(sample)
         cells += of_sample
     if batch:
         yield batch
 
 
-def predict(joined, video, subactions, window, alignment="dtw", device="cpu", with_paths=False):
-    """Score every option of every sample; one Prediction for each of `joined`, in order."""
-    predictions = []
-    with console.progress(len(joined), "samples") as bar:
-        for batch in batches(joined, video):
-            flat = [matrix for sample in compare(batch, video, subactions, window, device) for matrix in sample]
-            if alignment == "dtw":
-                scores, paths = dtw_batch(flat, with_paths)
-            else:
-                scores, paths = np.array([unordered(matrix) for matrix in flat]), None
-            start = 0
-            for script in batch:
-                stop = start + len(script.texts)
-                predictions.append(evaluation.Prediction(script.sample, scores[start:stop],
+def predict(samples, video, subactions, window, alignment="dtw", device="cpu", with_paths=False):
+    """Score every option of every sample; one Prediction for each of `samples`, in order.
+
+    On the CPU batches are worked on side by side, each by one thread: products of this size are too small to be shared
+    among the threads of a BLAS, which wait for one another by turning in circles where a core is busy.
+    """
+    def score(batch):
+        flat = [matrix for matrices in compare(batch, video, subactions, window, device) for matrix in matrices]
+        if alignment == "dtw":
+            scores, paths = dtw_batch(flat, with_paths)
+        else:
+            scores, paths = np.array([unordered(matrix) for matrix in flat]), None
+        return scores, paths
+
+    predictions, todo = [], list(batches(samples, video, subactions))
+    workers = min(os.cpu_count() or 1, MOST_WORKERS) if device == "cpu" else 1
+    with (console.progress(len(samples), "samples") as bar, threadpool_limits(1, user_api="blas"),
+          ThreadPoolExecutor(workers) as pool):
+        for batch, (scores, paths) in zip(todo, pool.map(score, todo), strict=True):
+            stop = 0
+            for sample in batch:
+                start, stop = stop, stop + len(sample.options)
+                predictions.append(evaluation.Prediction(sample, scores[start:stop].copy(),
                                                          None if paths is None else paths[start:stop]))
-                start = stop
             bar.update(len(batch))
     return predictions
 
 
-def smoothing_note(joined, video, window):
+def smoothing_note(samples, video, subactions, window):
     """What the smoothing window means for these clips: one line for the result."""
     if window == 1:
         return "no smoothing"
-    lengths = {script.sample.id: video.item(script.sample.id) for script in joined}
-    rates = [item["fps"] for item in lengths.values() if item.get("fps")]
+    rates = [rate for rate in (video.frame_rate(sample.id) for sample in samples) if rate]
     seconds = f" ({window / np.median(rates):.2f} s)" if rates else ""
-    phases = [(item["stop"] - item["start"]) / np.mean([len(texts) for texts in script.texts])
-              for script, item in zip(joined, lengths.values(), strict=True)]
+    phases = np.array([video.length(sample.id) * len(sample.options) / subactions.length(sample.id)
+                       for sample in samples])  # T/M
     note = f"smoothing window {window} frames{seconds}, median phase T/M {np.median(phases):.1f} frames"
-    blurred = sum(window > phase for phase in phases)
+    blurred = int(np.sum(window > phases))
     if blurred:
-        note += f"; in {blurred} of {len(joined)} samples the window is longer than a phase and blurs it: see --smooth"
+        note += f"; in {blurred} of {len(samples)} samples the window is longer than a phase and blurs it: see --smooth"
     return note
 
 
@@ -433,23 +446,23 @@ def keep_freed_memory():
 @console.script
 def main(argv=None):
     args = parse_args(argv)
-    keep_freed_memory()
     if args.output:
         console.require_folder_of(args.output)
         evaluation.require_replaceable(args.output)
-    scripts = read_scripts(args.subactions)
     video = artifacts.read_array(args.video_embeddings, "video_embeddings")
     subactions = artifacts.read_array(args.subaction_embeddings, "subaction_embeddings")
     artifacts.require_same_checkpoint(video, subactions)
     device = pick_device(args.device)
 
-    joined, not_scored = join(scripts, video, subactions)
+    samples, not_scored = join(iter_scripts(args.subactions), video, subactions)
+    keep_freed_memory()
     stopwatch = console.Stopwatch()
-    predictions = predict(joined, video, subactions, args.smooth, args.alignment, device,
+    predictions = predict(samples, video, subactions, args.smooth, args.alignment, device,
                           with_paths=bool(args.output))
     evaluation.print_results(args.alignment, predictions, not_scored)
     if predictions:
-        print(f"{smoothing_note(joined, video, args.smooth)}; {stopwatch.rate(len(predictions))} samples/s")
+        note = smoothing_note(samples, video, subactions, args.smooth)
+        print(f"{note}; {stopwatch.rate(len(predictions))} samples/s")
     if args.output:
         method = {"name": args.alignment, "smooth": args.smooth}
         sources = {"subactions": {"path": args.subactions}, "video_embeddings": video.source(),

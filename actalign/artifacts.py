@@ -18,17 +18,21 @@ import contextlib
 import hashlib
 import io
 import os
+import sys
 import tokenize
+from array import array
 from pathlib import Path
 
 import numpy as np
 
 from actalign.console import InputError
-from actalign.files import Hold, Journal, read_json, reason_of, sync, write_json
+from actalign.files import Hold, Journal, read_json, reason_of, sync, write_json, write_json_items
+from actalign.json_items import JsonItems
 
 FORMAT = "actalign-array"
 VERSION = 1
 
+MOST_ROWS = 1 << 62  # an index may claim any number; this one still fits where row numbers are kept
 DTYPES = ("uint8", "float16", "float32", "float64")
 
 # What each kind of array is called by default and which script makes it: the "next step" of error messages.
@@ -69,25 +73,47 @@ class ArrayArtifact:
     path   where the array is            kind   what it is, a key of MAKERS
     array  (rows, ...) memory map        meta   what made it
     items  one dict a sample, in order, with `id`, `start`, `stop`, `digest` and what the stage added
+    fingerprint  a short hash of the array's content by sample: two artifacts with one fingerprint give one result
 
-    `read` and what builds on it copy rows from the file, so that memory does not grow with what was read before,
-    as the resident part of a map does.
+    Items and rows are copied from their files when they are asked for, so that memory grows neither with the number
+    of samples nor with what was read before, as the resident part of a map does.
     """
 
     def __init__(self, path, index, array):
         self.path = Path(path)
-        self.kind = index["kind"]
-        self.meta = index["meta"]
-        self.items = index["items"]
+        self.kind = index.header["kind"]
+        self.meta = index.header["meta"]
+        self.items = index.items
         self.array = array
-        self._by_id = {item["id"]: item for item in self.items}
+        self.fingerprint = index.fingerprint
+        self._numbers = index.numbers
+        self._stops = index.stops
+        self._rates = index.rates
 
     def __contains__(self, id):
-        return id in self._by_id
+        return id in self._numbers
+
+    def __iter__(self):
+        """The ids, in order."""
+        return iter(self._numbers)
 
     def item(self, id):
         """The index entry of one sample; KeyError if there is none."""
-        return self._by_id[id]
+        return self.items[self._numbers[id]]
+
+    def row_range(self, id):
+        """(start, stop) of one sample's rows; KeyError if there is none."""
+        number = self._numbers[id]
+        return self._stops[number - 1] if number else 0, self._stops[number]
+
+    def length(self, id):
+        """The number of one sample's rows; KeyError if there is none."""
+        start, stop = self.row_range(id)
+        return stop - start
+
+    def frame_rate(self, id):
+        """Frames a second of one sample's clip, None where the index does not tell; KeyError if there is no sample."""
+        return self._rates[self._numbers[id]] or None
 
     def read(self, start, stop):
         """Rows start:stop in memory."""
@@ -95,8 +121,7 @@ class ArrayArtifact:
 
     def rows(self, id):
         """The rows of one sample in memory; KeyError if there is none."""
-        item = self._by_id[id]
-        return self.read(item["start"], item["stop"])
+        return self.read(*self.row_range(id))
 
     def embeddings(self, id):
         """The (n, D) rows of one sample in memory.
@@ -104,32 +129,67 @@ class ArrayArtifact:
         Raises InputError if a value is NaN or infinite, or a row is all zero and so has no direction.
         """
         rows = self.rows(id)
+        with np.errstate(all="ignore"):
+            squares = np.einsum("nd,nd->n", rows, rows)  # one pass; what it leaves open is looked at closely
+        if not (np.isfinite(squares) & (squares > 0)).all():
+            self._require_directions(rows, id)
+        return rows
+
+    def _require_directions(self, rows, id):
         if not np.isfinite(rows).all():
             raise InputError(f"{self.path}: NaN or infinite embeddings in sample {id}; "
                              f"run {MAKERS[self.kind]} again with --overwrite (float32 if the device is the cause)")
         if not rows.any(axis=1).all():
             raise InputError(f"{self.path}: an all-zero embedding in sample {id}; "
                              f"run {MAKERS[self.kind]} again with --overwrite")
-        return rows
-
-    @property
-    def fingerprint(self):
-        """A short hash of the array's content by sample: two artifacts with one fingerprint give one result."""
-        state = hashlib.blake2b(digest_size=8)
-        for item in self.items:
-            state.update(f"{item['id']}\0{item['digest']}\n".encode())
-        return state.hexdigest()
 
     def source(self):
         """What a result says of this artifact, so that it can be traced."""
         return {"path": str(self.path), "fingerprint": self.fingerprint, **self.meta}
 
 
+class Index:
+    """An index file that was read through and checked; its items stay in the file until they are asked for.
+
+    header  all but the items           items  JsonItems
+    numbers  {id: number of the item}   stops  where the rows of each item end; they begin where those before it end
+    rates    frames a second of each item's clip, 0 where it does not tell
+    problem  what is wrong with it, or None
+    """
+
+    def __init__(self, path, kind):
+        self.items = JsonItems(path, f"index of {path.with_suffix('.npy').name}", "items")
+        self.numbers, self.stops, self.rates = {}, array("q"), array("d")
+        state = hashlib.blake2b(digest_size=8)
+        problem = None
+        for item in self.items:
+            problem = problem or _item_problem(item, self.numbers, self.stops[-1] if self.stops else 0)
+            if not problem:
+                self.numbers[sys.intern(item["id"])] = len(self.numbers)
+                self.stops.append(item["stop"])
+                self.rates.append(_rate_of(item))
+                state.update(f"{item['id']}\0{item['digest']}\n".encode())
+        self.header = self.items.header
+        self.fingerprint = state.hexdigest()
+        self.problem = _header_problem(self.header, kind) or problem or self._end_problem()
+
+    def _end_problem(self):
+        if not self.numbers:
+            return "names no samples"
+        end, rows = self.stops[-1], self.header["shape"][0]
+        return None if end == rows else f"ends at row {end} of {rows}"
+
+
 def read_index(path, kind):
-    """The index of an array artifact, checked by itself; the array need not exist.
+    """The index of an array artifact as a dict, checked by itself; the array need not exist.
 
     Raises InputError if it is missing, foreign, of another kind or version, or contradicts itself.
     """
+    index = _open_index(path, kind)
+    return {**index.header, "items": list(index.items)}
+
+
+def _open_index(path, kind):
     path = _array_path(path)
     where = index_path(path)
     if not where.exists():
@@ -140,16 +200,11 @@ def read_index(path, kind):
             raise InputError(f"{path}: its index {where.name} is missing; keep the two files together, "
                              f"or run {MAKERS[kind]} again with --overwrite")
         raise InputError(f"{path}: no such file; run {MAKERS[kind]} first")
-    index = read_json(where, f"index of {path.name}")
-    problem = _index_problem(index, kind)
-    if problem:
-        raise InputError(f"{where}: {problem}; give the output of {MAKERS[kind]}, or run it again with --overwrite")
+    index = Index(where, kind)
+    if index.problem:
+        raise InputError(f"{where}: {index.problem}; give the output of {MAKERS[kind]}, or run it again with "
+                         "--overwrite")
     return index
-
-
-def _index_problem(index, kind):
-    """What is wrong with an index, or None."""
-    return _header_problem(index, kind) or _items_problem(index.get("items"), index["shape"][0])
 
 
 def _header_problem(index, kind):
@@ -168,26 +223,23 @@ def _header_problem(index, kind):
     return None
 
 
-def _items_problem(items, rows):
-    """What is wrong with the items of an array of so many rows, or None."""
-    if not isinstance(items, list) or not items:
-        return "names no samples"
-    seen, end = set(), 0
-    for item in items:
-        if not isinstance(item, dict) or not isinstance(item.get("id"), str):
-            return "has an item without an id"
-        start, stop = item.get("start"), item.get("stop")
-        if type(start) is not int or type(stop) is not int or start != end or stop <= start:
-            return f"gives sample {item['id']} the rows {start}:{stop}, which do not follow row {end}"
-        if not isinstance(item.get("digest"), str):
-            return f"has no digest for sample {item['id']}"
-        if item["id"] in seen:
-            return f"names sample {item['id']} twice"
-        seen.add(item["id"])
-        end = stop
-    if end != rows:
-        return f"ends at row {end} of {rows}"
+def _item_problem(item, seen, end):
+    """What is wrong with an item that follows those with the ids `seen`, whose rows end at `end`; or None."""
+    if not isinstance(item, dict) or not isinstance(item.get("id"), str):
+        return "has an item without an id"
+    start, stop = item.get("start"), item.get("stop")
+    if type(start) is not int or type(stop) is not int or start != end or not start < stop < MOST_ROWS:
+        return f"gives sample {item['id']} the rows {start}:{stop}, which do not follow row {end}"
+    if not isinstance(item.get("digest"), str):
+        return f"has no digest for sample {item['id']}"
+    if item["id"] in seen:
+        return f"names sample {item['id']} twice"
     return None
+
+
+def _rate_of(item):
+    rate = item.get("fps")
+    return float(rate) if type(rate) in (int, float) and 0 < rate < MOST_ROWS else 0.0
 
 
 def read_array(path, kind):
@@ -195,13 +247,13 @@ def read_array(path, kind):
 
     Raises InputError if array or index is missing, foreign or cut short, or if the two do not fit.
     """
-    index = read_index(path, kind)
-    path = _array_path(path)
+    index = _open_index(path, kind)
+    path, header = _array_path(path), index.header
     advice = f"run {MAKERS[kind]} again with --overwrite"
     array = _map_array(path, kind, advice)
-    if list(array.shape) != index["shape"] or array.dtype.name != index["dtype"]:
+    if list(array.shape) != header["shape"] or array.dtype.name != header["dtype"]:
         raise InputError(f"{path}: is {array.dtype.name} {list(array.shape)}, its index {index_path(path).name} says "
-                         f"{index['dtype']} {index['shape']}; keep the two files of one run together, or {advice}")
+                         f"{header['dtype']} {header['shape']}; keep the two files of one run together, or {advice}")
     if kind != "frames" and (array.ndim != 2 or array.dtype.kind != "f"):
         raise InputError(f"{path}: is {array.dtype.name} {list(array.shape)}, expected float rows (rows, D); {advice}")
     if kind == "frames" and (array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8):
@@ -401,10 +453,12 @@ class ArrayWriter:
             self._dtype = None  # nothing committed, nothing to agree with
 
     def _require_sound(self, header, items):
-        problem = _header_problem(header, self.kind)
-        if items and not problem:
-            last = items[-1].get("stop") if isinstance(items[-1], dict) else None
-            problem = _items_problem(items, last)
+        problem, seen, end = _header_problem(header, self.kind), set(), 0
+        for item in items:
+            problem = problem or _item_problem(item, seen, end)
+            if not problem:
+                seen.add(item["id"])
+                end = item["stop"]
         if problem:
             raise InputError(f"{self._journal.path}: {problem}; remove it or start over with --overwrite")
 
@@ -501,7 +555,7 @@ class ArrayWriter:
             self._discard_partial()  # what a killed --overwrite left
 
     def _write_index(self):
-        write_json(self._index_path, {**self._header(self.row_count), "items": list(self.items.values())})
+        write_json_items(self._index_path, self._header(self.row_count), "items", self.items.values())
 
     def _patch_header(self):
         with open(self._partial_path, "r+b") as file:

@@ -7,6 +7,7 @@ import glob
 import io
 import json
 import re
+import sys
 import tempfile
 import tokenize
 from dataclasses import dataclass, field
@@ -20,9 +21,10 @@ from actalign.masks import Masks, masks_of_row
 ACTION_ATLAS = "mrsalehi/ActionAtlas-v1.0"
 OWN_FIELDS = ("id", "youtube_id", "video", "domain", "choices", "choices_str", "answer", "action", "question",
               "start_timestamp", "end_timestamp")
+NO_MASKS = Masks()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One multiple-choice question about one clip.
 
@@ -43,7 +45,7 @@ class Sample:
     start: float | None = None
     end: float | None = None
     extra: dict = field(default_factory=dict)  # the dataset's other fields
-    masks: Masks = field(default_factory=Masks)
+    masks: Masks = NO_MASKS
     problem: str | None = None  # why its clip cannot be made, where the row itself tells
 
     @property
@@ -81,8 +83,10 @@ def sample_from_record(record, source):
     if answer is not None and (type(answer) is not int or not 0 <= answer < len(options)):
         raise InputError(f"{source}: sample {id} has answer index {answer!r}, its {len(options)} options allow "
                          f"0 to {len(options) - 1} or null; mend it or remove the sample")
-    return Sample(id=id, domain=str(record.get("domain") or ""), options=tuple(options), answer=answer,
-                  labels=tuple(options), action=record.get("action"), question=record.get("question"),
+    options = tuple(options)
+    # Ids and domains are in several artifacts and samples: one copy of each is enough.
+    return Sample(id=sys.intern(id), domain=sys.intern(str(record.get("domain") or "")), options=options, answer=answer,
+                  labels=options, action=record.get("action"), question=record.get("question"),
                   youtube_id=record.get("youtube_id"))
 
 
@@ -91,8 +95,13 @@ def require_unique_ids(samples, source):
     seen = set()
     for sample in samples:
         if sample.id in seen:
-            raise InputError(f"{source}: sample id {sample.id} occurs twice; give every sample an id of its own")
+            raise repeated_id(sample.id, source)
         seen.add(sample.id)
+
+
+def repeated_id(id, source):
+    """The InputError for an id that two samples of `source` share."""
+    return InputError(f"{source}: sample id {id} occurs twice; give every sample an id of its own")
 
 
 # Rows of a dataset

@@ -7,7 +7,8 @@ import numpy as np
 
 from actalign.console import InputError, some_of
 from actalign.dataset import Sample, require_unique_ids, sample_from_record
-from actalign.files import read_json, write_json
+from actalign.files import read_json, write_json_items
+from actalign.json_items import JsonItems
 
 TOP_K = (1, 2, 3)
 RESAMPLES = 10_000
@@ -16,7 +17,7 @@ FORMAT = "actalign-predictions"
 VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """The scores of one sample's K options, and with alignment the path of each: (cells, 2) of (t, m)."""
 
@@ -159,12 +160,10 @@ def write_predictions(path, method, sources, predictions, not_scored):
     method: {"name": ..., settings}   sources: {flag: ArrayArtifact or {"path": ...}}   not_scored: {id: reason}
     """
     answered = [prediction for prediction in predictions if prediction.sample.answer is not None]
-    write_json(path, {
-        "format": FORMAT, "version": VERSION, "method": method, "sources": sources,
-        "summary": _summary(predictions, answered, not_scored),
-        "samples": [_entry(prediction) for prediction in predictions],
-        "not_scored": [{"id": id, "reason": reason} for id, reason in not_scored.items()],
-    })
+    header = {"format": FORMAT, "version": VERSION, "method": method, "sources": sources,
+              "summary": _summary(predictions, answered, not_scored),
+              "not_scored": [{"id": id, "reason": reason} for id, reason in not_scored.items()]}
+    write_json_items(path, header, "samples", (_entry(prediction) for prediction in predictions))
 
 
 def _summary(predictions, answered, not_scored):
@@ -209,9 +208,11 @@ def _prediction(entry, path):
 def require_replaceable(path):
     """Raise InputError if writing predictions to `path` would replace a file of another kind."""
     if Path(path).exists():
+        content = JsonItems(path, "predictions", "samples")
         try:
-            ours = read_json(path).get("format") == FORMAT
-        except (InputError, AttributeError):
+            next(iter(content), None)  # the format stands before the samples; these need not be read
+            ours = (content.header or {}).get("format") == FORMAT
+        except InputError:
             ours = False
         if not ours:
             raise InputError(f"--output {path}: is there and holds no predictions; choose another name")

@@ -46,6 +46,15 @@ def write_json(path, content, indent=None):
         file.write("\n")
 
 
+def write_json_items(path, header, key, items):
+    """`write_json` of {**header, key: [items]} that holds one item at a time; an item a line."""
+    with replacing(path) as file:
+        file.write(_line(header)[:-2] + f',"{key}":[')
+        for number, item in enumerate(items):
+            file.write((",\n" if number else "\n") + _line(item).rstrip("\n"))
+        file.write("]}\n")
+
+
 @contextlib.contextmanager
 def replacing(path):
     """A text file that takes the place of `path` when the block ends, and leaves nothing behind if it raises."""

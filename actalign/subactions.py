@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from actalign.console import InputError
-from actalign.dataset import Sample, require_unique_ids, sample_from_record
-from actalign.files import read_json
+from actalign.dataset import Sample, repeated_id, sample_from_record
+from actalign.json_items import JsonItems
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,25 @@ class Scripts:
 
 
 def read_scripts(path):
-    """One Scripts a sample of a generated_subactions.json, in its order.
+    """One Scripts a sample of a generated_subactions.json, in its order. Raises InputError as `iter_scripts` does."""
+    return list(iter_scripts(path))
 
-    Raises InputError if the file is no list of samples with options, or an option's sub-actions are no list of texts.
+
+def iter_scripts(path):
+    """Yields what `read_scripts` returns, one by one, from the file.
+
+    Raises InputError if the file is no list of samples with options, an option's sub-actions are no list of texts, or
+    ids repeat.
     """
-    entries = read_json(path, "list of samples with sub-actions")
-    if not isinstance(entries, list) or not entries:
+    entries, seen = JsonItems(path, "list of samples with sub-actions"), set()
+    for entry in entries:
+        scripts = scripts_from_entry(entry, path)
+        if scripts.sample.id in seen:
+            raise repeated_id(scripts.sample.id, path)
+        seen.add(scripts.sample.id)
+        yield scripts
+    if not seen:
         raise InputError(f"{path}: is no list of samples; give the output of generate_subactions.py")
-    scripts = [scripts_from_entry(entry, path) for entry in entries]
-    require_unique_ids([script.sample for script in scripts], path)
-    return scripts
 
 
 def scripts_from_entry(entry, source):
