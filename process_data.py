@@ -25,7 +25,7 @@ IMAGE_SIZE = 384  # pixels; what google/siglip-so400m-patch14-384 takes
 CHUNK_FRAMES = 32  # frames that a worker hands over at once
 BYTES_IN_FLIGHT = 1 << 28  # of decoded frames that may wait for their turn, for each worker
 SOURCE_FRAME_RATE = 32  # frames/s, ActionAtlas's average; for the estimate of --dry_run
-DECODED_RATE = 36  # frames/s and worker from 1080 lines, measured on one core; smaller pictures are quicker
+DECODED_RATE = 150  # frames/s and worker from 1080 lines, measured on one core (benchmarks/decoding.py)
 
 
 def clip_chunks(path, sample, image_size, fps=None, resample="bicubic"):
@@ -58,7 +58,7 @@ def clip_chunks(path, sample, image_size, fps=None, resample="bicubic"):
 class DecodedClips:
     """Decodes clips in threads and gives them out in their order, with a bounded number of frames waiting.
 
-    FFmpeg and Pillow do not hold Python's interpreter lock, so threads decode side by side.
+    FFmpeg and torch do not hold Python's interpreter lock, so threads decode side by side.
 
         with DecodedClips(samples, decode, workers, chunks_ahead) as clips:
             for sample, chunks in clips:
@@ -152,7 +152,7 @@ def process_data(samples, writer, videos, image_size, workers=1, fps=None, resam
 
     chunk_bytes = CHUNK_FRAMES * image_size * image_size * 3
     total, stopwatch = 0, console.Stopwatch()
-    with DecodedClips(samples, decode, workers, max(BYTES_IN_FLIGHT // chunk_bytes, 1)) as clips, \
+    with one_torch_thread(), DecodedClips(samples, decode, workers, max(BYTES_IN_FLIGHT // chunk_bytes, 1)) as clips, \
             console.progress(len(samples), "clips") as bar:
         for sample, chunks in clips:
             try:
@@ -164,6 +164,19 @@ def process_data(samples, writer, videos, image_size, workers=1, fps=None, resam
             bar.set_postfix_str(f"{stopwatch.rate(total)} frames/s, {written:.0f} MB", refresh=False)
             bar.update()
     return total
+
+
+@contextlib.contextmanager
+def one_torch_thread():
+    """Have torch resize by the thread that asks for it: the clips' threads keep all cores busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _write_clip(writer, sample, chunks):

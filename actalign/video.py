@@ -278,9 +278,12 @@ def _end_of_segment(head):
 def resize(image, size, resample="bicubic"):
     """Resize (H, W, 3) uint8 to (size, size, 3) as SigLIP's image processor does: antialiased, aspect ignored.
 
-    Pillow is the implementation that this processor uses itself, so that the pixels are the same. SigLIP's checkpoints
-    ask for bicubic, some of SigLIP 2's for bilinear.
+    That processor resizes by torch where torchvision is installed and by Pillow elsewhere. Torch's pixels differ from
+    Pillow's in a few of a thousand values, by 1 or 2 of 255, and take a tenth of the time. SigLIP's checkpoints ask for
+    bicubic, some of SigLIP 2's for bilinear.
     """
-    from PIL import Image
+    import torch
 
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling[resample.upper()]))
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
+    pixels = torch.nn.functional.interpolate(pixels, (size, size), mode=resample, antialias=True)
+    return np.ascontiguousarray(pixels[0].permute(1, 2, 0).numpy())
