@@ -127,7 +127,8 @@ def parse_args(argv=None):
     parser.add_argument("--batch_size", type=console.positive_int,
                         help=f"texts a forward pass (default: {BATCH_SIZE} on CUDA, {BATCH_SIZE_ELSEWHERE} elsewhere)")
     parser.add_argument("--dtype", choices=DTYPES, default="auto",
-                        help="of the forward pass; auto is bfloat16 on CUDA, float32 elsewhere (default: %(default)s)")
+                        help="of the forward pass; auto is bfloat16 on CUDA, and for large models on a CPU made for "
+                             "it, else float32 (default: %(default)s)")
     console.add_device_argument(parser)
     console.add_overwrite_argument(parser)
     return parser.parse_args(argv)
@@ -140,7 +141,7 @@ def main(argv=None):
     scripts = read_scripts(args.subactions)
     device = console.pick_device(args.device)
     checkpoint = find_checkpoint(args.model)
-    dtype = resolve_dtype(args.dtype, device)
+    dtype = resolve_dtype(args.dtype, device, checkpoint)
     batch_size = args.batch_size or (BATCH_SIZE if device.type == "cuda" else BATCH_SIZE_ELSEWHERE)
     known, encoded = KnownTexts(), 0
     with open_writer(args, checkpoint, dtype, scripts, known) as writer:

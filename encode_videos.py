@@ -12,7 +12,7 @@ import numpy as np
 from actalign import artifacts, console
 from actalign.siglip import DTYPES, SO400M, find_checkpoint, load_siglip, resolve_dtype
 
-BATCH_SIZE = 64  # frames a forward pass on CUDA
+BATCH_SIZE = 128  # frames a forward pass on CUDA, where they fit
 BATCH_SIZE_ELSEWHERE = 16
 
 # What later stages need to know of a clip besides its embeddings.
@@ -29,8 +29,9 @@ def encode_videos(frames, writer, encoder):
     total = sum(item["stop"] - item["start"] for item in todo)
     parts = []  # embeddings so far of the first clip of todo
     with console.progress(total, "frames") as bar:
-        for start, stop in _batches(todo, encoder.batch_size, len(frames.array)):
-            embeddings = encoder.encode_frames(frames.read(start, stop))  # (n, D)
+        batches = list(_batches(todo, encoder.batch_size, len(frames.array)))
+        encoded = encoder.encode_batches(frames.read(*batch) for batch in batches)
+        for (start, stop), embeddings in zip(batches, encoded, strict=True):  # (n, D)
             while todo and todo[0]["start"] < stop:
                 item = todo[0]
                 parts.append(embeddings[max(item["start"] - start, 0):item["stop"] - start])
@@ -76,6 +77,11 @@ def warn_of_other_frames(frames, encoder):
                      f"{encoder.resample}; --resample {encoder.resample} in process_data.py avoids that")
 
 
+def batch_size(text):
+    """argparse type: "auto" or a whole number from 1 on."""
+    return text if text == "auto" else console.positive_int(text)
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -84,11 +90,12 @@ def parse_args(argv=None):
     parser.add_argument("--output", required=True, help="where the embeddings go, a .npy file")
     parser.add_argument("--model", default=SO400M,
                         help="SigLIP checkpoint, a hub name or a folder (default: %(default)s)")
-    parser.add_argument("--batch_size", type=console.positive_int,
-                        help=f"frames a forward pass (default: {BATCH_SIZE} on CUDA, "
-                             f"{BATCH_SIZE_ELSEWHERE} elsewhere)")
+    parser.add_argument("--batch_size", type=batch_size, default="auto",
+                        help=f"frames a forward pass; auto is {BATCH_SIZE} on CUDA, {BATCH_SIZE_ELSEWHERE} elsewhere; "
+                             "halved where memory does not suffice (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="auto",
-                        help="of the forward pass; auto is bfloat16 on CUDA, float32 elsewhere (default: %(default)s)")
+                        help="of the forward pass; auto is bfloat16 on CUDA, and for large models on a CPU made for "
+                             "it, else float32 (default: %(default)s)")
     console.add_device_argument(parser)
     console.add_overwrite_argument(parser)
     return parser.parse_args(argv)
@@ -101,15 +108,17 @@ def main(argv=None):
     frames = artifacts.read_array(args.input, "frames")
     device = console.pick_device(args.device)
     checkpoint = find_checkpoint(args.model)
-    dtype = resolve_dtype(args.dtype, device)
-    batch_size = args.batch_size or (BATCH_SIZE if device.type == "cuda" else BATCH_SIZE_ELSEWHERE)
+    dtype = resolve_dtype(args.dtype, device, checkpoint)
+    frames_at_once = args.batch_size
+    if frames_at_once == "auto":
+        frames_at_once = BATCH_SIZE if device.type == "cuda" else BATCH_SIZE_ELSEWHERE
     encoded, stopwatch = 0, console.Stopwatch()
     with artifacts.ArrayWriter(args.output, "video_embeddings", checkpoint.settings(dtype), {"model": args.model},
                                args.overwrite) as writer:
         require_same_frames(writer, frames)
         kept = len(writer.items)
         if any(item["id"] not in writer for item in frames.items):
-            encoder = load_siglip(checkpoint, device, batch_size, dtype)
+            encoder = load_siglip(checkpoint, device, frames_at_once, dtype)
             warn_of_other_frames(frames, encoder)
             stopwatch = console.Stopwatch()  # without the loading
             encoded = encode_videos(frames, writer, encoder)

@@ -1,5 +1,6 @@
 """actalign/siglip.py: embeddings are those of the plain transformers pipeline, whatever else is in the batch."""
 
+import dataclasses
 import json
 import shutil
 
@@ -169,13 +170,103 @@ def test_bfloat16_comes_near_float32_and_gives_float32(checkpoint, siglip, frame
     assert cosines(found, siglip.encode_frames(images)).min() > 0.999
 
 
-def test_the_dtype_follows_the_device_unless_it_is_named(cpu):
+def test_the_dtype_follows_the_device_unless_it_is_named(checkpoint, cpu, monkeypatch):
     import torch
 
-    assert resolve_dtype("auto", cpu) == "float32"
-    assert resolve_dtype("auto", torch.device("cuda:1")) == "bfloat16"
-    assert resolve_dtype("auto", torch.device("mps")) == "float32"
-    assert resolve_dtype("float16", cpu) == "float16"
+    tiny = find_checkpoint(str(checkpoint))
+    large = dataclasses.replace(tiny, width=1152)
+    for able in ({"avx512_bf16": True}, {"amx_bf16": True}, {"avx512_bf16": False, "avx2": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able, raising=False)
+        on_cpu = "float32" if "avx2" in able else "bfloat16"
+        assert resolve_dtype("auto", cpu, large) == on_cpu
+        assert resolve_dtype("auto", cpu, tiny) == "float32"
+        for found in (tiny, large):
+            assert resolve_dtype("auto", torch.device("cuda:1"), found) == "bfloat16"
+            assert resolve_dtype("auto", torch.device("mps"), found) == "float32"
+            assert resolve_dtype("float16", cpu, found) == "float16"
+
+
+def test_bfloat16_embeddings_of_so400ms_layers_are_those_of_float32(so400m_settings_checkpoint, cpu, frames):
+    images = np.stack([resize(frame, 384) for frame in frames[:2]])
+    found = find_checkpoint(str(so400m_settings_checkpoint))
+    assert found.width == 1152
+    half, full = (load_siglip(found, cpu, 2, dtype) for dtype in ("bfloat16", "float32"))
+    assert cosines(half.encode_frames(images), full.encode_frames(images)).min() > 0.999
+    assert cosines(half.encode_texts(TEXTS[:2]), full.encode_texts(TEXTS[:2])).min() > 0.999
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """small_memory(siglip, rows, error): have larger forward passes than `rows` fail; returns the list of sizes."""
+    def restrict(siglip, rows, error):
+        sizes = []
+        for name in ("get_image_features", "get_text_features"):
+            forward = getattr(siglip._model, name)
+
+            def guarded(forward=forward, **inputs):
+                sizes.append(len(next(iter(inputs.values()))))
+                if sizes[-1] > rows:
+                    raise error
+                return forward(**inputs)
+
+            monkeypatch.setattr(siglip._model, name, guarded)
+        return sizes
+
+    return restrict
+
+
+def test_a_batch_too_large_for_memory_is_halved_and_no_frame_lost(checkpoint, frames, cpu, small_memory, capsys):
+    import torch
+
+    images = np.stack([resize(frames[i % len(frames)], 48) + np.uint8(i) for i in range(13)])
+    expected = load_siglip(find_checkpoint(str(checkpoint)), cpu, 16, "float32").encode_frames(images)
+    for error in (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+                  RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")):
+        siglip = load_siglip(find_checkpoint(str(checkpoint)), cpu, 16, "float32")
+        sizes = small_memory(siglip, 3, error)
+        found = list(siglip.encode_batches([images[:5], images[5:6], images[6:]]))
+        assert [len(part) for part in found] == [5, 1, 7]
+        assert np.concatenate(found) == pytest.approx(expected, abs=1e-5)
+        assert sizes[:4] == [16, 8, 4, 2]
+        assert set(sizes[3:]) == {2}
+        told = capsys.readouterr().err
+        assert "a batch of 4 does not fit into the memory of cpu; going on with 2 at once" in told
+        assert siglip.encode_texts(TEXTS).shape == (5, 64)
+
+
+def test_a_frame_that_memory_does_not_hold_is_an_error_in_a_line(checkpoint, cpu, small_memory):
+    import torch
+
+    siglip = load_siglip(find_checkpoint(str(checkpoint)), cpu, 4, "float32")
+    small_memory(siglip, 0, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(StageError, match="with a batch of one; free memory"):
+        siglip.encode_frames(np.zeros((4, 48, 48, 3), np.uint8))
+
+
+def test_other_errors_of_a_forward_pass_are_not_taken_for_a_lack_of_memory(checkpoint, cpu, small_memory):
+    siglip = load_siglip(find_checkpoint(str(checkpoint)), cpu, 4, "float32")
+    sizes = small_memory(siglip, 0, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        siglip.encode_frames(np.zeros((4, 48, 48, 3), np.uint8))
+    assert len(sizes) == 1
+
+
+def test_the_next_batch_is_taken_while_one_is_in_use_and_errors_come_in_their_place(siglip):
+    taken = []
+
+    def batches():
+        for number in range(3):
+            taken.append(number)
+            yield np.full((2, 48, 48, 3), number, np.uint8)
+        raise InputError("the fourth cannot be read")
+
+    embeddings = siglip.encode_batches(batches())
+    for number in range(3):
+        assert np.array_equal(next(embeddings), siglip.encode_frames(np.full((2, 48, 48, 3), number, np.uint8)))
+        assert number in taken
+    with pytest.raises(InputError, match="fourth"):
+        next(embeddings)
+    assert list(siglip.encode_batches([])) == []
 
 
 def test_embeddings_that_are_not_finite_are_an_error_in_a_line(own_checkpoint, change_weights, cpu):
