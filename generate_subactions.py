@@ -8,29 +8,27 @@ generate_prompt(). What the output holds already is not asked again.
 
 import argparse
 import contextlib
-import itertools
+import hashlib
 import json
 import os
-import re
-import unicodedata
+import queue
+import threading
+import urllib.parse
 from collections import defaultdict
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from actalign import artifacts, console, files
 from actalign.dataset import require_unique_ids, sample_from_record
-from actalign.language_model import LanguageModel, NoAnswer
-from actalign.subactions import Scripts, entry_of, read_scripts, scripts_from_entry
+from actalign.language_model import TIMEOUT, LanguageModel, NoAnswer, Request, answer_part, text_of_answer
+from actalign.replies import MIN_SUBACTIONS, MOST_SUBACTIONS, count_repeated, parse_reply
+from actalign.subactions import Scripts, entry_of, folded_key, read_scripts, scripts_from_entry
 
 MODEL = "gpt-5.4-mini"
 TEMPERATURE = 0.2  # the published setting
-MIN_SUBACTIONS = 10  # phrases an option
-MOST_SUBACTIONS = 60  # phrases an option; a model that gives more repeats itself without end
-LONGEST_PHRASE = 400  # characters; SigLIP reads 64 tokens, about 250 characters of English
 ATTEMPTS = 3  # questions about one option before its sample is recorded as failed
 WORKERS = 4  # requests in flight
-MOST_BRACKETS = 50  # where JSON is looked for in a reply; every look can cost as much as the reply is long
 CHARACTERS_A_TOKEN = 4  # of English, for estimates
+TOKENS_A_PHRASE = 15
 
 # The answer's form for servers that can hold a model to it. A list, because strict schemas allow no names as keys.
 SCHEMA = {
@@ -76,137 +74,71 @@ Answer with JSON and nothing else, one entry for every action, named exactly as 
 PROMPTS = {"context": "generate_prompt", "short": "generate_short_prompt"}
 
 
-def make_prompt(name, options, domain):
-    """The text of the prompt called `name`."""
-    return globals()[PROMPTS[name]](list(options), domain)
-
-
-# Replies
-
-
-def parse_reply(text, options, domain, min_subactions=MIN_SUBACTIONS):
-    """What a model's reply says of each of `options`.
-
-    Accepts the JSON that the prompts ask for, or one that maps names to lists, alone or among other words. Names are
-    matched without regard to case, spaces, quotes and "in <domain>", never by position.
-    Returns (texts, problems): {option: tuple of phrases} of the good ones and {option: what is wrong} of the others.
-    """
-    lists = _lists_by_name(text, domain)
-    if lists is None:
-        return {}, dict.fromkeys(options, "the reply holds no JSON with lists of sub-actions")
-    texts, problems = {}, {}
-    for option in options:
-        phrases = lists.get(_folded(option, domain))
-        problem = f"the reply has no list for {option!r}" if phrases is None else None
-        phrases = () if phrases is None else phrases
-        if problem is None and not all(isinstance(phrase, str) for phrase in phrases):
-            problem = f"the list for {option!r} holds something else than texts"
-        if problem is None:
-            phrases = [_clean(phrase) for phrase in phrases]
-            problem = _problem_of(phrases, min_subactions)
-        if problem is None:
-            texts[option] = tuple(phrases)
-        else:
-            problems[option] = problem
-    return texts, problems
-
-
-def _problem_of(phrases, least):
-    """Why a list of phrases cannot be used, or None."""
-    distinct = {phrase.casefold() for phrase in phrases if phrase}
-    if not all(phrases):
-        return "an empty phrase"
-    if len(distinct) < len(phrases):
-        return f"{len(phrases) - len(distinct)} of {len(phrases)} phrases are repeated"
-    if len(phrases) < least:
-        return f"{len(phrases)} phrases, at least {least} are needed"
-    if len(phrases) > MOST_SUBACTIONS:
-        return f"{len(phrases)} phrases, at most {MOST_SUBACTIONS} make sense"
-    if any(len(phrase) > LONGEST_PHRASE for phrase in phrases):
-        return f"a phrase of more than {LONGEST_PHRASE} characters"
-    return None
-
-
-def _clean(phrase):
-    """A phrase without its number, control characters and surplus white space."""
-    visible = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in phrase)
-    return re.sub(r"^\s*(\d+[.)]|[-*•])\s+", "", " ".join(visible.split()))
-
-
-def _lists_by_name(text, domain):
-    """{folded name: list} of a reply's JSON, or None if it has none."""
-    for match in itertools.islice(re.finditer(r"[{\[]", text), MOST_BRACKETS):
-        try:
-            value, _ = json.JSONDecoder().raw_decode(text, match.start())
-        except (ValueError, RecursionError):
-            continue
-        lists = _lists_of(value)
-        if lists:
-            return {_folded(name, domain): phrases for name, phrases in lists.items()}
-    return None
-
-
-def _lists_of(value):
-    """{name: list} of a JSON value: of [{"action", "subactions"}], of {name: list}, or of what wraps one of them."""
-    if isinstance(value, list):
-        return {entry["action"]: entry["subactions"] for entry in value
-                if isinstance(entry, dict) and isinstance(entry.get("action"), str)
-                and isinstance(entry.get("subactions"), list)}
-    if not isinstance(value, dict):
-        return {}
-    for wrapped in value.values():
-        if isinstance(wrapped, dict) or (isinstance(wrapped, list) and any(isinstance(e, dict) for e in wrapped)):
-            lists = _lists_of(wrapped)
-            if lists:
-                return lists
-    return {name: phrases for name, phrases in value.items() if isinstance(phrases, list)}
-
-
-def _folded(name, domain):
-    """A name as it is compared."""
-    folded = " ".join(re.sub(r"[\"'`*_\u2018\u2019\u201c\u201d]", "", name).split()).casefold()  # quotes and emphasis
-    ending = " in " + " ".join(domain.split()).casefold()
-    return folded.removesuffix(ending) or folded
+def make_prompt(settings, options, domain):
+    """The text of the prompt that the parsed arguments choose."""
+    prompt = globals()[PROMPTS[settings.prompt]](list(options), domain)
+    if settings.min_subactions > MIN_SUBACTIONS:
+        prompt += f"\n\nList at least {settings.min_subactions} sub-actions of every action."
+    return prompt
 
 
 # Questions
 
 
 class Question:
-    """The options that some samples share, asked once. Samples with the same options in the same domain are one."""
+    """The options that some samples share, asked once. Samples with the same options in the same domain are one.
+
+    known     {option: phrases}, from earlier runs and growing with every reply
+    options   those still to be asked
+    problems  {option: why it has no phrases}, of those that were asked in vain
+    """
 
     def __init__(self, samples, options, known):
         self.samples = samples
-        self.options = options  # still to be asked
-        self.known = known  # {option: phrases} of those that an earlier run got
         self.domain = samples[0].domain
+        self.known = known
+        self.options = options
+        self.problems = {}
+        self._known_before = len(known)
 
-    def ask(self, language_model, prompt, min_subactions, attempts):
-        """Ask for the options, again for those that the reply leaves out or gets wrong, and say then what was wrong.
+    @property
+    def has_grown(self):
+        """Whether a reply has added to what is known."""
+        return len(self.known) > self._known_before
 
-        Returns (texts, problems): {option: phrases}, and {option: reason} of those without.
-        """
-        texts, problems, options = dict(self.known), {}, list(self.options)
-        messages = [{"role": "user", "content": make_prompt(prompt, options, self.domain)}]
-        for _ in range(attempts):
+    def prompt(self, settings):
+        """The text to ask with: for the options that are left, with what was wrong with an earlier answer."""
+        told = "\n".join(f"- {option}: {problem}" for option, problem in self.problems.items())
+        return make_prompt(settings, self.options, self.domain) + (
+            f"\n\nAn earlier answer could not be used:\n{told}" if told else "")
+
+    def take(self, reply, min_subactions):
+        """Learn from a reply; what it leaves out or gets wrong is still to be asked."""
+        found, self.problems = parse_reply(reply, self.options, self.domain, min_subactions)
+        self.known = {**self.known, **found}
+        self.options = list(self.problems)
+
+    def give_up(self, reason):
+        """Record one reason for all options that are left."""
+        self.problems = dict.fromkeys(self.options, reason)
+
+    def ask(self, language_model, settings):
+        """Ask until every option is known, at most `settings.attempts` times."""
+        for _ in range(settings.attempts):
             try:
-                reply = language_model.ask(messages)
+                reply = language_model.ask([{"role": "user", "content": self.prompt(settings)}])
             except NoAnswer as error:
-                return texts, dict.fromkeys(options, str(error))
-            found, problems = parse_reply(reply, options, self.domain, min_subactions)
-            texts |= found
-            options = list(problems)
-            if not options:
-                break
-            told = "\n".join(f"- {option}: {problem}" for option, problem in problems.items())
-            messages = [{"role": "user", "content": make_prompt(prompt, options, self.domain)
-                         + f"\n\nAn earlier answer could not be used:\n{told}"}]
-        return texts, problems
+                self.give_up(str(error))
+                return
+            self.take(reply, settings.min_subactions)
+            if not self.options:
+                return
 
 
 def collect_questions(samples, generated):
     """The Questions that are left: samples whose options do not all have sub-actions yet.
 
+    A question without options to ask is one whose options are all known from another sample.
     Raises InputError if an entry with a sample's id has other options.
     """
     groups = defaultdict(list)
@@ -217,70 +149,79 @@ def collect_questions(samples, generated):
         known, todo = {}, []
         for sample in group:
             there = generated.scripts_of(sample)
-            if there is None or there.lacking:
+            if there.lacking:
                 todo.append(sample)
-            if there is not None:
-                known |= {option: texts for option, texts in zip(there.sample.options, there.texts, strict=True)
-                          if texts}
+            known |= there.known
         options = [option for option in dict.fromkeys(group[0].options) if option not in known]
         if todo:
             questions.append(Question(todo, options, known))
     return questions
 
 
+def settle(question, generated, settings, temperature):
+    """Commit what became of a question for each of its samples; what failed goes to the missing items."""
+    for sample in question.samples:
+        generated.add(sample, question.known, generated_with(settings, sample, temperature))
+        if question.problems:
+            generated.missing.add(sample.id, "; ".join(f"{option}: {why}" for option, why in question.problems.items()),
+                                  retry=True)
+
+
 def generate_subactions(questions, generated, language_model, settings):
-    """Ask the questions and add each answer to `generated` as it comes; what fails goes to its missing items.
+    """Ask the questions, `settings.workers` at a time, and commit each answer before another question is asked.
 
-    settings: the parsed arguments. Returns the ids of the samples that failed.
+    settings: the parsed arguments. Raises StageError if asking makes no sense any more; what is in flight then is
+    waited for, since it is paid for. An interrupt keeps what has come and waits for nothing.
     """
-    failed = []
+    answered, uncommitted, in_flight = queue.SimpleQueue(), set(), 0
 
-    def take(question, answer):
-        texts, problems = answer
-        for sample in question.samples:
-            generated.add(sample, texts, generated_with(settings, sample))
-            if problems:
-                generated.missing.add(sample.id, "; ".join(f"{option}: {why}" for option, why in problems.items()),
-                                      retry=True)
-                failed.append(sample.id)
+    def ask(question):
+        error = None
+        try:
+            question.ask(language_model, settings)
+        except BaseException as raised:  # to be raised in the main thread
+            error = raised
+        answered.put((question, error))
 
-    total = sum(len(question.samples) for question in questions)
-    asked = iter(question for question in questions if question.options)
-    with console.progress(total, "samples") as bar:
-        for question in questions:
-            if not question.options:  # another sample has the same options, and they are known
-                take(question, (question.known, {}))
-                bar.update(len(question.samples))
-        pool = ThreadPoolExecutor(settings.workers)
-        waiting = {}
+    def commit(question):
+        settle(question, generated, settings, language_model.temperature)
+        bar.update(len(question.samples))
+
+    left = iter(questions)
+    with console.progress(sum(len(question.samples) for question in questions), "samples") as bar:
         try:
             while True:
-                for question in asked:
-                    waiting[pool.submit(question.ask, language_model, settings.prompt, settings.min_subactions,
-                                        settings.attempts)] = question
-                    if len(waiting) >= settings.workers:
-                        break
-                if not waiting:
+                while in_flight < settings.workers and (question := next(left, None)) is not None:
+                    uncommitted.add(question)
+                    in_flight += 1
+                    # Of a pool, the interpreter would wait for every thread before it ends, however long it hangs.
+                    threading.Thread(target=ask, args=(question,), daemon=True).start()
+                if not in_flight:
                     break
-                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                    question = waiting.pop(future)
-                    take(question, future.result())
-                    bar.update(len(question.samples))
+                question, error = answered.get()
+                in_flight -= 1
+                if error is not None:
+                    raise error
+                uncommitted.remove(question)
+                commit(question)
+            language_model.close()
         except console.StageError:
-            for future, question in waiting.items():  # what is in flight is paid for
-                with contextlib.suppress(console.StageError):
-                    take(question, future.result())
+            language_model.stop()
+            while in_flight > len(language_model.pausing) or not answered.empty():
+                with contextlib.suppress(queue.Empty):
+                    answered.get(timeout=0.05)
+                    in_flight -= 1
             raise
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            language_model.close()
-    return failed
+            for question in uncommitted:
+                if question.has_grown:
+                    commit(question)
 
 
-def generated_with(settings, sample):
-    """What is recorded of how a sample's sub-actions came about."""
-    return {"model": settings.model, "temperature": settings.temp, "prompt": make_prompt(
-        settings.prompt, sample.options, sample.domain)}
+def generated_with(settings, sample, temperature):
+    """What is recorded of how a sample's sub-actions came about; no temperature where the server takes none."""
+    return {"model": settings.model, "temperature": temperature,
+            "prompt": make_prompt(settings, sample.options, sample.domain)}
 
 
 class GeneratedFile:
@@ -293,18 +234,24 @@ class GeneratedFile:
     def __init__(self, path):
         self.path = Path(path)
         self.entries = {}
-        self._journal = files.Journal(self.path.with_name(self.path.name + ".partial"))
+        self._journal = files.Journal(self.path.with_name(self.path.name + ".partial"), "take that line out")
         self._hold = files.Hold(path)
         try:
             entries = files.read_json(path, "list of samples") if self.path.exists() else []
             if not isinstance(entries, list):
                 raise console.InputError(f"{path}: is there and is no list of samples; choose another --output")
-            for entry in [*entries, *self._journal.read()]:
-                self.entries[scripts_from_entry(entry, self.path).sample.id] = entry
+            require_unique_ids([self._learn(entry, self.path) for entry in entries], path)
+            for entry in self._journal.read():
+                self._learn(entry, self._journal.path)
             self.missing = artifacts.MissingItems(path)
         except BaseException:
             self._hold.release()
             raise
+
+    def _learn(self, entry, source):
+        sample = scripts_from_entry(entry, source).sample
+        self.entries[sample.id] = entry
+        return sample
 
     def __enter__(self):
         return self
@@ -313,35 +260,42 @@ class GeneratedFile:
         self._hold.release()
 
     def scripts_of(self, sample):
-        """The Scripts that are there for a sample, or None. Raises InputError if its options are others."""
+        """The Scripts of a sample, without sub-actions if it is not there. Raises InputError if its options are others.
+        """
         entry = self.entries.get(sample.id)
         if entry is None:
-            return None
-        there = scripts_from_entry(entry, self.path)
-        if sorted(there.sample.keys) != sorted(sample.keys):
+            return Scripts(sample, ((),) * len(sample.options))
+        there = scripts_from_entry(entry, self.path).sample
+        if sorted(map(folded_key, there.keys)) != sorted(map(folded_key, sample.keys)):
             raise console.InputError(f"{self.path}: sample {sample.id} is there with other options than in the "
                                      "dataset; move the file away or choose another --output")
-        return there
+        return scripts_from_entry({**entry, **sample.record()}, self.path)
 
-    def require_same_settings(self, settings, samples):
-        """Raise InputError if a sample's sub-actions came from another model, temperature or prompt.
+    def require_same_settings(self, settings):
+        """Raise InputError if sub-actions came from another model, temperature or prompt.
 
         Files that do not say are taken as they are.
         """
-        for sample in samples:
-            earlier = self.entries.get(sample.id, {}).get("generated_with")
-            for name, value in generated_with(settings, sample).items() if isinstance(earlier, dict) else ():
-                if earlier.get(name, value) != value:
+        for id, entry in self.entries.items():
+            earlier, there = entry.get("generated_with"), scripts_from_entry(entry, self.path)
+            if not isinstance(earlier, dict) or not any(there.texts):
+                continue
+            for name, value in generated_with(settings, there.sample, settings.temp).items():
+                if earlier.get(name, value) not in (value, None):  # a temperature of None: the server took none
                     what = "another prompt" if name == "prompt" else f"{name} {earlier[name]}, this run has {value}"
-                    raise console.InputError(f"{self.path}: sample {sample.id} was generated with {what}; run with "
+                    raise console.InputError(f"{self.path}: sample {id} was generated with {what}; run with "
                                              "the same settings or choose another --output")
 
     def add(self, sample, texts, generated_with):
-        """Commit what is known of one sample: {option: phrases}."""
-        scripts = Scripts(sample, tuple(texts.get(option, ()) for option in sample.options))
-        entry = {**self.entries.get(sample.id, {}), **entry_of(scripts), "generated_with": generated_with}
-        self._journal.append(entry)
-        self.entries[sample.id] = entry
+        """Commit what is known of one sample: {option: phrases}. What it has already stays."""
+        there = self.scripts_of(sample)
+        scripts = Scripts(sample, tuple(there.known.get(option) or texts.get(option, ()) for option in sample.options))
+        entry = {**self.entries.get(sample.id, {}), **entry_of(scripts)}
+        if scripts.texts != there.texts:
+            entry["generated_with"] = generated_with
+        if entry != self.entries.get(sample.id):
+            self._journal.append(entry)
+            self.entries[sample.id] = entry
         if not scripts.lacking:
             self.missing.drop(sample.id)
 
@@ -359,51 +313,72 @@ class GeneratedFile:
 
 def estimate(questions, settings):
     """Lines that tell what asking would take, and one full prompt. Yields them."""
-    asked = [question for question in questions if question.options]
-    prompts = [make_prompt(settings.prompt, question.options, question.domain) for question in asked]
-    answers = sum(len(question.options) for question in asked) * settings.min_subactions * 15  # tokens a phrase
-    yield f"{len(asked)} requests for {sum(len(question.samples) for question in questions)} samples"
+    prompts = [question.prompt(settings) for question in questions if question.options]
+    answers = sum(len(question.options) for question in questions) * settings.min_subactions * TOKENS_A_PHRASE
+    yield f"{len(prompts)} requests for {sum(len(question.samples) for question in questions)} samples"
     yield (f"about {sum(map(len, prompts)) // CHARACTERS_A_TOKEN} tokens asked and {answers} tokens answered, if the "
            "first answers can be used")
     if prompts:
         yield f"\nthe first prompt:\n\n{prompts[0]}"
 
 
-def write_batch(path, questions, settings):
-    """Write the questions as a file for OpenAI's Batch API; the first sample's id is the custom_id of a request."""
-    from actalign.language_model import Request
+def batch_id(sample, settings):
+    """The custom_id of a request: the sample's id, and what tells apart other prompts, models and temperatures."""
+    how = json.dumps(generated_with(settings, sample, settings.temp), sort_keys=True)
+    return f"{sample.id}#{hashlib.blake2b(how.encode(), digest_size=4).hexdigest()}"
 
+
+def write_batch(path, questions, settings):
+    """Write the questions as a file for OpenAI's Batch API."""
+    console.require_folder_of(path)
     if Path(path).exists():
         raise console.InputError(f"--batch {path}: is there already; remove it or choose another name")
     request = Request(settings.model, settings.temp, SCHEMA, settings.max_tokens)
     with files.replacing(path) as file:
         for question in questions:
-            messages = [{"role": "user", "content": make_prompt(settings.prompt, question.options, question.domain)}]
-            file.write(json.dumps({"custom_id": question.samples[0].id, "method": "POST",
-                                   "url": "/v1/chat/completions", "body": request.body(messages)},
-                                  ensure_ascii=False) + "\n")
+            messages = [{"role": "user", "content": question.prompt(settings)}]
+            file.write(json.dumps({"custom_id": batch_id(question.samples[0], settings), "method": "POST",
+                                   "url": "/v1/chat/completions", "body": request.body(messages)}) + "\n")
 
 
 def read_batch(path, questions, generated, settings):
-    """Take the answers of a Batch result file by custom_id; returns the ids of the samples that failed."""
-    by_id = {question.samples[0].id: question for question in questions}
-    failed = []
-    for line in files.Journal(path).read():
-        question = by_id.pop(line.get("custom_id"), None) if isinstance(line, dict) else None
-        if question is None:
-            continue
+    """Take the answers of a Batch result file, or of its error file, by custom_id.
+
+    Raises InputError if it is no such file, or was asked with another prompt, model or temperature.
+    """
+    asked = {batch_id(sample, settings): question for question in questions for sample in question.samples}
+    ids = {sample.id for question in questions for sample in question.samples}
+    answered = {}
+    for number, line in enumerate(files.read_json_lines(path, "Batch result file"), start=1):
+        custom_id = answer_part(line, "custom_id")
+        if not isinstance(custom_id, str):
+            raise console.InputError(f"--batch_results {path}: line {number} has no custom_id; give the result file "
+                                     "of a batch that --batch wrote")
+        question = asked.get(custom_id)
+        if question is None and custom_id.rpartition("#")[0] in ids:
+            raise console.InputError(f"--batch_results {path}: {custom_id} was asked with another prompt, model or "
+                                     "temperature; run with the same settings as --batch")
+        if question is not None and question.options:
+            answered[custom_id] = question
+            _take_batch_answer(question, line, settings)
+    for question in answered.values():
+        settle(question, generated, settings, settings.temp)
+    if questions and not answered:
+        console.warn(f"{path} answers none of the questions that are left")
+
+
+def _take_batch_answer(question, line, settings):
+    status = answer_part(line, "response", "status_code")
+    error = answer_part(line, "response", "body", "error") or answer_part(line, "error")
+    if status == 200 and not error:
         try:
-            reply = line["response"]["body"]["choices"][0]["message"]["content"] or ""
-        except (KeyError, IndexError, TypeError):
-            reply = ""
-        texts, problems = parse_reply(reply, question.options, question.domain, settings.min_subactions)
-        for sample in question.samples:
-            generated.add(sample, question.known | texts, generated_with(settings, sample))
-            if problems:
-                generated.missing.add(sample.id, "; ".join(f"{option}: {why}" for option, why in problems.items()),
-                                      retry=True)
-                failed.append(sample.id)
-    return failed
+            question.take(text_of_answer(answer_part(line, "response", "body")), settings.min_subactions)
+        except NoAnswer as refused:
+            question.give_up(str(refused))
+    elif answer_part(error, "param") == "temperature":
+        question.give_up(f"the model does not take temperature {settings.temp}, try --temp 1")
+    else:
+        question.give_up(f"the batch has no answer (status {status if type(status) is int else 'unknown'})")
 
 
 def check_file(path, text_model, min_subactions):
@@ -414,7 +389,7 @@ def check_file(path, text_model, min_subactions):
     for script in scripts:
         for option, texts in zip(script.sample.options, script.texts, strict=True):
             problems = [] if texts else ["no sub-actions"]
-            repeated = len(texts) - len({text.casefold() for text in texts})
+            repeated = count_repeated(texts)
             if texts and len(texts) < min_subactions:
                 problems.append(f"{len(texts)} sub-actions, fewer than {min_subactions}")
             if repeated:
@@ -448,17 +423,19 @@ def parse_args(argv=None):
     parser.add_argument("--input", help="processed_dataset.npy; only its index is read")
     parser.add_argument("--output", help="generated_subactions.json")
     parser.add_argument("--apikey", help="key of the API; better in the environment as OPENAI_API_KEY")
-    parser.add_argument("--temp", type=float, default=TEMPERATURE, help="temperature (default: %(default)s)")
+    parser.add_argument("--temp", type=temperature, default=TEMPERATURE, help="temperature (default: %(default)s)")
     parser.add_argument("--model", default=MODEL, help="language model (default: %(default)s)")
     parser.add_argument("--base_url", help="another server that speaks the OpenAI protocol (vLLM, Ollama, llama.cpp)")
     parser.add_argument("--prompt", choices=PROMPTS, default="context",
                         help="short is the ablation without context (default: %(default)s)")
-    parser.add_argument("--min_subactions", type=console.positive_int, default=MIN_SUBACTIONS,
+    parser.add_argument("--min_subactions", type=subaction_count, default=MIN_SUBACTIONS,
                         help="phrases that an option needs at least (default: %(default)s)")
     parser.add_argument("--max_tokens", type=console.positive_int,
                         help="limit of one answer (default: the server's own)")
     parser.add_argument("--attempts", type=console.positive_int, default=ATTEMPTS,
                         help="questions about an option before its sample counts as failed (default: %(default)s)")
+    parser.add_argument("--timeout", type=console.positive_float, default=TIMEOUT,
+                        help="seconds to wait for an answer; slow local models need more (default: %(default)s)")
     parser.add_argument("--workers", type=console.positive_int, default=WORKERS,
                         help="requests in flight (default: %(default)s)")
     parser.add_argument("--dry_run", action="store_true", help="only say what would be asked and what it would take")
@@ -473,6 +450,22 @@ def parse_args(argv=None):
     return args
 
 
+def temperature(text):
+    """argparse type: a finite number from 0 on."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def subaction_count(text):
+    """argparse type: a number of phrases that a reply may have."""
+    value = console.positive_int(text)
+    if value > MOST_SUBACTIONS:
+        raise argparse.ArgumentTypeError(f"{value} is more than {MOST_SUBACTIONS}")
+    return value
+
+
 @console.script
 def main(argv=None):
     args = parse_args(argv)
@@ -485,46 +478,65 @@ def main(argv=None):
     require_unique_ids(samples, args.input)
     with GeneratedFile(args.output) as generated:
         questions = collect_questions(samples, generated)
-        generated.require_same_settings(args, samples)
-        todo = sum(len(question.samples) for question in questions)
+        generated.require_same_settings(args)
+        todo = [sample for question in questions for sample in question.samples]
+        asked = [question for question in questions if question.options]
         if args.dry_run:
             print("\n".join(estimate(questions, args)))
             return
-        if args.batch:
-            write_batch(args.batch, [question for question in questions if question.options], args)
-            print(f"{len(questions)} requests -> {args.batch}; have them answered, then run again with --batch_results")
+        if args.batch and asked:
+            write_batch(args.batch, asked, args)
+            print(f"{len(asked)} requests -> {args.batch}; have them answered, then run again with --batch_results")
             return
-        failed, tokens = [], ""
+        tokens = ""
         try:
+            for question in questions:
+                if not question.options:  # another sample has the same ones, and they are known
+                    settle(question, generated, args, args.temp)
             if args.batch_results:
-                failed = read_batch(args.batch_results, questions, generated, args)
-            elif todo:
-                language_model = LanguageModel(args.model, args.temp, require_key(args, todo), SCHEMA, args.base_url,
-                                               args.max_tokens)
-                try:
-                    failed = generate_subactions(questions, generated, language_model, args)
-                finally:
-                    tokens = (f"; {language_model.tokens_asked} tokens asked, {language_model.tokens_answered} "
-                              "answered")
+                read_batch(args.batch_results, asked, generated, args)
+            elif asked:
+                language_model = LanguageModel(args.model, args.temp, require_key(args, len(asked)), SCHEMA,
+                                               require_address(args), args.max_tokens, args.timeout)
+                generate_subactions(asked, generated, language_model, args)
+                tokens = f"; {language_model.tokens_asked} tokens asked, {language_model.tokens_answered} answered"
         finally:
             generated.finish([sample.id for sample in samples])
-        left = sum(1 for sample in samples if sample.id not in generated.entries)
+        failed = [sample.id for sample in todo if generated.scripts_of(sample).lacking]
     if failed:
-        print(f"{len(failed)} samples lack an option after {args.attempts} attempts ({console.some_of(failed)}); "
-              f"{artifacts.missing_path(args.output)} says why, run again to ask again")
-    print(f"{todo - len(failed) - left} samples generated, {len(samples) - todo} were there already, "
-          f"{len(failed) + left} failed{tokens} -> {args.output}")
-    if todo and len(failed) + left == len(samples):
+        print(f"{len(failed)} samples lack an option{'' if args.batch_results else f' after {args.attempts} attempts'} "
+              f"({console.some_of(failed)}); {artifacts.missing_path(args.output)} says why, run again to ask again")
+    print(f"{len(todo) - len(failed)} samples generated, {len(samples) - len(todo)} were there already, "
+          f"{len(failed)} failed{tokens} -> {args.output}")
+    if failed and len(failed) == len(samples):
         raise console.StageError("no sample got all its sub-actions")
 
 
 def require_key(args, count):
-    """The API key from --apikey or the environment; a local server needs none. Raises InputError if it is lacking."""
-    key = args.apikey or os.environ.get("OPENAI_API_KEY") or ("none" if args.base_url else None)
+    """The API key from --apikey or the environment; a local server needs none.
+
+    Raises InputError if it is lacking, or cannot be sent: an HTTP library's own words on that quote it.
+    """
+    key = (args.apikey or os.environ.get("OPENAI_API_KEY") or "").strip() or ("none" if args.base_url else None)
     if key is None:
-        raise console.InputError(f"no API key to ask for {count} samples; set OPENAI_API_KEY, or give --base_url of a "
-                                 "local server")
+        raise console.InputError(f"no API key for {count} requests; set OPENAI_API_KEY, or give --base_url of a local "
+                                 "server")
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise console.InputError("the API key holds a space, a line break or a letter that no key has; copy it again")
     return key
+
+
+def require_address(args):
+    """The address of the server, None for OpenAI's own. Raises InputError if it is none."""
+    address = args.base_url or os.environ.get("OPENAI_BASE_URL") or None
+    try:
+        parts = urllib.parse.urlsplit(address or "https://api.openai.com/v1")
+        is_address = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port)
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise console.InputError("--base_url: is no address of a server; give one such as http://127.0.0.1:8000/v1")
+    return address
 
 
 if __name__ == "__main__":

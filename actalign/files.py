@@ -12,11 +12,36 @@ try:
 except ImportError:  # Windows has no flock: two runs on one output are then the user's to avoid
     fcntl = None
 
+
 def read_json(path, what="JSON"):
     """The content of a JSON file.
 
     Raises InputError if it is missing, empty, cut short or not JSON.
     """
+    text = _read_text(path, what)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not valid JSON ({reason_of(error)}); it may be cut short: restore a copy, "
+                         "or remove it and run the stage that writes it again") from None
+
+
+def read_json_lines(path, what="JSON"):
+    """The contents of a file with one JSON value a line, blank lines aside.
+
+    Raises InputError if it is missing, empty, or a line is not JSON.
+    """
+    values = []
+    for number, line in enumerate(_read_text(path, what).split("\n"), start=1):
+        try:
+            values += [json.loads(line)] if line.strip() else []
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: line {number} is not valid JSON ({reason_of(error)}); it may be cut short: "
+                             f"give the whole {what}") from None
+    return values
+
+
+def _read_text(path, what):
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -28,11 +53,7 @@ def read_json(path, what="JSON"):
                          "give the path of another file") from None
     if not text.strip():
         raise InputError(f"{path}: is empty, expected {what}; remove it and run the stage that writes it again")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not valid JSON ({reason_of(error)}); it may be cut short: restore a copy, "
-                         "or remove it and run the stage that writes it again") from None
+    return text
 
 
 def write_json(path, content, indent=None):
@@ -87,8 +108,9 @@ class Journal:
     A last line that a crash cut short was never committed: reading ignores it, the next append replaces it.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, advice="remove the file or start over with --overwrite"):
         self.path = Path(path)
+        self._advice = advice
         self._file = None
 
     def read(self):
@@ -133,7 +155,7 @@ class Journal:
                 lines.append(json.loads(line))
             except (ValueError, RecursionError) as error:
                 raise InputError(f"{self.path}: line {number} is damaged ({reason_of(error)}); "
-                                 "remove the file or start over with --overwrite") from None
+                                 f"{self._advice}") from None
         return lines, committed
 
     def replace(self, contents):

@@ -19,6 +19,11 @@ class Scripts:
         """The options without sub-actions."""
         return [option for option, texts in zip(self.sample.options, self.texts, strict=True) if not texts]
 
+    @property
+    def known(self):
+        """{option: sub-actions} of the others."""
+        return {option: texts for option, texts in zip(self.sample.options, self.texts, strict=True) if texts}
+
 
 def read_scripts(path):
     """One Scripts a sample of a generated_subactions.json, in its order. Raises InputError as `iter_scripts` does."""
@@ -48,8 +53,9 @@ def scripts_from_entry(entry, source):
     by_key = entry.get("subactions")
     if by_key is not None and not isinstance(by_key, dict):
         raise InputError(f"{source}: subactions of sample {sample.id} are no object of option and list; mend them")
-    by_key = {_folded(key): texts for key, texts in (by_key or {}).items()}
-    texts = tuple(_checked(by_key.get(_folded(key)), key, sample, source) for key in sample.keys)
+    exact = by_key or {}  # for options that differ by nothing but case and white space
+    folded = {folded_key(key): texts for key, texts in exact.items()}
+    texts = tuple(_checked(exact.get(key, folded.get(folded_key(key))), key, sample, source) for key in sample.keys)
     return Scripts(sample, texts)
 
 
@@ -59,7 +65,7 @@ def entry_of(scripts):
     return {**scripts.sample.record(), "subactions": subactions}
 
 
-def _folded(key):
+def folded_key(key):
     """A key as it is compared: without regard to case and white space."""
     return " ".join(key.split()).casefold()
 

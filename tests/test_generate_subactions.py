@@ -15,7 +15,7 @@ from made_artifacts import make_entries, write_frames_index
 
 import generate_subactions
 from actalign.subactions import read_scripts
-from generate_subactions import generate_prompt, parse_reply
+from generate_subactions import generate_prompt
 
 OPTIONS = {"a": ["hook shot", "jump shot"], "b": ["dunk", "lay-up"], "c": ["dunk"]}
 KEY = "sk-a-secret-that-must-not-leak"
@@ -106,49 +106,6 @@ def test_the_prompt_names_every_option_and_the_domain():
     prompt = generate_prompt(["hook shot", "jump shot"], "basketball")
     assert "basketball" in prompt
     assert "- hook shot\n- jump shot\n" in prompt
-
-
-ONE_TO_TEN = [f"moment {m}" for m in range(10)]
-GOOD = {"hook shot": tuple(ONE_TO_TEN), "dunk": ("rises", "slams it in")}
-
-
-def as_list(lists):
-    """A reply's JSON in the form that the prompts ask for."""
-    return json.dumps({"actions": [{"action": name, "subactions": phrases} for name, phrases in lists.items()]})
-
-
-@pytest.mark.parametrize("reply", [
-    as_list({"hook shot": ONE_TO_TEN, "dunk": ["rises", "slams it in"]}),
-    as_list({"Dunk in Basketball": ["1. rises", " slams\tit\u0007in "], '"Hook  Shot"': ONE_TO_TEN, "extra": ["x"]}),
-    json.dumps({"Hook Shot": ONE_TO_TEN, "dunk": ["rises", "slams it in"]}),
-    "```json\n" + json.dumps({"subactions": {"dunk": ["- rises", "slams it in"], "hook shot": ONE_TO_TEN}}) + "\n```",
-    "Here [as asked] {you are}: " + as_list({"hook shot": ONE_TO_TEN, "dunk": ["rises", "slams it in"]}) + " Enjoy!",
-])
-def test_replies_are_matched_to_options_by_name(reply):
-    assert parse_reply(reply, ["hook shot", "dunk"], "basketball", 2) == (GOOD, {})
-
-
-@pytest.mark.parametrize(("reply", "problem"), [
-    ("", "no JSON"), ("I cannot help with that.", "no JSON"), ('{"actions": [{"action": "dunk", "subac', "no JSON"),
-    ("[" * 100_000, "no JSON"), (as_list({"hook shot": ONE_TO_TEN}), "no list"),
-    (json.dumps([ONE_TO_TEN, ["rises", "slams it in"]]), "no JSON"),
-    (as_list({"dunk": ["rises"]}), "at least 2"), (as_list({"dunk": ["rises", "Rises "]}), "repeated"),
-    (as_list({"dunk": ["rises", " "]}), "empty"), (as_list({"dunk": ["rises", ["slams"]]}), "something else"),
-    (as_list({"dunk": [str(n) + " times" for n in range(10_000)]}), "at most"),
-    (as_list({"dunk": ["rises", "high " * 200]}), "characters"), (json.dumps({"dunk": "rises, slams"}), "no JSON"),
-])
-def test_a_reply_that_cannot_be_used_says_what_is_wrong(reply, problem):
-    texts, problems = parse_reply(reply, ["dunk"], "basketball", 2)
-    assert texts == {}
-    assert problem in problems["dunk"]
-
-
-@pytest.mark.parametrize("options", [["Tuck", "tuck "], ['a "quick" one', "{braces}", "two\nlines"],
-                                     ["прыжок", "跳跃", "قفزة"], ["dunk in basketball"], ["in basketball"]])
-def test_options_of_every_spelling_survive_the_round_trip(options):
-    texts, problems = parse_reply(as_list({option: ["rises", "falls"] for option in options}), options, "basketball", 2)
-    assert problems == {}
-    assert texts == dict.fromkeys(options, ("rises", "falls"))
 
 
 def test_the_file_has_the_fixed_shape(stage, server):
@@ -258,7 +215,7 @@ def test_rate_limits_and_server_errors_are_tried_again(stage, server):
 @pytest.mark.parametrize(("status", "error", "advice"), [
     (401, {"message": f"Incorrect API key provided: {KEY}", "code": "invalid_api_key"}, "check OPENAI_API_KEY"),
     (404, {"message": "no such model", "code": "model_not_found"}, "check --model"),
-    (429, {"message": "quota", "code": "insufficient_quota"}, "wait or add credit"),
+    (429, {"message": "quota", "code": "insufficient_quota"}, "add credit or wait"),
 ])
 def test_errors_that_no_retry_mends_stop_at_once_without_the_key(stage, server, capsys, status, error, advice):
     server.answer = lambda prompt, count: (status, {"error": error})
@@ -317,18 +274,18 @@ TRIES, ATTEMPTS = 6, generate_subactions.ATTEMPTS
     pytest.param(renamed, 1, 3 * ATTEMPTS, "", "abc", id="renamed"),
     pytest.param(only_for("hook", "<html><script>1</script> Bad Gateway"), 0, ATTEMPTS + 2, "bc", "a", id="html"),
 ])
-def test_what_a_server_may_answer(stage, server, capsys, monkeypatch, answer, code, requests, complete, failed):
-    monkeypatch.setattr("actalign.language_model.TIMEOUT", 0.5)
+def test_what_a_server_may_answer(stage, server, capsys, answer, code, requests, complete, failed):
     hanging = threading.Event()
 
     def answer_or_hang(prompt, count):
         given = answer(prompt, count)
-        if given == "hang":
-            hanging.wait(5)
+        if given == "hang":  # longer than the test would pass with: an answer that is waited for is not asked again
+            hanging.wait(30)
+            return good_reply(prompt)
         return given
 
     server.answer = answer_or_hang
-    assert stage() == code
+    assert stage("--timeout", "0.5") == code
     hanging.set()
     assert len(server.requests) == requests
     scripts = read_scripts(stage.path) if complete else []
@@ -407,19 +364,18 @@ def test_retry_after_is_waited_for(stage, server, monkeypatch):
     assert len(pauses) == 2
 
 
-def test_a_dropped_connection_and_a_hang_are_tried_again(stage, server, monkeypatch):
-    monkeypatch.setattr("actalign.language_model.TIMEOUT", 0.3)
+def test_a_dropped_connection_and_a_hang_are_tried_again(stage, server):
     release = threading.Event()
 
     def failing(prompt, count):
         if count == 1:
             return None
         if count == 2:
-            release.wait(5)
+            release.wait(30)
         return good_reply(prompt)
 
     server.answer = failing
-    assert stage() == 0
+    assert stage("--timeout", "0.3") == 0
     release.set()
     assert len(server.requests) == 5
 
@@ -492,7 +448,7 @@ def test_a_batch_is_written_and_its_results_are_read_by_custom_id(stage, server,
     batch, results = stage.folder / "batch.jsonl", stage.folder / "results.jsonl"
     assert stage("--batch", str(batch)) == 0
     lines = [json.loads(line) for line in batch.read_text().splitlines()]
-    assert [line["custom_id"] for line in lines] == ["a", "b", "c"]
+    assert [line["custom_id"].partition("#")[0] for line in lines] == ["a", "b", "c"]
     assert {(line["method"], line["url"]) for line in lines} == {("POST", "/v1/chat/completions")}
     assert server.requests == []
     answers = [{"custom_id": line["custom_id"], "response": {"status_code": 200, "body": {"choices": [{"message": {
