@@ -20,7 +20,7 @@ from pathlib import Path
 from actalign import artifacts, console, files
 from actalign.dataset import require_unique_ids, sample_from_record
 from actalign.language_model import TIMEOUT, LanguageModel, NoAnswer, Request, answer_part, text_of_answer
-from actalign.replies import MIN_SUBACTIONS, MOST_SUBACTIONS, count_repeated, parse_reply
+from actalign.replies import MIN_SUBACTIONS, MOST_SUBACTIONS, bare, parse_reply
 from actalign.subactions import Scripts, entry_of, folded_key, read_scripts, scripts_from_entry
 
 MODEL = "gpt-5.4-mini"
@@ -389,7 +389,7 @@ def check_file(path, text_model, min_subactions):
     for script in scripts:
         for option, texts in zip(script.sample.options, script.texts, strict=True):
             problems = [] if texts else ["no sub-actions"]
-            repeated = count_repeated(texts)
+            repeated = len(texts) - len({bare(text) for text in texts})
             if texts and len(texts) < min_subactions:
                 problems.append(f"{len(texts)} sub-actions, fewer than {min_subactions}")
             if repeated:

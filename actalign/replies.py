@@ -7,6 +7,7 @@ import unicodedata
 MIN_SUBACTIONS = 10  # phrases an option
 MOST_SUBACTIONS = 60  # phrases an option; a model that gives more repeats itself without end
 LONGEST_PHRASE = 400  # characters; SigLIP reads 64 tokens, about 250 characters of English
+OPENING = re.compile(r'\{(?=\s*["}])|\[(?=\s*["{[\]])')  # of an object, or of a list that can hold texts
 READINGS = 20  # of a whole reply at most, in search of its JSON: brackets without end cost no more
 
 
@@ -46,11 +47,11 @@ def parse_reply(text, options, domain, min_subactions=MIN_SUBACTIONS):
 
 def _problem_of(phrases, least):
     """Why a list of phrases cannot be used, or None."""
-    repeated = count_repeated(phrases)
-    if not all(bare(phrase) for phrase in phrases):
+    bares = [bare(phrase) for phrase in phrases]
+    if not all(bares):
         return "an empty phrase"
-    if repeated:
-        return f"{repeated} of {len(phrases)} phrases are repeated"
+    if len(set(bares)) < len(bares):
+        return f"{len(bares) - len(set(bares))} of {len(phrases)} phrases are repeated"
     if len(phrases) < least:
         return f"{len(phrases)} phrases, at least {least} are needed"
     if len(phrases) > MOST_SUBACTIONS:
@@ -58,11 +59,6 @@ def _problem_of(phrases, least):
     if any(len(phrase) > LONGEST_PHRASE for phrase in phrases):
         return f"a phrase of more than {LONGEST_PHRASE} characters"
     return None
-
-
-def count_repeated(phrases):
-    """How many of the phrases say what another has said."""
-    return len(phrases) - len({bare(phrase) for phrase in phrases})
 
 
 def bare(phrase):
@@ -80,17 +76,17 @@ def _clean(phrase):
 
 def _json_values(text):
     """The JSON objects and lists in a text, one after another. Yields them."""
-    decoder, brackets, at, budget = json.JSONDecoder(), re.compile(r"[{\[]"), 0, READINGS * len(text)
-    while budget > 0 and (bracket := brackets.search(text, at)):
-        start = bracket.start()
+    decoder, at, budget = json.JSONDecoder(), 0, READINGS * len(text)
+    while budget > 0 and (opening := OPENING.search(text, at)):
+        start = opening.start()
         try:
             value, at = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError) as error:
-            at, read = start + 1, getattr(error, "pos", len(text)) - start
+        except (ValueError, RecursionError) as error:  # making the error reads what is before, to count its lines
+            at, read = start + 1, getattr(error, "pos", len(text)) - start + start // 32
         else:
             read = at - start
             yield value
-        budget -= max(read, 1)
+        budget -= read + 1
 
 
 def _named_lists(value):

@@ -1,9 +1,11 @@
 """Stage 3: the prompt, replies, resuming, and a language model behind a server on this machine."""
 
 import contextlib
+import email.utils
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -30,12 +32,13 @@ def good_reply(prompt):
 class Server:
     """A chat-completions server.
 
-    answer(prompt, count)  gives a reply's text, (status, error object[, headers]), or None to drop the connection
+    answer(prompt, count)  gives a reply's text, (status, JSON or bytes[, headers]), or None to drop the connection
     """
 
     def __init__(self):
         self.answer = lambda prompt, count: good_reply(prompt)
         self.requests = []
+        self.keys = []
         self.refusal = None
         server = self
 
@@ -43,6 +46,7 @@ class Server:
             def do_POST(self):
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server.requests.append(request)
+                server.keys.append(self.headers["Authorization"])
                 answer = server.answer(request["messages"][0]["content"], len(server.requests))
                 if answer is None:
                     self.connection.shutdown(2)
@@ -53,7 +57,7 @@ class Server:
                     "choices": [{"index": 0, "finish_reason": "stop",
                                  "message": {"role": "assistant", "content": None if server.refusal else answer,
                                              "refusal": server.refusal}}]})
-                raw = json.dumps(body).encode()
+                raw = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 for name, value in (headers[0] if headers else {}).items():
                     self.send_header(name, value)
@@ -68,7 +72,7 @@ class Server:
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
     def prompts(self):
@@ -273,6 +277,20 @@ TRIES, ATTEMPTS = 6, generate_subactions.ATTEMPTS
                  1 + ATTEMPTS + 1, "ac", "b", id="partial"),
     pytest.param(renamed, 1, 3 * ATTEMPTS, "", "abc", id="renamed"),
     pytest.param(only_for("hook", "<html><script>1</script> Bad Gateway"), 0, ATTEMPTS + 2, "bc", "a", id="html"),
+    pytest.param(only_for("hook", (200, b"<html>Bad Gateway</html>")), 0, ATTEMPTS + 2, "bc", "a", id="html page"),
+    pytest.param(only_for("hook", (200, b"\xff{")), 0, ATTEMPTS + 2, "bc", "a", id="no text"),
+    pytest.param(only_for("hook", (200, {"choices": ["x"], "usage": KEY})), 0, ATTEMPTS + 2, "bc", "a", id="no chat"),
+    pytest.param(only_for("hook", (200, {"choices": [{"message": {"refusal": f"no, {KEY}"}}]})), 0, 1 + 2, "bc", "a",
+                 id="refused"),
+    pytest.param(lambda prompt, count: good_reply(prompt).replace("hook shot 3", f"key {KEY}"), 0, 3, "abc", "",
+                 id="the key for a phrase"),
+    pytest.param(only_for("dunk", an_error(400, "filtered", code="content_filter")), 0, 3, "a", "bc", id="filtered"),
+    pytest.param(only_for("hook", an_error(400, "no", code="context_length_exceeded")), 0, 3, "bc", "a", id="too long"),
+    pytest.param(only_for("dunk", an_error(402, "no balance")), 1, 2, "a", "", id="no balance"),
+    pytest.param(only_for("dunk", an_error(401, "no", code=KEY, type=KEY, param=KEY)), 1, 2, "a", "", id="key as code"),
+    pytest.param(only_for("dunk", (429, {"error": {}}, {"Retry-After": "86400"})), 1, 2, "a", "", id="wait a day"),
+    pytest.param(scripted((429, {"error": {}}, {"Retry-After": "nan"}), (409, {}), (529, {})), 0, 3 + 3, "abc", "",
+                 id="no number to wait for"),
 ])
 def test_what_a_server_may_answer(stage, server, capsys, answer, code, requests, complete, failed):
     hanging = threading.Event()
@@ -350,18 +368,219 @@ def test_the_token_limit_is_asked_by_the_name_that_the_server_knows(stage, serve
     assert all(request["max_tokens"] == 500 for request in server.requests[1:])
 
 
-def test_retry_after_is_waited_for(stage, server, monkeypatch):
+@pytest.mark.parametrize(("header", "least", "most"), [
+    ("7", 7, 8.1), ("0.5", 0.5, 1.6), ("-3", 0, 1.1), (None, 4, 9.1), ("soon", 4, 9.1), ("date", 50, 61.1),
+    ("Sun, 06 Nov 1994 08:49:37 GMT", 0, 1.1)])
+def test_retry_after_is_waited_for(stage, server, monkeypatch, header, least, most):
     pauses = []
     monkeypatch.setattr("time.sleep", pauses.append)
-
-    def busy(prompt, count):
-        return (429, {"error": {"message": "slow down"}}, {"Retry-After": "7"}) if count <= 2 else good_reply(prompt)
-
-    server.answer = busy
+    if header == "date":
+        header = email.utils.formatdate(time.time() + 60, usegmt=True)
+    busy = (429, {"error": {"message": "slow down"}}, {} if header is None else {"Retry-After": header})
+    server.answer = scripted(busy, busy)
     assert stage() == 0
     assert len(server.requests) == 5
-    assert all(7 <= pause <= 8.1 for pause in pauses)
+    assert all(least <= pause <= most for pause in pauses)
     assert len(pauses) == 2
+
+
+def test_a_server_that_asks_to_wait_for_hours_stops_the_run_and_says_so(stage, server, capsys):
+    server.answer = scripted((503, {"error": {}}, {"Retry-After": "7200"}))
+    assert stage() == 1
+    assert len(server.requests) == 1
+    assert "asks to wait 120 minutes" in capsys.readouterr().err
+
+
+def test_a_passing_server_error_does_not_cost_the_structured_output(stage, server):
+    server.answer = scripted(an_error(500, "oops"), an_error(503, "overloaded"))
+    assert stage() == 0
+    assert {request["response_format"]["type"] for request in server.requests} == {"json_schema"}
+
+
+def test_a_server_that_answers_unknown_formats_with_a_bare_500_is_asked_plainly_at_last(stage, server):
+    server.answer = rejecting(server, lambda request: "response_format" in request, 500, {"message": "oops"})
+    assert stage() == 0
+    assert len(server.requests) == 3 * TRIES + 3
+
+
+def test_a_server_that_is_not_there_stops_the_run(stage, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        assert stage("--base_url", f"http://127.0.0.1:{taken.getsockname()[1]}/v1") == 1
+    error = capsys.readouterr().err
+    assert "check --base_url" in error
+    assert error.count("\n") == 1
+    assert not stage.path.exists()
+
+
+@pytest.mark.parametrize("address", ["localhost", "ftp://127.0.0.1/v1", "http://127.0.0.1:99999/v1", "http://[x/v1"])
+def test_what_is_no_address_is_refused(stage, capsys, address):
+    assert stage("--base_url", address) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", [KEY + "-é", KEY + "\nx", KEY + " x", KEY + "\x07"])
+def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(stage, server, capsys, key):
+    assert stage("--apikey", key) == 2
+    captured = capsys.readouterr()
+    assert "copy it again" in captured.err
+    assert KEY not in captured.out + captured.err
+    assert server.requests == []
+
+
+def test_a_key_is_sent_without_the_line_break_of_its_file(stage, server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY + "\n")
+    assert stage("--apikey", "") == 0
+    assert server.keys == ["Bearer " + KEY] * 3
+
+
+@pytest.mark.parametrize("flags", [["--temp", "nan"], ["--temp", "-1"], ["--temp", "warm"], ["--timeout", "0"],
+                                   ["--min_subactions", "61"], ["--attempts", "0"], ["--workers", "0"]])
+def test_flags_that_make_no_sense_are_refused(stage, flags):
+    with pytest.raises(SystemExit) as caught:
+        stage(*flags)
+    assert caught.value.code == 2
+
+
+def test_what_a_reply_brought_before_the_quota_ran_out_is_kept(stage, server):
+    def partly(prompt, count):
+        return json.dumps({"hook shot": [f"hook shot {m}" for m in range(10)]}) if count == 1 else \
+            an_error(429, "no", code="insufficient_quota")
+
+    server.answer = partly
+    assert stage() == 1
+    assert len(server.requests) == 2
+    assert [script.lacking for script in read_scripts(stage.path)] == [["jump shot"]]
+    server.answer = scripted()
+    assert stage() == 0
+    assert "hook shot" not in server.prompts[2]
+    assert len(server.requests) == 5
+
+
+def test_answers_in_flight_when_the_quota_runs_out_are_kept_and_no_more_is_asked(stage, server, monkeypatch):
+    monkeypatch.undo()  # real pauses: the busy thread is not waited for
+    broke = threading.Event()
+
+    def answer(prompt, count):
+        if "hook" in prompt:  # slow, and then wrong: would be asked again
+            broke.wait(10)
+            time.sleep(0.3)
+            return json.dumps({"hook shot": [f"hook shot {m}" for m in range(10)]})
+        if "lay-up" in prompt:
+            return 429, {"error": {"message": "slow down"}}, {"Retry-After": "500"}
+        time.sleep(0.3)
+        broke.set()
+        return an_error(429, "no", code="insufficient_quota")
+
+    server.answer = answer
+    began = time.monotonic()
+    assert stage("--workers", "3") == 1
+    assert time.monotonic() - began < 8
+    assert len(server.requests) == 3
+    assert [script.lacking for script in read_scripts(stage.path)] == [["jump shot"]]
+
+
+def test_ctrl_c_ends_at_once_and_keeps_what_is_done(tmp_path, server, root):
+    options = {f"clip-{n}": [f"move {n}"] for n in range(12)}
+    frames, path = write_frames_index(tmp_path, make_entries(options)), tmp_path / "out.json"
+    reached, release = threading.Barrier(5), threading.Event()
+
+    def answer(prompt, count):
+        if count > 6:  # of four workers, two hang and two pause
+            reached.wait(20)
+            if count % 2:
+                return 429, {"error": {}}, {"Retry-After": "60"}
+            release.wait(60)
+        return good_reply(prompt)
+
+    server.answer = answer
+    process = subprocess.Popen([sys.executable, str(root / "generate_subactions.py"), "--input", str(frames),
+                                "--output", str(path), "--base_url", server.url], stderr=subprocess.PIPE, text=True)
+    reached.wait(20)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    error = process.communicate(timeout=30)[1]
+    assert time.monotonic() - began < 5
+    release.set()
+    assert process.returncode == 130
+    assert "interrupted" in error
+    assert "Traceback" not in error
+    assert len(read_scripts(path)) == 6
+    server.answer = scripted()
+    assert subprocess.run(process.args, capture_output=True, check=False).returncode == 0
+    assert len(server.requests) == 10 + 6
+    assert [script.sample.id for script in read_scripts(path)] == list(options)
+
+
+def test_only_the_temperature_that_was_asked_with_is_recorded(stage, server):
+    server.answer = rejecting(server, lambda request: "temperature" in request,
+                              error={"message": "unsupported", "param": "temperature"})
+    assert stage() == 0
+    entries = json.loads(stage.path.read_text())
+    assert [entry["generated_with"]["temperature"] for entry in entries] == [None] * 3
+    assert stage() == 0
+    assert len(server.requests) == 4
+
+
+def test_a_sample_that_failed_can_be_asked_of_another_model(stage, server):
+    server.answer = scripted(*["no"] * 3 * ATTEMPTS)
+    assert stage() == 1
+    assert stage("--model", "another", "--temp", "0.9") == 0
+    assert {entry["generated_with"]["model"] for entry in json.loads(stage.path.read_text())} == {"another"}
+
+
+def test_other_settings_are_refused_even_for_other_samples(tmp_path, stage, server, capsys):
+    assert stage() == 0
+    folder = tmp_path / "others"
+    folder.mkdir()
+    frames = write_frames_index(folder, make_entries({"d": ["tuck"]}))
+    assert stage("--input", str(frames), "--model", "another") == 2
+    assert "sample a was generated with model" in capsys.readouterr().err
+    assert len(server.requests) == 3
+
+
+def test_more_phrases_than_usual_are_asked_for_in_the_prompt(stage, server):
+    assert stage("--min_subactions", "12", "--attempts", "1") == 1
+    assert all("at least 12 sub-actions" in prompt for prompt in server.prompts)
+
+
+def test_what_a_twin_has_costs_neither_request_nor_key(tmp_path, stage, server):
+    assert stage() == 0
+    folder = tmp_path / "more"
+    folder.mkdir()
+    frames = write_frames_index(folder, make_entries({**OPTIONS, "twin": ["lay-up", "dunk"]}))
+    assert generate_subactions.main(["--input", str(frames), "--output", str(stage.path)]) == 0
+    assert len(server.requests) == 3
+    scripts = {script.sample.id: script for script in read_scripts(stage.path)}
+    assert scripts["twin"].known == scripts["b"].known
+
+
+def test_a_file_of_the_published_code_is_taken_as_it_is(stage, server):
+    entries = make_entries(OPTIONS, answers={"a": -1, "b": 1})
+    for entry in entries:
+        entry["domain"] = "Sport"
+        entry["subactions"] = {key.replace(" in sport", " in Sport"): texts for key, texts in
+                               entry["subactions"].items()}
+    stage.path.write_text(json.dumps(entries, indent=4))
+    before = stage.path.read_bytes()
+    assert stage() == 0
+    assert server.requests == []
+    assert stage.path.read_bytes() == before
+
+
+def test_own_phrases_are_kept_where_a_twin_has_others(stage, server):
+    entries = make_entries({"a": OPTIONS["b"], "b": OPTIONS["b"], "c": ["dunk"]})
+    entries[0]["subactions"] = {"dunk in sport": ["mine"], "lay-up in sport": ["mine too"]}
+    del entries[1]["subactions"]["lay-up in sport"]
+    stage.path.write_text(json.dumps(entries))
+    folder = stage.folder / "twins"
+    folder.mkdir()
+    frames = write_frames_index(folder, entries)
+    assert stage("--input", str(frames)) == 0
+    assert server.requests == []
+    scripts = {script.sample.id: script for script in read_scripts(stage.path)}
+    assert scripts["b"].known == {"dunk": tuple(f"dunk phase {m}" for m in range(3)), "lay-up": ("mine too",)}
 
 
 def test_a_dropped_connection_and_a_hang_are_tried_again(stage, server):
@@ -444,22 +663,86 @@ def test_the_tokens_used_are_said(stage, server, capsys):
     assert "30 tokens asked, 60 answered" in capsys.readouterr().out
 
 
-def test_a_batch_is_written_and_its_results_are_read_by_custom_id(stage, server, capsys):
+def batch_answers(batch):
+    """Good lines of a Batch result file, for the lines of a batch."""
+    lines = [json.loads(line) for line in batch.read_text().splitlines()]
+    return [{"custom_id": line["custom_id"], "error": None, "response": {"status_code": 200, "body": {"choices": [{
+        "message": {"content": good_reply(line["body"]["messages"][0]["content"])}}]}}} for line in lines]
+
+
+def write_lines(path, lines):
+    path.write_text("\n".join(map(json.dumps, lines)))  # without a last line break, as editors leave files
+    return path
+
+
+def test_a_batch_goes_out_and_comes_back_by_custom_id_until_nothing_is_left(stage, server, capsys):
     batch, results = stage.folder / "batch.jsonl", stage.folder / "results.jsonl"
     assert stage("--batch", str(batch)) == 0
+    assert "3 requests" in capsys.readouterr().out
     lines = [json.loads(line) for line in batch.read_text().splitlines()]
     assert [line["custom_id"].partition("#")[0] for line in lines] == ["a", "b", "c"]
     assert {(line["method"], line["url"]) for line in lines} == {("POST", "/v1/chat/completions")}
-    assert server.requests == []
-    answers = [{"custom_id": line["custom_id"], "response": {"status_code": 200, "body": {"choices": [{"message": {
-        "content": good_reply(line["body"]["messages"][0]["content"])}}]}}} for line in lines]
-    answers[1]["response"] = None
-    results.write_text("\n".join(json.dumps(answer) for answer in reversed(answers)) + "\n")
-    assert stage("--batch_results", str(results)) == 0
+    assert stage("--batch", str(batch)) == 2  # an existing file stays
+    a, b, c = batch_answers(batch)
+    b["response"] = {"status_code": 429, "body": {"error": {"message": KEY, "code": KEY}}}
+    c = {"custom_id": c["custom_id"], "response": None, "error": {"code": "batch_expired", "message": KEY}}
+    stranger = {**a, "custom_id": "z#00000000"}
+    assert stage("--batch_results", str(write_lines(results, [stranger, c, b, a]))) == 0
     scripts = {script.sample.id: script for script in read_scripts(stage.path)}
     assert scripts["a"].texts[0][0] == "hook shot 0"
-    assert scripts["c"].texts[0][0] == "dunk 0"
     assert scripts["b"].lacking == ["dunk", "lay-up"]
+    missing = json.loads((stage.folder / "generated_subactions.missing.json").read_text())
+    assert [entry["id"] for entry in missing] == ["c", "b"]
+    assert "status 429" in missing[1]["reason"]
+
+    follow_up = stage.folder / "follow_up.jsonl"
+    assert stage("--batch", str(follow_up)) == 0
+    b, c = batch_answers(follow_up)
+    b["response"]["body"]["choices"][0]["message"]["content"] = json.dumps({"dunk": [f"dunk {m}" for m in range(10)]})
+    assert stage("--batch_results", str(write_lines(results, [c, b]))) == 0
+    assert {script.sample.id: script.lacking for script in read_scripts(stage.path)} == {
+        "a": [], "b": ["lay-up"], "c": []}
+    last = stage.folder / "last.jsonl"
+    assert stage("--batch", str(last)) == 0
+    prompt = json.loads(last.read_text())["body"]["messages"][0]["content"]
+    assert "- lay-up\n" in prompt
+    assert "dunk" not in prompt
+    assert stage("--batch_results", str(write_lines(results, batch_answers(last)))) == 0
+    assert [script.lacking for script in read_scripts(stage.path)] == [[], [], []]
+    assert not (stage.folder / "generated_subactions.missing.json").exists()
+    assert server.requests == []
+    assert not any(KEY.encode() in file.read_bytes() for file in stage.folder.iterdir() if file != results)
+
+
+@pytest.mark.parametrize("change", [["--model", "another"], ["--temp", "0.9"], ["--prompt", "short"]])
+def test_results_of_a_batch_with_other_settings_are_refused(stage, capsys, change):
+    batch = stage.folder / "batch.jsonl"
+    assert stage("--batch", str(batch)) == 0
+    results = write_lines(stage.folder / "results.jsonl", batch_answers(batch))
+    assert stage("--batch_results", str(results), *change) == 2
+    assert "the same settings as --batch" in capsys.readouterr().err
+    assert not stage.path.exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"[1]\n", b'{"id": 5}\n', b'{"custom_id": "a"}\n{"cus'])
+def test_what_is_no_batch_result_file_is_refused(stage, capsys, content):
+    results = stage.folder / "results.jsonl"
+    if content is not None:
+        results.write_bytes(content)
+    assert stage("--batch_results", str(results)) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not stage.path.exists()
+
+
+def test_a_batch_whose_temperature_is_rejected_says_which_one_to_try(stage):
+    batch = stage.folder / "batch.jsonl"
+    assert stage("--batch", str(batch)) == 0
+    rejected = {"status_code": 400, "body": {"error": {"message": "unsupported", "param": "temperature"}}}
+    results = write_lines(stage.folder / "results.jsonl", [{**line, "response": rejected}
+                                                           for line in batch_answers(batch)])
+    assert stage("--batch_results", str(results)) == 1
+    assert "try --temp 1" in (stage.folder / "generated_subactions.missing.json").read_text()
+    assert stage("--temp", "1", "--batch", str(stage.folder / "again.jsonl")) == 0
 
 
 def test_check_tells_what_is_missing_repeated_or_too_long(tmp_path, checkpoint, capsys):
@@ -520,10 +803,25 @@ def test_entries_with_other_options_than_the_dataset_are_refused(stage, capsys):
     assert stage.path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", ["", '[{"id": "a", "cleaned_opt', "{}"])
+@pytest.mark.parametrize("content", ["", '[{"id": "a", "cleaned_opt', "{}", "\ufeff[]", "[5]", json.dumps(
+    make_entries({"a": ["dunk"]}) * 2)])
 def test_a_damaged_output_is_never_replaced(stage, capsys, content):
     stage.path.write_text(content)
     assert stage() == 2
     assert stage.path.read_text() == content
     assert capsys.readouterr().err.count("\n") == 1
 
+
+@pytest.mark.parametrize("line", ["{]", "5", '{"id": "a"}', "\x00\x00"])
+def test_a_damaged_journal_is_named_and_never_replaced(stage, server, capsys, line):
+    assert stage() == 0
+    before = stage.path.read_bytes()
+    journal = stage.path.with_name(stage.path.name + ".partial")
+    journal.write_text(line + "\n")
+    assert stage() == 2
+    error = capsys.readouterr().err
+    assert journal.name in error
+    assert "--overwrite" not in error
+    assert error.count("\n") == 1
+    assert journal.read_text() == line + "\n"
+    assert stage.path.read_bytes() == before

@@ -48,3 +48,50 @@ def test_options_of_every_spelling_survive_the_round_trip(options):
     texts, problems = parse_reply(as_list({option: ["rises", "falls"] for option in options}), options, "basketball", 2)
     assert problems == {}
     assert texts == dict.fromkeys(options, ("rises", "falls"))
+
+
+@pytest.mark.parametrize(("reply", "expected"), [
+    (as_list({"Tuck": ["a", "b"], "tuck": ["c", "d"]}), {"Tuck": ("a", "b"), "tuck": ("c", "d")}),
+    (as_list({"TUCK": ["a", "b"]}), {"Tuck": ("a", "b"), "tuck": ("a", "b")}),
+])
+def test_options_that_differ_only_by_case_get_their_own_list_where_there_is_one(reply, expected):
+    assert parse_reply(reply, ["Tuck", "tuck"], "basketball", 2) == (expected, {})
+
+
+@pytest.mark.parametrize("reply", [
+    f"<think>[maybe {{so}}] {as_list({'dunk': ['a draft']})} no: [[</think> {as_list({'dunk': ['rises', 'falls']})}",
+    "{" * 200 + as_list({"dunk": ["rises", "falls"]}),
+    json.dumps([{"name": "dunk", "steps": ["rises", "falls"]}]),
+    json.dumps({"answer": {"actions": {"dunk": ["<b>rises</b>", "falls<br/>"]}}}),
+])
+def test_the_list_is_found_among_drafts_brackets_and_other_names(reply):
+    assert parse_reply(reply, ["dunk"], "basketball", 2) == ({"dunk": ("rises", "falls")}, {})
+
+
+def test_what_is_whole_of_half_a_reply_counts():
+    half = as_list({"dunk": ["rises", "falls"], "hook shot": ONE_TO_TEN})[:-30]
+    texts, problems = parse_reply(half, ["dunk", "hook shot"], "basketball", 2)
+    assert texts == {"dunk": ("rises", "falls")}
+    assert list(problems) == ["hook shot"]
+
+
+@pytest.mark.parametrize(("phrases", "problem"), [
+    (["rises", "rises."], "repeated"), (["rises", "..."], "empty"), (["rises", "<br>"], "empty"),
+    (["rises", "\u0000\u200b"], "empty"), ([["rises", "falls"]], "something else"), ([], "at least"),
+])
+def test_phrases_that_say_nothing_or_nothing_new_do_not_count(phrases, problem):
+    assert problem in parse_reply(as_list({"dunk": phrases}), ["dunk"], "basketball", 2)[1]["dunk"]
+
+
+def test_vowel_signs_tell_phrases_apart():
+    assert parse_reply(as_list({"dunk": ["कि", "की"]}), ["dunk"], "basketball", 2)[1] == {}
+
+
+@pytest.mark.parametrize("reply", [
+    "[" * 300_000, '{"a":' * 100_000, '["a",' * 100_000, '{"a":[' * 900 + "1" + "]}" * 900, "{" * 300_000,
+    as_list({"dunk": [["x"] * 10] * 10_000}), '{"actions": [' + '{"action": "x", "subactions": ["y"]},' * 20_000,
+])
+def test_no_reply_takes_long_or_ends_the_run(reply):
+    began = time.monotonic()
+    assert parse_reply(reply, ["dunk"], "basketball", 2)[0] == {}
+    assert time.monotonic() - began < 5
