@@ -284,7 +284,7 @@ TRIES, ATTEMPTS = 6, generate_subactions.ATTEMPTS
                  id="refused"),
     pytest.param(lambda prompt, count: good_reply(prompt).replace("hook shot 3", f"key {KEY}"), 0, 3, "abc", "",
                  id="the key for a phrase"),
-    pytest.param(only_for("dunk", an_error(400, "filtered", code="content_filter")), 0, 3, "a", "bc", id="filtered"),
+    pytest.param(only_for("dunk", an_error(400, "too long for this server")), 0, 3, "a", "bc", id="not taken"),
     pytest.param(only_for("hook", an_error(400, "no", code="context_length_exceeded")), 0, 3, "bc", "a", id="too long"),
     pytest.param(only_for("dunk", an_error(402, "no balance")), 1, 2, "a", "", id="no balance"),
     pytest.param(only_for("dunk", an_error(401, "no", code=KEY, type=KEY, param=KEY)), 1, 2, "a", "", id="key as code"),
