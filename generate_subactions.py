@@ -260,7 +260,9 @@ class GeneratedFile:
         self._hold.release()
 
     def scripts_of(self, sample):
-        """The Scripts of a sample, without sub-actions if it is not there. Raises InputError if its options are others.
+        """The Scripts of a sample, without sub-actions if it is not there.
+
+        Raises InputError if it is there with other options.
         """
         entry = self.entries.get(sample.id)
         if entry is None:
@@ -435,7 +437,8 @@ def parse_args(argv=None):
     parser.add_argument("--attempts", type=console.positive_int, default=ATTEMPTS,
                         help="questions about an option before its sample counts as failed (default: %(default)s)")
     parser.add_argument("--timeout", type=console.positive_float, default=TIMEOUT,
-                        help="seconds to wait for an answer; slow local models need more (default: %(default)s)")
+                        help="seconds of silence before an answer is given up; slow local models need more "
+                             "(default: %(default)s)")
     parser.add_argument("--workers", type=console.positive_int, default=WORKERS,
                         help="requests in flight (default: %(default)s)")
     parser.add_argument("--dry_run", action="store_true", help="only say what would be asked and what it would take")
