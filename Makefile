@@ -1,7 +1,7 @@
 # make demo    install if needed, then run the six scripts on the offline example
 # make test    install if needed, then run all tests
 # make lint    check the code's style
-# make bench   side-by-side measurements against peers
+# make bench   install the peers if needed, then measure side by side with them
 # make clean   remove the virtual environment and what the demo wrote
 
 PYTHON ?= python3
@@ -20,8 +20,12 @@ test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-bench
 	$(RUN) benchmarks/alignment.py
+	@echo
+	$(RUN) benchmarks/encoding.py
+	@echo
+	$(RUN) benchmarks/decoding.py
 
 clean:
 	rm -rf $(VENV) demo
@@ -38,4 +42,8 @@ $(VENV)/.installed: requirements.txt constraints.txt | $(RUN)
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.installed-bench: requirements-bench.txt $(VENV)/.installed
+	$(PIP) -r requirements-bench.txt
 	@touch $@

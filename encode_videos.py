@@ -9,11 +9,11 @@ import argparse
 
 import numpy as np
 
-from actalign import artifacts, console
+from actalign import artifacts, console, cores
 from actalign.siglip import DTYPES, SO400M, find_checkpoint, load_siglip, resolve_dtype
 
 BATCH_SIZE = 128  # frames a forward pass on CUDA, where they fit
-BATCH_SIZE_ELSEWHERE = 16
+BATCH_SIZE_ELSEWHERE = 16  # for each core of a CPU; measured (benchmarks/encoding.py)
 
 # What later stages need to know of a clip besides its embeddings.
 CLIP_FIELDS = ("domain", "fps", "timestamps")
@@ -77,6 +77,13 @@ def warn_of_other_frames(frames, encoder):
                      f"{encoder.resample}; --resample {encoder.resample} in process_data.py avoids that")
 
 
+def auto_batch_size(device):
+    """Frames a forward pass on a device; `Siglip` takes fewer where these do not fit."""
+    if device.type == "cuda":
+        return BATCH_SIZE
+    return BATCH_SIZE_ELSEWHERE * (cores.count() if device.type == "cpu" else 1)
+
+
 def batch_size(text):
     """argparse type: "auto" or a whole number from 1 on."""
     return text if text == "auto" else console.positive_int(text)
@@ -91,8 +98,8 @@ def parse_args(argv=None):
     parser.add_argument("--model", default=SO400M,
                         help="SigLIP checkpoint, a hub name or a folder (default: %(default)s)")
     parser.add_argument("--batch_size", type=batch_size, default="auto",
-                        help=f"frames a forward pass; auto is {BATCH_SIZE} on CUDA, {BATCH_SIZE_ELSEWHERE} elsewhere; "
-                             "halved where memory does not suffice (default: %(default)s)")
+                        help=f"frames at once; auto is {BATCH_SIZE} on CUDA, {BATCH_SIZE_ELSEWHERE} a core elsewhere; "
+                             "fewer where memory does not suffice (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="auto",
                         help="of the forward pass; auto is bfloat16 on CUDA, and for large models on a CPU made for "
                              "it, else float32 (default: %(default)s)")
@@ -109,9 +116,7 @@ def main(argv=None):
     device = console.pick_device(args.device)
     checkpoint = find_checkpoint(args.model)
     dtype = resolve_dtype(args.dtype, device, checkpoint)
-    frames_at_once = args.batch_size
-    if frames_at_once == "auto":
-        frames_at_once = BATCH_SIZE if device.type == "cuda" else BATCH_SIZE_ELSEWHERE
+    frames_at_once = auto_batch_size(device) if args.batch_size == "auto" else args.batch_size
     encoded, stopwatch = 0, console.Stopwatch()
     with artifacts.ArrayWriter(args.output, "video_embeddings", checkpoint.settings(dtype), {"model": args.model},
                                args.overwrite) as writer:

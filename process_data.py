@@ -9,7 +9,6 @@ processed_dataset.npy: uint8 (frames of all clips, image_size, image_size, 3) RG
 import argparse
 import contextlib
 import gc
-import os
 import queue
 import shutil
 import threading
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actalign import artifacts, console, dataset
+from actalign import artifacts, console, cores, dataset
 from actalign.download import YOUTUBE_URL, Downloader, Videos
 from actalign.video import RESAMPLES, VideoError, read_frames, resize, video_seconds
 
@@ -152,8 +151,9 @@ def process_data(samples, writer, videos, image_size, workers=1, fps=None, resam
 
     chunk_bytes = CHUNK_FRAMES * image_size * image_size * 3
     total, stopwatch = 0, console.Stopwatch()
-    with one_torch_thread(), DecodedClips(samples, decode, workers, max(BYTES_IN_FLIGHT // chunk_bytes, 1)) as clips, \
-            console.progress(len(samples), "clips") as bar:
+    chunks_ahead = max(BYTES_IN_FLIGHT // chunk_bytes, 1)
+    with (cores.one_torch_thread(), DecodedClips(samples, decode, workers, chunks_ahead) as clips,
+          console.progress(len(samples), "clips") as bar):
         for sample, chunks in clips:
             try:
                 total += _write_clip(writer, sample, chunks)
@@ -164,19 +164,6 @@ def process_data(samples, writer, videos, image_size, workers=1, fps=None, resam
             bar.set_postfix_str(f"{stopwatch.rate(total)} frames/s, {written:.0f} MB", refresh=False)
             bar.update()
     return total
-
-
-@contextlib.contextmanager
-def one_torch_thread():
-    """Have torch resize by the thread that asks for it: the clips' threads keep all cores busy."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _write_clip(writer, sample, chunks):
@@ -222,7 +209,7 @@ def parse_args(argv=None):
     parser.add_argument("--retry_missing", action="store_true",
                         help="ask again for videos that were private, removed or locked before")
     parser.add_argument("--dry_run", action="store_true", help="only say how many clips, how much disk and how long")
-    parser.add_argument("--workers", type=console.positive_int, default=os.cpu_count() or 1,
+    parser.add_argument("--workers", type=console.positive_int, default=cores.count(),
                         help="clips decoded side by side (default: the number of cores, here %(default)s)")
     parser.add_argument("--image_size", type=console.positive_int, default=IMAGE_SIZE,
                         help="frames are resized to this many pixels squared (default: %(default)s)")

@@ -9,17 +9,16 @@ where no answers are known; writes predictions.json when asked. Needs no model: 
 
 import argparse
 import itertools
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from actalign import artifacts, console, evaluation
+from actalign import artifacts, console, cores, evaluation
 from actalign.subactions import iter_scripts
 
 SMOOTH_FRAMES = 30  # the published window, about one second
-CELLS_AT_ONCE = 1 << 20  # of similarity matrices, compared and aligned together: 8 MB, measured (benchmarks/)
+CELLS_AT_ONCE = 1 << 19  # of similarity matrices, compared and aligned together: 4 MB, measured (benchmarks/)
 MOST_WORKERS = 4  # threads; with more of them Python's interpreter lock is what they wait for
 
 
@@ -142,8 +141,11 @@ def dtw_batch(similarities, with_paths=False):
             raise ValueError(f"a similarity matrix must be (T, M) with at least one cell, not {similarity.shape}")
     scores = np.empty(len(similarities))
     paths = [None] * len(similarities) if with_paths else None
-    for chunk in _chunks(similarities):
-        scores[chunk], chunk_paths = _dtw_chunk([similarities[i] for i in chunk], with_paths)
+    workspace = np.empty(0)  # one for all chunks: fresh memory would have to be faulted in for each
+    for chunk, cells in _chunks(similarities):
+        if cells > len(workspace):
+            workspace = np.empty(cells)
+        scores[chunk], chunk_paths = _dtw_chunk([similarities[i] for i in chunk], with_paths, workspace[:cells])
         if with_paths:
             for i, path in zip(chunk, chunk_paths, strict=True):
                 paths[i] = path
@@ -151,22 +153,24 @@ def dtw_batch(similarities, with_paths=False):
 
 
 def _chunks(similarities):
-    """Lists of indices, the matrices with most diagonals first; a chunk fills CELLS_AT_ONCE, or is one matrix."""
+    """Split matrices into chunks that fill CELLS_AT_ONCE or are one matrix, those with most diagonals first.
+
+    Yields (indices, cells): a list, and what the chunk's diagonals side by side have room for.
+    """
     shapes = np.array([similarity.shape for similarity in similarities]).reshape(-1, 2)
     diagonals = shapes.sum(axis=1) - 1
     order = np.argsort(-diagonals, kind="stable")
     widths = np.cumsum(shapes[order, 1] + 1)
     first = 0
     while first < len(order):
-        before = widths[first - 1] if first else 0
-        most = CELLS_AT_ONCE // diagonals[order[first]]
-        stop = max(int(np.searchsorted(widths, before + most, side="right")), first + 1)
-        yield order[first:stop].tolist()
+        before, most = widths[first - 1] if first else 0, diagonals[order[first]]
+        stop = max(int(np.searchsorted(widths, before + CELLS_AT_ONCE // most, side="right")), first + 1)
+        yield order[first:stop].tolist(), int(most * (widths[stop - 1] - before))
         first = stop
 
 
-def _dtw_chunk(similarities, with_paths):
-    """Scores and paths of B matrices, those with most diagonals first.
+def _dtw_chunk(similarities, with_paths, workspace):
+    """Scores and paths of B matrices, those with most diagonals first; the 1-D workspace is overwritten.
 
     The cells of one anti-diagonal t + m need only those of the two before, and so all of them, of all matrices, are
     computed at once. Row d of `sums` holds diagonal d of every matrix side by side, whatever their widths: a border
@@ -178,16 +182,19 @@ def _dtw_chunk(similarities, with_paths):
     diagonals = T + M - 1
     starts = np.concatenate([[0], np.cumsum(M + 1)])  # of the matrices in a row
     m = np.arange(starts[-1]) - np.repeat(starts[:-1] + 1, M + 1)  # (width,), -1 in the borders
-    sums = np.empty((diagonals[0], starts[-1]))
-    has_negative = False
+    sums = workspace.reshape(diagonals[0], starts[-1])
+    sums.fill(0)
+    row, cell = sums.strides
     for similarity, start in zip(similarities, starts.tolist(), strict=False):
-        has_negative |= not similarity.min() >= 0  # also where it is NaN
-        _slanted(sums, start + 1, *similarity.shape)[...] = similarity
+        # The view in which cell (t, m) lies in row t + m.
+        slanted = np.ndarray(similarity.shape, sums.dtype, sums, (start + 1) * cell, (row, row + cell))
+        slanted[...] = similarity
+    has_negative = not sums.min() >= 0  # also where a matrix is NaN
     if has_negative and not all(np.isfinite(similarity).all() for similarity in similarities):
         raise ValueError("a similarity matrix must be finite")
     sums[:, starts[:-1]] = -np.inf
-    for d in range(min(M.max() - 1, len(sums))):
-        sums[d, m > d] = -np.inf
+    first = sums[:M.max() - 1]
+    np.copyto(first, -np.inf, where=m > np.arange(len(first))[:, None])
 
     ends = starts[np.searchsorted(-diagonals, -np.arange(len(sums)))]  # (diagonals,) where the rows end
     last = (diagonals - 1, starts[1:] - 1)
@@ -200,13 +207,7 @@ def _dtw_chunk(similarities, with_paths):
             cells = diagonals
     if not np.isfinite(sums[last]).all():
         raise ValueError("a similarity matrix must be finite")
-    return sums[last] / cells, _trace_back(moves, diagonals, starts) if with_paths else None
-
-
-def _slanted(sums, column, T, M):
-    """The (T, M) view of the matrix at `column` in which cell (t, m) lies in row t + m."""
-    row, cell = sums.strides
-    return np.ndarray((T, M), sums.dtype, sums, offset=column * cell, strides=(row, row + cell))
+    return sums[last] / cells, _trace_back(moves, diagonals, starts, has_negative) if with_paths else None
 
 
 UP, LEFT, DIAGONAL = 0, 1, 2  # moves to a cell from t - 1, from m - 1, and from both
@@ -219,15 +220,16 @@ def _fill(sums, ends, moves):
     moves: None, or (diagonals, width) zeros that take the move to every cell; staying in m wins ties.
     A step in both t and m never beats the two steps around it, and of equal sums the longer path is asked for.
     """
-    best = np.empty(sums.shape[1])
-    for d, end in enumerate(ends[1:].tolist(), start=1):
-        # The neighbour at m - 1 is the element before; where a matrix begins, that is its border.
-        up, left, of_row = sums[d - 1, 1:end], sums[d - 1, :end - 1], best[1:end]
-        np.maximum(up, left, out=of_row)
+    best = np.empty(sums.shape[1] - 1)
+    rows, lefts = list(sums[:, 1:]), list(sums[:, :-1])  # left of a cell, at m - 1, is the element before it
+    for d, end in enumerate((ends[1:] - 1).tolist(), start=1):
+        up, left, row = rows[d - 1], lefts[d - 1], rows[d]
+        if end < len(row):  # some matrices have ended
+            best, up, left, row = best[:end], up[:end], left[:end], row[:end]
+        np.maximum(up, left, out=best)
         if moves is not None:
-            np.greater(left, up, out=moves[d, 1:end].view(bool))
-        row = sums[d, 1:end]
-        np.add(row, of_row, out=row)
+            np.greater(left, up, out=moves[d, 1:end + 1].view(bool))
+        np.add(row, best, out=row)
 
 
 def _fill_counting(sums, ends, moves):
@@ -252,17 +254,10 @@ def _fill_counting(sums, ends, moves):
     return counts
 
 
-def _trace_back(moves, diagonals, starts):
+def _trace_back(moves, diagonals, starts, has_negative):
     """The best paths of B matrices from the moves to their cells: B arrays (cells, 2) of (t, m)."""
-    B = len(diagonals)
-    visited = np.full((len(moves), B), -1, dtype=np.int32)  # m of the path's cell on every diagonal, -1 if it has none
-    at, column = diagonals - 1, starts[1:] - 1  # diagonal and column of the cell in hand
-    for d in range(len(moves) - 1, -1, -1):
-        here = np.flatnonzero(at == d)
-        move = moves[d, column[here]]
-        visited[d, here] = column[here] - starts[here] - 1
-        column[here] -= move != UP
-        at[here] -= 1 + (move == DIAGONAL)
+    visited = np.full((len(moves), len(diagonals)), -1, dtype=np.int32)  # m of the path's cell on a diagonal, or -1
+    (_visit_some if has_negative else _visit_all)(visited, moves, diagonals, starts)
     lengths = np.count_nonzero(visited >= 0, axis=0)
     # One array for all, whose parts the paths are: small ones that stay would keep large freed ones from being used.
     cells = np.empty((lengths.sum(), 2), dtype=np.int16 if len(moves) < 1 << 15 else np.int32)
@@ -270,6 +265,27 @@ def _trace_back(moves, diagonals, starts):
     cells[:, 1] = visited[diagonal, of_path]
     cells[:, 0] = diagonal - cells[:, 1]
     return np.split(cells, np.cumsum(lengths)[:-1])
+
+
+def _visit_all(visited, moves, diagonals, starts):
+    """Fill `visited` where no move is DIAGONAL, so that a path has a cell on every diagonal of its matrix."""
+    column, first = starts[1:] - 1, starts[:-1] + 1  # of the cell in hand, and of m = 0
+    alive = np.searchsorted(-diagonals, -np.arange(len(moves)))  # matrices that have the diagonal: the first so many
+    for d in range(len(moves) - 1, -1, -1):
+        here = column[:alive[d]]
+        np.subtract(here, first[:alive[d]], out=visited[d, :alive[d]])
+        here -= moves[d].take(here)
+
+
+def _visit_some(visited, moves, diagonals, starts):
+    """Fill `visited` whatever the moves; a DIAGONAL one leaves a diagonal out."""
+    at, column = diagonals - 1, starts[1:] - 1  # diagonal and column of the cell in hand
+    for d in range(len(moves) - 1, -1, -1):
+        here = np.flatnonzero(at == d)
+        move = moves[d, column[here]]
+        visited[d, here] = column[here] - starts[here] - 1
+        column[here] -= move != UP
+        at[here] -= 1 + (move == DIAGONAL)
 
 
 def unordered(similarity):
@@ -379,7 +395,7 @@ def predict(samples, video, subactions, window, alignment="dtw", device="cpu", w
         return scores, paths
 
     predictions, todo = [], list(batches(samples, video, subactions))
-    workers = min(os.cpu_count() or 1, MOST_WORKERS) if device == "cpu" else 1
+    workers = min(cores.count(), MOST_WORKERS) if device == "cpu" else 1
     with (console.progress(len(samples), "samples") as bar, threadpool_limits(1, user_api="blas"),
           ThreadPoolExecutor(workers) as pool):
         for batch, (scores, paths) in zip(todo, pool.map(score, todo), strict=True):

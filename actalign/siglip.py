@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from actalign import cores
 from actalign.console import InputError, StageError, warn
 from actalign.files import reason_of
 
@@ -36,19 +37,20 @@ class Siglip:
     """A SigLIP checkpoint on a device.
 
     image_size    frames are (image_size, image_size)    resample  how its image processor resizes to that
-    batch_size    most frames or texts of a forward pass; where memory does not suffice, it is halved until it does. All
-                  passes have one shape, padded where need be, because
+    batch_size    most frames or texts at once; where memory does not suffice, fewer. On a CPU every core takes a part.
+                  All passes have one shape, padded where need be, because
                   matrix products of another shape differ in the last bits: so an embedding depends on its own frame
-                  or text, not on what stood beside it. (Its place in the batch can still decide the last bits where
-                  the number of cores does not divide the work evenly.)
+                  or text, not on what stood beside it.
     """
 
     def __init__(self, model, processor, name, device, batch_size):
         self.name = name
         self.device = device
         self.batch_size = batch_size
-        on_cpu = device.type == "cpu" and batch_size > 1
-        self._rows = -(-batch_size // BATCH_MULTIPLE) * BATCH_MULTIPLE if on_cpu else batch_size
+        self._cores = ThreadPoolExecutor(cores.count()) if device.type == "cpu" else None
+        self._rows = batch_size
+        if self._cores and batch_size > 1:
+            self._rows = -(-batch_size // (cores.count() * BATCH_MULTIPLE)) * BATCH_MULTIPLE
         self.image_size = model.config.vision_config.image_size
         self._model = model
         self.tokenizer = Tokenizer(processor.tokenizer, model.config.text_config.max_position_embeddings)
@@ -151,12 +153,26 @@ class Siglip:
 
         while True:
             try:
-                padded = _pad(inputs, -(-len(inputs) // self._rows) * self._rows)
-                return torch.cat([forward(part) for part in padded.split(self._rows)])[:len(inputs)]
+                parts = _pad(inputs, -(-len(inputs) // self._rows) * self._rows).split(self._rows)
+                return torch.cat(self._each(forward, parts))[:len(inputs)]
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
             self._halve()  # here, where the error no longer holds what the forward pass had allocated
+
+    def _each(self, forward, parts):
+        """`forward` of every part; on a CPU each by a core of its own."""
+        import torch
+
+        if self._cores is None:
+            return [forward(part) for part in parts]
+
+        def alone(part):
+            with torch.inference_mode():  # which every thread has to enter
+                return forward(part)
+
+        with cores.one_torch_thread():
+            return list(self._cores.map(alone, parts))
 
     def _halve(self):
         import torch

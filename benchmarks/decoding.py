@@ -15,6 +15,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import process_data
+from actalign import cores
 from actalign.dataset import Sample
 from actalign.evaluation import table
 
@@ -44,7 +45,7 @@ def write_clip(path, size):
 def ours(path):
     """The stage's way: (frames, 384, 384, 3)."""
     sample = Sample(id="x", domain="x", options=("x",))
-    with process_data.one_torch_thread():
+    with cores.one_torch_thread():
         return np.concatenate([frames for _, frames in process_data.clip_chunks(path, sample, process_data.IMAGE_SIZE)])
 
 
@@ -74,7 +75,7 @@ def cpu_seconds(function, repeats):
 
 def by_threads(paths, workers):
     """Decode the clips in threads, as the stage does; returns the number of frames."""
-    with process_data.one_torch_thread(), process_data.DecodedClips(
+    with cores.one_torch_thread(), process_data.DecodedClips(
             paths, lambda path: process_data.clip_chunks(path, Sample(id="x", domain="x", options=("x",)),
                                                          process_data.IMAGE_SIZE), workers, 16) as clips:
         return sum(len(frames) for _, chunks in clips for _, frames in chunks)

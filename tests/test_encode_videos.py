@@ -11,11 +11,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from conftest import CLIPS
 
 import encode_videos
 import process_data
-from actalign import artifacts
+from actalign import artifacts, cores
 from actalign.console import InputError
 from actalign.siglip import find_checkpoint, load_siglip
 
@@ -171,7 +172,7 @@ def test_a_forward_pass_never_has_more_frames_than_the_batch_size(encode, encode
 
     monkeypatch.setattr(encode_videos, "load_siglip", load)
     assert encode(tmp_path / "v.npy", "--batch_size", 5) == 0
-    assert set(sizes) == {8}  # on a CPU rows come in multiples of eight
+    assert set(sizes) == {8}  # a core's part of five, in a multiple of eight
     assert len(sizes) == -(-sum(LENGTHS.values()) // 5)
     assert len(sizes) <= sum(LENGTHS.values()) / 5 + len(LENGTHS)
 
@@ -335,7 +336,10 @@ def test_bad_usage_is_one_line_and_exit_2(encode, tmp_path, capsys):
 
 
 def test_auto_is_the_default_batch_size(encode, tmp_path):
-    for name, flags in (("a", ()), ("b", ("--batch_size", "auto")), ("c", ("--batch_size", "16"))):
+    auto = encode_videos.auto_batch_size(torch.device("cpu"))
+    assert auto == encode_videos.BATCH_SIZE_ELSEWHERE * cores.count()
+    assert encode_videos.auto_batch_size(torch.device("cuda:1")) == encode_videos.BATCH_SIZE
+    for name, flags in (("a", ()), ("b", ("--batch_size", "auto")), ("c", ("--batch_size", auto))):
         assert encode(tmp_path / f"{name}.npy", *flags) == 0
     assert content(tmp_path / "a.npy") == content(tmp_path / "b.npy") == content(tmp_path / "c.npy")
 

@@ -227,8 +227,9 @@ def test_a_batch_too_large_for_memory_is_halved_and_no_frame_lost(checkpoint, fr
         found = list(siglip.encode_batches([images[:5], images[5:6], images[6:]]))
         assert [len(part) for part in found] == [5, 1, 7]
         assert np.concatenate(found) == pytest.approx(expected, abs=1e-5)
-        assert sizes[:4] == [16, 8, 4, 2]
-        assert set(sizes[3:]) == {2}
+        halves = list(dict.fromkeys(sizes))  # from what a core has to do of 16 frames
+        assert halves == [halves[0], *(size for size in (8, 4, 2) if size < halves[0])]
+        assert sizes[-2:] == [2, 2]
         told = capsys.readouterr().err
         assert "a batch of 4 does not fit into the memory of cpu; going on with 2 at once" in told
         assert siglip.encode_texts(TEXTS).shape == (5, 64)
