@@ -12,6 +12,7 @@ import argparse
 import builtins
 import contextlib
 import errno
+import faulthandler
 import functools
 import io
 import json
@@ -30,6 +31,7 @@ import numpy as np
 import pytest
 
 TESTS = Path(__file__).resolve().parent
+SECONDS = 30  # a run of a stage on a busy machine; they take tenths
 NOBODY = 65534  # a user without rights
 WRITES = ("open", "write", "half a write")
 
@@ -162,16 +164,16 @@ def process_data_extended_stage(folder):
     return run, lambda out: run(out, "--limit", "2")
 
 
-def _frames(folder):
+def _frames(folder, count=4):
     from made_artifacts import make_entries
 
     from actalign.artifacts import ArrayWriter
 
-    entries = make_entries({f"clip-{n}": ["dunk", "lay-up"] for n in range(4)})
+    entries = make_entries({f"clip-{n}": ["dunk", "lay-up"] for n in range(count)})
     with ArrayWriter(folder / "frames.npy", "frames", {"image_size": 48, "fps": None}) as writer:
         for number, entry in enumerate(entries):
             fields = {key: value for key, value in entry.items() if key not in ("id", "subactions")}
-            fields["question"] = "Which of these is it? " * 1000  # results that repeat it take some writes
+            fields["question"] = "Which of these is it? " * 500  # results that repeat it take some writes
             frames = np.random.default_rng(number).integers(0, 256, (3 + number, 48, 48, 3), dtype=np.uint8)
             writer.append(entry["id"], frames, fps=25.0, timestamps=[t / 25 for t in range(len(frames))], **fields)
     return folder / "frames.npy", entries
@@ -276,10 +278,10 @@ def encode_subactions_edited_stage(folder):
 def _embeddings(folder):
     from made_artifacts import make_entries, write_entries, write_subaction_embeddings, write_video_embeddings
 
-    options = {f"clip-{n}": ["dunk", "lay-up", "hook shot"] for n in range(6)}
+    options = {f"clip-{n}": ["dunk", "lay-up", "hook shot"] for n in range(16)}
     entries = make_entries(options, dict.fromkeys(options, 1), phases=5)
     write_entries(folder / "generated.json", entries)
-    write_video_embeddings(folder, dict.fromkeys(options, 900))
+    write_video_embeddings(folder, dict.fromkeys(options, 200))
     write_subaction_embeddings(folder, entries)
 
 
@@ -309,7 +311,7 @@ def baseline_stage(folder):
     import baseline
     from actalign.siglip import find_checkpoint
 
-    frames, _ = _frames(folder)
+    frames, _ = _frames(folder, 16)
     checkpoint = _checkpoint(folder)
     items = json.loads(frames.with_suffix(".json").read_text())["items"]
     path = write_video_embeddings(folder, {item["id"]: 3 for item in items}, features=64,
@@ -404,6 +406,7 @@ class Harness:
                 log = os.open(self._log, os.O_WRONLY | os.O_TRUNC)
                 os.dup2(log, 1)
                 os.dup2(log, 2)
+                faulthandler.dump_traceback_later(SECONDS, exit=True)
                 before()
                 with Points(self._out, number, act):
                     code = self._run(self._out)
@@ -534,17 +537,19 @@ def quiet():
 
 
 def load_once():
-    """Have the stages load checkpoints once: what is tested is what they do to files."""
+    """Have the stages read checkpoints once: what is tested is what they do to files."""
     import baseline
     import encode_subactions
     import encode_videos
+    import transformers
+
     from actalign import published, siglip
 
-    find, load = functools.cache(siglip.find_checkpoint), functools.cache(siglip.load_siglip)
+    find = functools.cache(siglip.find_checkpoint)
     for module in (baseline, encode_subactions, encode_videos, published):
         module.find_checkpoint = find
-        if hasattr(module, "load_siglip"):
-            module.load_siglip = load
+    for kind in (transformers.AutoModel, transformers.AutoProcessor):
+        kind.from_pretrained = staticmethod(functools.cache(kind.from_pretrained))
 
 
 def main(argv=None):
