@@ -12,7 +12,6 @@ import argparse
 import builtins
 import contextlib
 import errno
-import faulthandler
 import functools
 import io
 import json
@@ -406,7 +405,7 @@ class Harness:
                 log = os.open(self._log, os.O_WRONLY | os.O_TRUNC)
                 os.dup2(log, 1)
                 os.dup2(log, 2)
-                faulthandler.dump_traceback_later(SECONDS, exit=True)
+                signal.alarm(SECONDS)  # ends a child that hangs, which then is a failure
                 before()
                 with Points(self._out, number, act):
                     code = self._run(self._out)
@@ -538,11 +537,11 @@ def quiet():
 
 def load_once():
     """Have the stages read checkpoints once: what is tested is what they do to files."""
+    import transformers
+
     import baseline
     import encode_subactions
     import encode_videos
-    import transformers
-
     from actalign import published, siglip
 
     find = functools.cache(siglip.find_checkpoint)
