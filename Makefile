@@ -1,5 +1,7 @@
 # make demo    install if needed, then run the six scripts on the offline example
 # make test    install if needed, then run all tests
+# make fuzz    read 2,000 damaged files of every kind
+# make crashes stop every stage wherever it changes files, and run it again
 # make lint    check the code's style
 # make bench   install the peers if needed, then measure side by side with them
 # make clean   remove the virtual environment and what the demo wrote
@@ -9,13 +11,19 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test fuzz crashes lint bench clean
 
 demo: $(VENV)/.installed
 	$(RUN) examples/demo.py
 
 test: $(VENV)/.installed-dev
 	$(RUN) -m pytest
+
+fuzz: $(VENV)/.installed-dev
+	$(RUN) tests/fuzz.py --cases 2000
+
+crashes: $(VENV)/.installed-dev
+	$(RUN) tests/crashes.py
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff check .

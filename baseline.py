@@ -11,8 +11,7 @@ import argparse
 import numpy as np
 
 from actalign import artifacts, console, evaluation
-from actalign.dataset import sample_from_record
-from actalign.siglip import find_checkpoint, load_siglip
+from actalign.siglip import add_trust_argument, find_checkpoint, load_siglip
 
 BATCH_SIZE = 32  # texts a forward pass
 
@@ -63,6 +62,7 @@ def parse_args(argv=None):
     parser.add_argument("--video_embeddings", required=True, help="video_embeddings.npy")
     parser.add_argument("--model", help="SigLIP checkpoint (default: the one named in the video embeddings)")
     parser.add_argument("--output", help="write scores and rankings to this predictions.json")
+    add_trust_argument(parser)
     console.add_device_argument(parser)
     return parser.parse_args(argv)
 
@@ -70,29 +70,39 @@ def parse_args(argv=None):
 @console.script
 def main(argv=None):
     args = parse_args(argv)
-    if args.output:
-        console.require_folder_of(args.output)
-        evaluation.require_replaceable(args.output)
-    index = artifacts.read_index(args.input_dataset, "frames")
-    video = artifacts.read_array(args.video_embeddings, "video_embeddings")
+    with evaluation.predictions_output(args.output):
+        return score(args)
+
+
+def score(args):
+    """The stage with its parsed arguments."""
+    samples, dataset = artifacts.read_samples(args.input_dataset)
+    video = artifacts.read_array(args.video_embeddings, "video_embeddings", args.input_dataset)
     device = console.pick_device(args.device)
-    checkpoint = find_checkpoint(args.model or video.meta["model"])
+    if "checkpoint" not in video.meta:
+        artifacts.take_checkpoint((video,), args.model, args.trust_pickle_weights)
+    artifacts.require_checkpoint(video)
+    name = args.model or video.meta.get("model")
+    if not name:
+        raise console.InputError(f"{video.path}: its index does not name the checkpoint; give it as --model")
+    checkpoint = find_checkpoint(name, args.trust_pickle_weights)
     if checkpoint.fingerprint != video.meta["checkpoint"]:
-        raise console.InputError(f"{video.path} was made with another checkpoint ({video.meta['model']}) than "
+        raise console.InputError(f"{video.path} was made with another checkpoint ({video.meta.get('model')}) than "
                                  f"{checkpoint.name}; give that one as --model")
 
-    samples = [sample_from_record(item, artifacts.index_path(args.input_dataset)) for item in index["items"]]
     not_scored = {sample.id: f"not in {video.path.name}" for sample in samples if sample.id not in video}
     known = {sample.id for sample in samples}
     not_scored.update({item["id"]: "not in the dataset" for item in video.items if item["id"] not in known})
     samples = [sample for sample in samples if sample.id in video]
     predictions = []
     if samples:
-        encoder = load_siglip(checkpoint, device, BATCH_SIZE, video.meta["dtype"])
+        encoder = load_siglip(checkpoint, device, BATCH_SIZE, video.meta.get("dtype", "float32"))
         predictions = predict(samples, video, encode_labels(samples, encoder))
+    evaluation.require_all_joined(predictions, not_scored, known | set(video))
     evaluation.print_results("mean pool", predictions, not_scored)
+    sources = {"input_dataset": dataset, "video_embeddings": video.source()}
+    print(evaluation.made_from(sources))
     if args.output:
-        sources = {"input_dataset": {"path": args.input_dataset}, "video_embeddings": video.source()}
         evaluation.write_predictions(args.output, {"name": "mean pool"}, sources, predictions, not_scored)
         print(f"predictions -> {args.output}")
     if not predictions:

@@ -12,7 +12,7 @@ import contextlib
 import numpy as np
 
 from actalign import artifacts, console
-from actalign.siglip import DTYPES, SO400M, find_checkpoint, load_siglip, resolve_dtype
+from actalign.siglip import DTYPES, SO400M, add_trust_argument, find_checkpoint, load_siglip, resolve_dtype
 from actalign.subactions import read_scripts
 
 BATCH_SIZE = 256  # texts a forward pass on CUDA
@@ -129,6 +129,7 @@ def parse_args(argv=None):
     parser.add_argument("--dtype", choices=DTYPES, default="auto",
                         help="of the forward pass; auto is bfloat16 on CUDA, and for large models on a CPU made for "
                              "it, else float32 (default: %(default)s)")
+    add_trust_argument(parser)
     console.add_device_argument(parser)
     console.add_overwrite_argument(parser)
     return parser.parse_args(argv)
@@ -140,7 +141,7 @@ def main(argv=None):
     console.require_folder_of(args.output)
     scripts = read_scripts(args.subactions)
     device = console.pick_device(args.device)
-    checkpoint = find_checkpoint(args.model)
+    checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
     dtype = resolve_dtype(args.dtype, device, checkpoint)
     batch_size = args.batch_size or (BATCH_SIZE if device.type == "cuda" else BATCH_SIZE_ELSEWHERE)
     known, encoded = KnownTexts(), 0

@@ -10,7 +10,7 @@ import argparse
 import numpy as np
 
 from actalign import artifacts, console, cores
-from actalign.siglip import DTYPES, SO400M, find_checkpoint, load_siglip, resolve_dtype
+from actalign.siglip import DTYPES, SO400M, add_trust_argument, find_checkpoint, load_siglip, resolve_dtype
 
 BATCH_SIZE = 128  # frames a forward pass on CUDA, where they fit
 BATCH_SIZE_ELSEWHERE = 16  # for each core of a CPU; measured (benchmarks/encoding.py)
@@ -103,6 +103,7 @@ def parse_args(argv=None):
     parser.add_argument("--dtype", choices=DTYPES, default="auto",
                         help="of the forward pass; auto is bfloat16 on CUDA, and for large models on a CPU made for "
                              "it, else float32 (default: %(default)s)")
+    add_trust_argument(parser)
     console.add_device_argument(parser)
     console.add_overwrite_argument(parser)
     return parser.parse_args(argv)
@@ -114,7 +115,7 @@ def main(argv=None):
     console.require_folder_of(args.output)
     frames = artifacts.read_array(args.input, "frames")
     device = console.pick_device(args.device)
-    checkpoint = find_checkpoint(args.model)
+    checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
     dtype = resolve_dtype(args.dtype, device, checkpoint)
     frames_at_once = auto_batch_size(device) if args.batch_size == "auto" else args.batch_size
     encoded, stopwatch = 0, console.Stopwatch()

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from actalign import artifacts, console, cores, evaluation
+from actalign import artifacts, console, cores, evaluation, files
+from actalign.siglip import add_trust_argument
 from actalign.subactions import iter_scripts
 
 SMOOTH_FRAMES = 30  # the published window, about one second
@@ -445,8 +446,18 @@ def parse_args(argv=None):
     parser.add_argument("--alignment", choices=("dtw", "unordered"), default="dtw",
                         help="unordered is the control that ignores the order of sub-actions (default: %(default)s)")
     parser.add_argument("--output", help="write scores, rankings and paths to this predictions.json")
+    parser.add_argument("--model", help="checkpoint that made embeddings of the published scripts, for its scale and "
+                                        "bias (default: google/siglip-so400m-patch14-384)")
+    add_trust_argument(parser)
     console.add_device_argument(parser, "cpu; a CUDA device compares many samples at once")
     return parser.parse_args(argv)
+
+
+def _noting(ids, scripts):
+    """The scripts; their ids are added to `ids` as they pass."""
+    for script in scripts:
+        ids.add(script.sample.id)
+        yield script
 
 
 def keep_freed_memory():
@@ -462,27 +473,34 @@ def keep_freed_memory():
 @console.script
 def main(argv=None):
     args = parse_args(argv)
-    if args.output:
-        console.require_folder_of(args.output)
-        evaluation.require_replaceable(args.output)
-    video = artifacts.read_array(args.video_embeddings, "video_embeddings")
-    subactions = artifacts.read_array(args.subaction_embeddings, "subaction_embeddings")
+    with evaluation.predictions_output(args.output):
+        return align(args)
+
+
+def align(args):
+    """The stage with its parsed arguments."""
+    video = artifacts.read_array(args.video_embeddings, "video_embeddings", args.subactions)
+    subactions = artifacts.read_array(args.subaction_embeddings, "subaction_embeddings", args.subactions)
+    artifacts.take_checkpoint((video, subactions), args.model, args.trust_pickle_weights)
     artifacts.require_same_checkpoint(video, subactions)
     device = pick_device(args.device)
 
-    samples, not_scored = join(iter_scripts(args.subactions), video, subactions)
+    ids = set(video)
+    samples, not_scored = join(_noting(ids, iter_scripts(args.subactions)), video, subactions)
     keep_freed_memory()
     stopwatch = console.Stopwatch()
     predictions = predict(samples, video, subactions, args.smooth, args.alignment, device,
                           with_paths=bool(args.output))
+    evaluation.require_all_joined(predictions, not_scored, ids)
     evaluation.print_results(args.alignment, predictions, not_scored)
     if predictions:
         note = smoothing_note(samples, video, subactions, args.smooth)
         print(f"{note}; {stopwatch.rate(len(predictions))} samples/s")
+    sources = {"subactions": {"path": args.subactions, "fingerprint": files.fingerprint(args.subactions)},
+               "video_embeddings": video.source(), "subaction_embeddings": subactions.source()}
+    print(evaluation.made_from(sources))
     if args.output:
         method = {"name": args.alignment, "smooth": args.smooth}
-        sources = {"subactions": {"path": args.subactions}, "video_embeddings": video.source(),
-                   "subaction_embeddings": subactions.source()}
         evaluation.write_predictions(args.output, method, sources, predictions, not_scored)
         print(f"predictions -> {args.output}")
     if not predictions:

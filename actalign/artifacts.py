@@ -12,25 +12,33 @@ Rows of the items follow one another without gaps. Everything joins by `id`, nev
 While a stage runs, rows go to `NAME.npy.partial` and the committed items to `NAME.json.partial`, a journal with one
 line an item. An item is committed once its rows and then its line are on the disk, so a killed run loses at most the
 item in hand. Finishing renames both. What could not be made is named in `NAME.missing.json`.
+
+    python -m actalign.artifacts convert OLD NEW    makes such an artifact of what the published scripts wrote
 """
 
 import contextlib
 import hashlib
 import io
+import math
 import os
 import sys
-import tokenize
 from array import array
 from pathlib import Path
 
 import numpy as np
 
 from actalign.console import InputError
-from actalign.files import Hold, Journal, read_json, reason_of, sync, write_json, write_json_items
+from actalign.dataset import sample_from_record
+from actalign.files import Hold, Journal, fingerprint, read_json, reason_of, sync, write_json, write_json_items
 from actalign.json_items import JsonItems
+from actalign.npy import read_header
 
 FORMAT = "actalign-array"
 VERSION = 1
+
+BYTES_AT_ONCE = 1 << 26  # of rows that are read back
+MOST_SCALE, MOST_BIAS = 50, 1e6  # of a checkpoint; SigLIP's are about 4.7 and -16.5, and exp(50) is still a fine number
+FORWARD_DTYPES = ("float32", "bfloat16", "float16")
 
 MOST_ROWS = 1 << 62  # an index may claim any number; this one still fits where row numbers are kept
 DTYPES = ("uint8", "float16", "float32", "float64")
@@ -126,9 +134,13 @@ class ArrayArtifact:
     def embeddings(self, id):
         """The (n, D) rows of one sample in memory.
 
-        Raises InputError if a value is NaN or infinite, or a row is all zero and so has no direction.
+        Raises InputError if they are not the rows that were written, a value is NaN or infinite, or a row is all zero
+        and so has no direction.
         """
         rows = self.rows(id)
+        if digest_of(rows) != self.item(id)["digest"]:
+            raise InputError(f"{self.path}: the rows of sample {id} are not those that were written; it is damaged or "
+                             f"was changed: restore a copy, or run {MAKERS[self.kind]} again with --overwrite")
         with np.errstate(all="ignore"):
             squares = np.einsum("nd,nd->n", rows, rows)  # one pass; what it leaves open is looked at closely
         if not (np.isfinite(squares) & (squares > 0)).all():
@@ -163,7 +175,7 @@ class Index:
         state = hashlib.blake2b(digest_size=8)
         problem = None
         for item in self.items:
-            problem = problem or _item_problem(item, self.numbers, self.stops[-1] if self.stops else 0)
+            problem = problem or _item_problem(item, kind, self.numbers, self.stops[-1] if self.stops else 0)
             if not problem:
                 self.numbers[sys.intern(item["id"])] = len(self.numbers)
                 self.stops.append(item["stop"])
@@ -196,6 +208,9 @@ def _open_index(path, kind):
         if _partial(where).exists():
             raise InputError(f"{path}: not finished, only {_partial(path).name} is there; "
                              f"run {MAKERS[kind]} again to finish it")
+        if _is_published(path):
+            raise InputError(f"{path}: was written by the published scripts; python -m actalign.artifacts convert "
+                             f"{path} NEW.npy makes an artifact of it")
         if path.exists():
             raise InputError(f"{path}: its index {where.name} is missing; keep the two files together, "
                              f"or run {MAKERS[kind]} again with --overwrite")
@@ -216,14 +231,15 @@ def _header_problem(index, kind):
     if index.get("kind") != kind:
         return f"describes {index.get('kind')!r}, expected {kind!r}"
     shape = index.get("shape")
-    if not (isinstance(shape, list) and shape and all(type(n) is int and n >= 0 for n in shape)):
+    if not (isinstance(shape, list) and 0 < len(shape) < 5 and all(type(n) is int for n in shape)
+            and shape[0] >= 0 and all(0 < n < 1 << 32 for n in shape[1:])):
         return "has no proper shape"
     if index.get("dtype") not in DTYPES or not isinstance(index.get("meta"), dict):
         return "has no proper dtype or meta"
     return None
 
 
-def _item_problem(item, seen, end):
+def _item_problem(item, kind, seen, end):
     """What is wrong with an item that follows those with the ids `seen`, whose rows end at `end`; or None."""
     if not isinstance(item, dict) or not isinstance(item.get("id"), str):
         return "has an item without an id"
@@ -234,6 +250,8 @@ def _item_problem(item, seen, end):
         return f"has no digest for sample {item['id']}"
     if item["id"] in seen:
         return f"names sample {item['id']} twice"
+    if kind == "subaction_embeddings" and not _options_are_sound(item):
+        return f"does not tell the options of sample {item['id']} and their rows"
     return None
 
 
@@ -242,11 +260,31 @@ def _rate_of(item):
     return float(rate) if type(rate) in (int, float) and 0 < rate < MOST_ROWS else 0.0
 
 
-def read_array(path, kind):
+def _options_are_sound(item):
+    """Whether the options of an item have names, texts, and one row a text, without gaps."""
+    options, end = item.get("options"), item["start"]
+    if not isinstance(options, list):
+        return False
+    for option in options:
+        fields = option if isinstance(option, dict) else {}
+        key, texts, start, stop = map(fields.get, ("key", "texts", "start", "stop"))
+        if not (isinstance(key, str) and isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+                and type(start) is type(stop) is int and start == end and stop == end + len(texts)):
+            return False
+        end = stop
+    return end == item["stop"] and len({option["key"] for option in options}) == len(options)
+
+
+def read_array(path, kind, same_run=None):
     """The array artifact at `path`, mapped.
 
+    same_run: the file that tells the order of the samples if the array is one of the published scripts'
     Raises InputError if array or index is missing, foreign or cut short, or if the two do not fit.
     """
+    if kind != "frames" and _is_published(path):
+        from actalign.published import read_embeddings
+
+        return read_embeddings(path, kind, same_run)
     index = _open_index(path, kind)
     path, header = _array_path(path), index.header
     advice = f"run {MAKERS[kind]} again with --overwrite"
@@ -262,24 +300,75 @@ def read_array(path, kind):
     return ArrayArtifact(path, index, array)
 
 
+def read_samples(path):
+    """(samples, source) of a dataset's index: a list of Sample, and what a result says of it so that it can be traced.
+
+    Raises InputError as `read_index` does.
+    """
+    if _is_published(path):
+        from actalign.published import dataset_samples
+
+        return dataset_samples(path)
+    where = index_path(path)
+    samples = [sample_from_record(item, where) for item in read_index(path, "frames")["items"]]
+    return samples, {"path": str(path), "fingerprint": fingerprint(where)}
+
+
+def _is_published(path):
+    """Whether a file is an array of the published scripts: it has no index."""
+    if index_path(path).exists() or not Path(path).exists():
+        return False
+    from actalign.published import is_published
+
+    return is_published(path)
+
+
 def _map_array(path, kind, advice):
     if not path.exists():
         raise InputError(f"{path}: no such file, only its index is there; {advice}")
     try:
-        array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, TypeError, EOFError, OSError, OverflowError, SyntaxError, tokenize.TokenError) as error:
+        header = read_header(path)
+        if header.is_pickled:
+            raise ValueError("it holds pickled objects")
+        if 0 in header.shape or not header.shape:
+            raise ValueError("it has no rows")
+        array = np.memmap(path, header.dtype, "r", header.offset, header.shape, "F" if header.fortran_order else "C")
+    except (ValueError, OSError) as error:
         raise InputError(f"{path}: is not a whole plain .npy array ({reason_of(error)}); {advice}") from None
     if not array.flags.c_contiguous:
         raise InputError(f"{path}: is not one plain C-order array; {advice}")
     return array
 
 
+def take_checkpoint(arrays, model=None, trust_pickle_weights=False):
+    """Have embeddings of the published scripts, which carry no scale and bias, take those of a checkpoint.
+
+    Raises InputError if it cannot be read, or if other embeddings were made with another one than `model`.
+    """
+    if model is not None or any(array.meta.get("made_by") and "checkpoint" not in array.meta for array in arrays):
+        from actalign import published
+
+        published.take_checkpoint(arrays, model, trust_pickle_weights)
+
+
+def require_checkpoint(artifact):
+    """Raise InputError unless an embedding artifact tells the checkpoint that made it, and its scale and bias."""
+    meta = artifact.meta
+    numbers = [meta.get(key) for key in ("logit_scale", "logit_bias")]
+    names = [meta.get("checkpoint"), meta.get("dtype", "float32")]
+    if not (all(type(number) in (int, float) for number in numbers) and all(isinstance(name, str) for name in names)
+            and isinstance(meta.get("model", ""), str)):
+        raise InputError(f"{artifact.path}: its index does not tell the checkpoint's logit_scale and logit_bias; "
+                         f"run {MAKERS[artifact.kind]} again with --overwrite")
+    if not (abs(numbers[0]) <= MOST_SCALE and abs(numbers[1]) <= MOST_BIAS and names[1] in FORWARD_DTYPES):
+        raise InputError(f"{artifact.path}: its index tells of logit_scale {numbers[0]}, logit_bias {numbers[1]} and "
+                         f"dtype {names[1]}, which no checkpoint has; run {MAKERS[artifact.kind]} again")
+
+
 def require_same_checkpoint(a, b):
     """Raise InputError unless two embedding artifacts come from one checkpoint."""
     for artifact in (a, b):
-        if None in (artifact.meta.get("logit_scale"), artifact.meta.get("logit_bias")):
-            raise InputError(f"{artifact.path}: its index does not tell the checkpoint's logit_scale and logit_bias; "
-                             f"run {MAKERS[artifact.kind]} again with --overwrite")
+        require_checkpoint(artifact)
     for key in ("checkpoint", "logit_scale", "logit_bias"):
         if a.meta.get(key) != b.meta.get(key):
             raise InputError(
@@ -397,7 +486,7 @@ class ArrayWriter:
 
     @property
     def _row_bytes(self):
-        return int(np.prod(self._row_shape)) * self._dtype.itemsize
+        return math.prod(self._row_shape) * self._dtype.itemsize
 
     # what earlier runs left
 
@@ -455,7 +544,7 @@ class ArrayWriter:
     def _require_sound(self, header, items):
         problem, seen, end = _header_problem(header, self.kind), set(), 0
         for item in items:
-            problem = problem or _item_problem(item, seen, end)
+            problem = problem or _item_problem(item, self.kind, seen, end)
             if not problem:
                 seen.add(item["id"])
                 end = item["stop"]
@@ -471,8 +560,13 @@ class ArrayWriter:
         return kept if kept and self._holds(path, kept[0]) else []
 
     def _holds(self, path, item):
-        rows = _read_rows(path, self._dtype, self._row_shape, self._header_size, item["start"], item["stop"])
-        return hashlib.blake2b(rows.data.cast("B"), digest_size=16).hexdigest() == item["digest"]
+        state = hashlib.blake2b(digest_size=16)
+        step = max(BYTES_AT_ONCE // self._row_bytes, 1)
+        for start in range(item["start"], item["stop"], step):
+            rows = _read_rows(path, self._dtype, self._row_shape, self._header_size, start,
+                              min(start + step, item["stop"]))
+            state.update(rows.data.cast("B"))
+        return state.hexdigest() == item["digest"]
 
     def _take_over(self, meta, items, rows_path):
         for key, value in self._settings.items():
@@ -639,12 +733,23 @@ def _npy_header(dtype, shape):
     return buffer.getvalue()
 
 
+def digest_of(rows):
+    """The digest of one item's rows, as indexes have it."""
+    return hashlib.blake2b(np.ascontiguousarray(rows).data.cast("B"), digest_size=16).hexdigest()
+
+
 def _size(path):
     return path.stat().st_size if path.exists() else 0
 
 
 def _read_rows(path, dtype, row_shape, header_size, start, stop):
-    row_size = int(np.prod(row_shape))
+    row_size = math.prod(row_shape)
     offset = header_size + start * row_size * dtype.itemsize
     rows = np.fromfile(path, dtype, count=(stop - start) * row_size, offset=offset)
     return rows.reshape(stop - start, *row_shape)
+
+
+if __name__ == "__main__":
+    from actalign.published import main
+
+    raise SystemExit(main())

@@ -17,17 +17,34 @@ EXIT_BAD_INPUT = 2  # the user can mend it: a flag, a file, a device; argparse u
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 # The disk, its quota or its permissions: not the program's fault, and the user can mend it.
-OUTSIDE_CAUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+OUTSIDE_CAUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG,
+                  errno.EIO)
 
+LONGEST_LINE = 1500  # characters of a message
 LOG_INTERVAL = 30  # seconds between two progress lines where stderr is a file
 
 
-class InputError(Exception):
+class OneLine(Exception):
+    """An error whose message is one printable line, whatever a stranger's file put into it."""
+
+    def __init__(self, message):
+        super().__init__(one_line(message))
+
+
+class InputError(OneLine):
     """A bad flag, file or value: one line that says what, which and the next step. Exit code 2."""
 
 
-class StageError(Exception):
+class StageError(OneLine):
     """The stage could not do its work although its input was in order. Exit code 1."""
+
+
+def one_line(message):
+    """A message without line breaks and control characters, and with its middle left out where it is very long."""
+    line = " ".join(str(message).split())
+    line = "".join(character if character.isprintable() else "\ufffd" for character in line)
+    half = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
 def script(main):
@@ -81,8 +98,7 @@ def say(message):
     """Print one log line on stderr, above a progress bar if there is one."""
     from tqdm import tqdm
 
-    line = f"{Path(sys.argv[0]).stem}: {' '.join(str(message).split())}"
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(f"{Path(sys.argv[0]).stem}: {one_line(message)}", file=sys.stderr)
 
 
 def warn(message):

@@ -5,22 +5,24 @@ import contextlib
 import csv
 import glob
 import io
-import json
 import re
 import sys
 import tempfile
 import tokenize
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from actalign.console import InputError
-from actalign.files import reason_of
+from actalign.files import parse_json, read_bytes, reason_of
 from actalign.masks import FIELDS as MASK_FIELDS
 from actalign.masks import Masks, masks_of_row
 
 ACTION_ATLAS = "mrsalehi/ActionAtlas-v1.0"
 OWN_FIELDS = ("id", "youtube_id", "video", "domain", "choices", "choices_str", "answer", "action", "question",
               "start_timestamp", "end_timestamp")
+MOST_LEVELS = 32  # of lists and objects in a row; ActionAtlas's masks have seven
+LONGEST_LIST = 100_000  # characters of a list of options in a CSV cell; Python's parser takes a thousand times its size
 NO_MASKS = Masks()
 
 
@@ -151,7 +153,8 @@ def _rows_through_datasets(advice, dataset, *names, **options):
     problems = (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, KeyError, StopIteration,
                 pyarrow.ArrowException)
     try:
-        return [dict(row) for row in datasets.load_dataset(*(names or (dataset,)), **options)]
+        # As Arrow has it: columns of pictures or sounds are not opened, wherever a row says that they are.
+        return datasets.load_dataset(*(names or (dataset,)), **options).with_format("arrow")[:].to_pylist()
     except problems as error:
         raise _unreadable(dataset, error.__cause__ or error, advice) from None
 
@@ -167,10 +170,10 @@ def _rows_of_json(path):
     text = _text_of(path)
     try:
         if text.lstrip().startswith("["):
-            rows = json.loads(text)
+            rows = parse_json(text, MOST_LEVELS + 2)
         else:
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (ValueError, RecursionError) as error:
+            rows = [parse_json(line, MOST_LEVELS + 1) for line in text.split("\n") if line.strip()]
+    except ValueError as error:
         raise _unreadable(path, error, "check its syntax; it may be cut short") from None
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
@@ -198,7 +201,7 @@ READERS = {".json": _rows_of_json, ".jsonl": _rows_of_json, ".csv": _rows_of_csv
 
 def _text_of(path):
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error, "save it as UTF-8 text") from None
 
@@ -230,7 +233,8 @@ def sample_from_row(row, source, taken=()):
         id=id, domain=domain, labels=labels, options=tuple(clean_option(label) for label in labels),
         answer=parse_answer(row.get("answer"), labels, where), action=_text(row.get("action")),
         question=_text(row.get("question")), youtube_id=youtube_id, video=video, start=start, end=end,
-        extra={key: _plain(value) for key, value in row.items() if key not in (*OWN_FIELDS, *MASK_FIELDS)},
+        extra={_whole(str(key)): _plain(value) for key, value in row.items()
+               if key not in (*OWN_FIELDS, *MASK_FIELDS)},
         masks=masks, problem=problem,
     )
 
@@ -284,11 +288,13 @@ def parse_choices(choices, where):
 def _list_in_text(text):
     """The list that a CSV cell holds as JSON or as Python spells it, else None."""
     text = text.strip()
-    if not (text.startswith("[") and text.endswith("]")):
+    if not (text.startswith("[") and text.endswith("]")) or len(text) > LONGEST_LIST:
         return None
-    for parse in (json.loads, ast.literal_eval):
+    for parse in (parse_json, ast.literal_eval):
         try:
-            value = parse(text)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Python's opinions on the spelling of others' texts
+                value = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         if not isinstance(value, list):
@@ -333,12 +339,14 @@ def _seconds(value, name, where):
     return seconds
 
 
-def _plain(value):
-    """A dataset's value as JSON holds it."""
+def _plain(value, levels=MOST_LEVELS):
+    """A dataset's value as JSON holds it, and as deep as artifacts may be."""
+    if isinstance(value, dict | list | tuple) and not levels:
+        return _whole(str(value))
     if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {_whole(str(key)): _plain(part, levels - 1) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [_plain(part, levels - 1) for part in value]
     if isinstance(value, str):
         return _whole(value)
     if isinstance(value, bool | int) or value is None:

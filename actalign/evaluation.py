@@ -1,13 +1,15 @@
 """Scores into results: rankings, Top-k accuracy with intervals and chance, tables, predictions.json."""
 
+import contextlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from actalign.console import InputError, some_of
+from actalign.console import InputError, require_folder_of, some_of
 from actalign.dataset import Sample, require_unique_ids, sample_from_record
-from actalign.files import read_json, write_json_items
+from actalign.files import Hold, read_json, write_json_items
 from actalign.json_items import JsonItems
 
 TOP_K = (1, 2, 3)
@@ -127,6 +129,22 @@ def print_results(name, predictions, not_scored):
               f"({some_of(tied)})")
 
 
+def require_all_joined(predictions, not_scored, ids):
+    """Raise RuntimeError unless every one of `ids` has either one prediction or a reason why not, and nothing else has.
+
+    No number is printed of samples that were joined wrongly; that K scores meet K options, Prediction itself requires.
+    """
+    told = Counter([prediction.sample.id for prediction in predictions] + list(not_scored))
+    wrong = [id for id in {*told, *ids} if told[id] != 1 or id not in ids]
+    if wrong:
+        raise RuntimeError(f"{len(wrong)} samples were joined wrongly ({some_of(sorted(wrong))}); no result is printed")
+
+
+def made_from(sources):
+    """The line that tells which artifacts made a result, by their fingerprints."""
+    return "made from " + ", ".join(f"{name} {source['fingerprint']}" for name, source in sources.items())
+
+
 def _counts(predictions, answered, not_scored):
     without = len(predictions) - len(answered)
     unknown = f", {without} of them without a known answer" if without and answered else ""
@@ -157,7 +175,7 @@ def prediction_table(predictions):
 def write_predictions(path, method, sources, predictions, not_scored):
     """Write predictions.json: the method and its settings, the artifacts it read, and every sample's scores.
 
-    method: {"name": ..., settings}   sources: {flag: ArrayArtifact or {"path": ...}}   not_scored: {id: reason}
+    method: {"name": ..., settings}   sources: {flag: {"path", "fingerprint", ...}}   not_scored: {id: reason}
     """
     answered = [prediction for prediction in predictions if prediction.sample.answer is not None]
     header = {"format": FORMAT, "version": VERSION, "method": method, "sources": sources,
@@ -202,7 +220,33 @@ def _prediction(entry, path):
     scores = np.array(entry["scores"], dtype=np.float64)
     if scores.ndim != 1 or not np.isfinite(scores).all():
         raise ValueError(f"the scores of sample {sample.id} are no list of numbers")
-    return Prediction(sample, scores, entry.get("paths"))
+    paths = entry.get("paths")
+    if paths is not None and (len(paths) != len(scores) or not all(map(_is_path, paths))):
+        raise ValueError(f"the paths of sample {sample.id} are no lists of frame and sub-action, one an option")
+    return Prediction(sample, scores, paths)
+
+
+def _is_path(path):
+    cells = np.array(path)
+    return cells.ndim == 2 and cells.shape[1] == 2 and cells.dtype.kind == "i" and (cells >= 0).all()
+
+
+@contextlib.contextmanager
+def predictions_output(path):
+    """Keep predictions that are to be written to `path` to this run; nothing is done where `path` is None.
+
+    Raises InputError if its folder is not there, it is a file of another kind, or another run holds it.
+    """
+    if path is None:
+        yield
+        return
+    require_folder_of(path)
+    require_replaceable(path)
+    hold = Hold(path)
+    try:
+        yield
+    finally:
+        hold.release()
 
 
 def require_replaceable(path):

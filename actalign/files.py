@@ -1,7 +1,12 @@
-"""Files that survive crashes: JSON replaced in one step, journals that only grow, and outputs held by one run."""
+"""Files that survive crashes: JSON replaced in one step, journals that only grow, and outputs held by one run.
+
+What is read may come from strangers: sizes, nesting and numbers are bounded before anyone relies on them.
+"""
 
 import contextlib
+import hashlib
 import json
+import math
 import os
 from pathlib import Path
 
@@ -12,6 +17,79 @@ try:
 except ImportError:  # Windows has no flock: two runs on one output are then the user's to avoid
     fcntl = None
 
+MOST_JSON_BYTES = 1 << 29  # of one file; the predictions of ten times ActionAtlas, with all paths, have a fifth
+MOST_LEVELS = 64  # of lists and objects in one another; artifacts have six, and what a dataset brought along
+MOST_DIGITS = 20  # of a whole number: 64 bits
+
+
+def parse_json(text, levels=MOST_LEVELS):
+    """The value of a JSON text; NaN and infinities, which JSON does not know, become None.
+
+    Raises ValueError if it is no JSON, nests deeper than so many levels or holds a whole number beyond 64 bits.
+    """
+    try:
+        value = DECODER.decode(text)
+    except RecursionError:
+        raise ValueError("lists and objects nest too deep") from None
+    require_shallow(value, levels)
+    return value
+
+
+def parse_artifact(text):
+    """`parse_json` of what this project writes: also refuses halves of characters, which could not be written again."""
+    value = parse_json(text)
+    require_whole_characters(value, text)
+    return value
+
+
+def require_shallow(value, levels=MOST_LEVELS):
+    """Raise ValueError if lists and objects nest deeper than so many levels."""
+    level = [[value]]
+    for _ in range(levels + 1):
+        level = [part for outer in level for part in (outer.values() if type(outer) is dict else outer)
+                 if type(part) in (dict, list)]
+        if not level:
+            return
+    raise ValueError(f"lists and objects nest deeper than {levels} levels")
+
+
+def require_whole_characters(value, text):
+    """Raise ValueError if a value, whose JSON is `text`, holds halves of characters."""
+    if "\\ud" in text.lower():
+        json.dumps(value, ensure_ascii=False).encode()
+
+
+def _whole_number(digits):
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(digits):
+    value = float(digits)
+    return value if math.isfinite(value) else None
+
+
+DECODER = json.JSONDecoder(parse_int=_whole_number, parse_float=_finite, parse_constant=lambda name: None)
+
+
+def read_bytes(path):
+    """All of a file that is to be parsed. Raises OSError if it is too large to be what it should be."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MOST_JSON_BYTES:
+            raise OSError(f"has {size} bytes, more than the {MOST_JSON_BYTES} that are read")
+        return file.read()
+
+
+def fingerprint(path):
+    """A short hash of a file's bytes, so that a result can be traced to it; `b2sum -l 64` gives the same."""
+    with open(path, "rb") as file:
+        state = hashlib.blake2b(digest_size=8)
+        while part := file.read(1 << 20):
+            state.update(part)
+        return state.hexdigest()
+
 
 def read_json(path, what="JSON"):
     """The content of a JSON file.
@@ -20,8 +98,8 @@ def read_json(path, what="JSON"):
     """
     text = _read_text(path, what)
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_artifact(text)
+    except ValueError as error:
         raise InputError(f"{path}: is not valid JSON ({reason_of(error)}); it may be cut short: restore a copy, "
                          "or remove it and run the stage that writes it again") from None
 
@@ -34,8 +112,8 @@ def read_json_lines(path, what="JSON"):
     values = []
     for number, line in enumerate(_read_text(path, what).split("\n"), start=1):
         try:
-            values += [json.loads(line)] if line.strip() else []
-        except (ValueError, RecursionError) as error:
+            values += [parse_artifact(line)] if line.strip() else []
+        except ValueError as error:
             raise InputError(f"{path}: line {number} is not valid JSON ({reason_of(error)}); it may be cut short: "
                              f"give the whole {what}") from None
     return values
@@ -44,7 +122,7 @@ def read_json_lines(path, what="JSON"):
 def _read_text(path, what):
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path).decode()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give the path of the {what}, "
                          "or run the stage that writes it") from None
@@ -145,15 +223,18 @@ class Journal:
 
     def _scan(self):
         try:
-            raw = self.path.read_bytes()
+            raw = read_bytes(self.path)
         except FileNotFoundError:
             return [], 0
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({reason_of(error)}); move it away, or choose another "
+                             "--output") from None
         committed = raw.rfind(b"\n") + 1
         lines = []
         for number, line in enumerate(raw[:committed].splitlines(), start=1):
             try:
-                lines.append(json.loads(line))
-            except (ValueError, RecursionError) as error:
+                lines.append(parse_artifact(line.decode()))
+            except ValueError as error:
                 raise InputError(f"{self.path}: line {number} is damaged ({reason_of(error)}); "
                                  f"{self._advice}") from None
         return lines, committed

@@ -7,7 +7,14 @@ from array import array
 from pathlib import Path
 
 from actalign.console import InputError
-from actalign.files import reason_of
+from actalign.files import (
+    DECODER,
+    MOST_JSON_BYTES,
+    parse_artifact,
+    reason_of,
+    require_shallow,
+    require_whole_characters,
+)
 
 CHUNK = 1 << 16  # bytes read at once
 LONGEST_ERROR = 32  # characters before the end of a chunk where an error may come of its end, as of "tru" or "\\u00"
@@ -50,7 +57,7 @@ class JsonItems:
         with self._reading:
             self._file.seek(self._offsets[number])
             raw = self._file.read(self._sizes[number])
-        return json.loads(raw)
+        return parse_artifact(raw.decode())
 
     def __iter__(self):
         self._offsets, self._sizes = array("q"), array("q")
@@ -124,7 +131,7 @@ class _Text:
         self._blocks = blocks
         self._text = ""
         self._at = 0
-        self._decode = json.JSONDecoder().raw_decode
+        self._decode = DECODER.raw_decode
 
     def peek(self):
         """The next character that is no white space; "" at the end."""
@@ -156,10 +163,14 @@ class _Text:
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated string") or error.pos > len(self._text) - LONGEST_ERROR
                 if cut and self._more(len(self._text) - self._at):
+                    if len(self._text) > MOST_JSON_BYTES:
+                        raise ValueError(f"a value of more than {MOST_JSON_BYTES} characters") from None
                     continue
                 raise ValueError(f"{error.msg} after byte {self.byte}") from None
             if end > len(self._text) - LONGEST_JOINT and self._more():  # a number may go on
                 continue
+            require_shallow(value)
+            require_whole_characters(value, self._text[self._at:end])
             self._skip_to(end)
             return value
 

@@ -7,6 +7,7 @@ from actalign.video import VideoError
 FIELDS = ("frames_to_obfuscate", "frames_to_blur")  # names of the same thing in releases of the benchmark
 KERNEL = (111, 111)  # pixels, the benchmark's Gaussian
 MADE_FOR_HEIGHT = 720  # pixels; the benchmark's downloads are the best of at most this height
+MOST_PIXELS = 1 << 20  # of a vertex's place
 VERTEX_SLACK = 2  # pixels; boxes may touch or just cross the border
 FRAME_SLACK = 4  # frames, 0.1 s and one more at 32 frames a second: how far the benchmark's cuts and ours may differ
 
@@ -84,4 +85,6 @@ def _box(mask):
     """(left, top, right, bottom) around a mask's vertices."""
     vertices = [(float(x), float(y)) for x, y in mask["bounding_poly"]["vertices"]]
     across, down = zip(*vertices, strict=True)
+    if not all(abs(edge) < MOST_PIXELS for edge in (*across, *down)):  # also where it is NaN
+        raise ValueError("a vertex outside of any picture")
     return min(across), min(down), max(across), max(down)

@@ -1,5 +1,6 @@
 """SigLIP: load a checkpoint, embed frames and texts, read its scale and bias."""
 
+import functools
 import hashlib
 import json
 import os
@@ -247,14 +248,22 @@ def _rescale_and_normalise(image_processor, device):
             for value in (scale / std, -mean / std))
 
 
+def add_trust_argument(parser):
+    """Add the --trust_pickle_weights flag of whatever takes a --model."""
+    parser.add_argument("--trust_pickle_weights", action="store_true",
+                        help="also load a checkpoint whose weights are a pickle (pytorch_model.bin); only where you "
+                             "trust who made it")
+
+
 def load_tokenizer(name):
     """The Tokenizer of a checkpoint, without its weights. Raises InputError if it cannot be loaded."""
     import transformers
 
     _be_quiet()
     with _loading(name):
-        length = transformers.AutoConfig.from_pretrained(name).text_config.max_position_embeddings
-        return Tokenizer(transformers.AutoTokenizer.from_pretrained(name), length)
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return Tokenizer(tokenizer, config.text_config.max_position_embeddings)
 
 
 @dataclass(frozen=True)
@@ -264,6 +273,7 @@ class Checkpoint:
     name         a hub name or a folder               fingerprint  the same for the same weights, whatever their place
     logit_scale  similarity is sigmoid(exp(logit_scale) * cosine + logit_bias)
     width        features of the vision tower's layers
+    pickled      whether its weights are a pickle that the user trusts
     """
 
     name: str
@@ -271,6 +281,7 @@ class Checkpoint:
     logit_scale: float
     logit_bias: float
     width: int
+    pickled: bool = False
 
     def settings(self, dtype):
         """What decides embeddings, as `ArrayWriter` compares it."""
@@ -303,17 +314,20 @@ def load_siglip(checkpoint, device, batch_size, dtype):
     _be_quiet()
     with _loading(name):
         model, report = transformers.AutoModel.from_pretrained(
-            name, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True)
-        processor = transformers.AutoProcessor.from_pretrained(name)
+            name, dtype=getattr(torch, dtype), use_safetensors=not checkpoint.pickled, trust_remote_code=False,
+            output_loading_info=True)
+        processor = transformers.AutoProcessor.from_pretrained(name, trust_remote_code=False)
     if report["missing_keys"]:
         raise InputError(f"--model {name}: lacks {len(report['missing_keys'])} weights, for instance "
                          f"{sorted(report['missing_keys'])[0]}; give a complete checkpoint")
     return Siglip(model.to(device).eval(), processor, name, device, batch_size)
 
 
-def find_checkpoint(name):
-    """The Checkpoint of a hub name or folder, read from its configuration and its safetensors' few small tensors.
+def find_checkpoint(name, trust_pickle_weights=False):
+    """The Checkpoint of a hub name or folder, read from its configuration and its weights' few small tensors.
 
+    Weights are safetensors, or with `trust_pickle_weights` what torch.load reads by its own restricted unpickler.
+    No code that a checkpoint brings is ever run.
     The two numbers are the stored ones: a model loaded in bfloat16 has them rounded to three digits.
     Raises InputError if there is no such checkpoint or it is no fixed-resolution SigLIP.
     """
@@ -321,11 +335,11 @@ def find_checkpoint(name):
 
     _be_quiet()
     with _loading(name):
-        config = transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type != MODEL_TYPE:
             raise InputError(f"--model {name}: is a {config.model_type!r} checkpoint; give a SigLIP or a "
                              f"fixed-resolution SigLIP 2 checkpoint such as {SO400M}")
-        return _read_checkpoint(str(name), config.vision_config.hidden_size)
+        return _read_checkpoint(str(name), config.vision_config.hidden_size, trust_pickle_weights)
 
 
 def _be_quiet():
@@ -336,18 +350,23 @@ def _be_quiet():
     transformers.logging.disable_progress_bar()
 
 
-def _read_checkpoint(name, width):
-    from safetensors import safe_open
-
+def _read_checkpoint(name, width, trust_pickle_weights):
     state = hashlib.blake2b(digest_size=8)
     numbers = {}
-    for tensor_name, path in sorted(_tensor_files(name).items()):
-        with safe_open(path, framework="np") as file:
-            state.update(f"{tensor_name} {file.get_slice(tensor_name).get_shape()}\n".encode())
-            if tensor_name in FINGERPRINT_TENSORS:
-                tensor = _as_float32(path, tensor_name)
-                state.update(tensor.tobytes())
-                numbers[tensor_name] = tensor
+    pickle = _pickled_weights(name)
+    if pickle is None:
+        tensors = _safe_tensors(name)
+    elif trust_pickle_weights:
+        tensors = _pickled_tensors(pickle)
+    else:
+        raise InputError(f"--model {name}: has its weights only as a pickle ({os.path.basename(pickle)}), which can "
+                         "run code; give a checkpoint with safetensors, or --trust_pickle_weights if you trust it")
+    for tensor_name, shape, read in tensors:
+        state.update(f"{tensor_name} {shape}\n".encode())
+        if tensor_name in FINGERPRINT_TENSORS:
+            tensor = read()
+            state.update(tensor.tobytes())
+            numbers[tensor_name] = tensor
     try:
         scale, bias = (float(numbers[key].reshape(())) for key in ("logit_scale", "logit_bias"))
     except (KeyError, ValueError):
@@ -355,7 +374,35 @@ def _read_checkpoint(name, width):
     if not np.isfinite([scale, bias]).all():
         raise InputError(f"--model {name}: its logit_scale {scale} and logit_bias {bias} are no finite numbers; give "
                          "another checkpoint")
-    return Checkpoint(name, state.hexdigest(), scale, bias, width)
+    return Checkpoint(name, state.hexdigest(), scale, bias, width, pickle is not None)
+
+
+def _safe_tensors(name):
+    """(name, shape, function to read it) of every tensor of a checkpoint's safetensors, by name."""
+    from safetensors import safe_open
+
+    for tensor_name, path in sorted(_tensor_files(name).items()):
+        with safe_open(path, framework="np") as file:
+            shape = file.get_slice(tensor_name).get_shape()
+        yield tensor_name, shape, functools.partial(_as_float32, path, tensor_name)
+
+
+def _pickled_tensors(path):
+    """The same of a pickle, read by torch's unpickler of plain tensors, which runs nothing that the file names."""
+    import torch
+
+    for tensor_name, tensor in sorted(torch.load(path, map_location="cpu", weights_only=True).items()):
+        yield tensor_name, list(tensor.shape), tensor.float().numpy
+
+
+def _pickled_weights(name):
+    """The pickle of a checkpoint that has no safetensors, or None."""
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME, cached_file
+
+    for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME):
+        if cached_file(name, file, _raise_exceptions_for_missing_entries=False) is not None:
+            return None
+    return cached_file(name, WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False)
 
 
 def _as_float32(path, tensor_name):

@@ -9,6 +9,9 @@ import numpy as np
 TIMESTAMP_TOLERANCE = Fraction(1, 10_000)  # s; containers round timestamps, some to a microsecond
 SEGMENT_SLACK = Fraction(1, 10)  # s; benchmarks round their segments to this
 CUT_SHORT_SLACK = Fraction(1, 4)  # s; what containers' durations miss in sound files, from those of FFmpeg's own muxers
+# Containers that hold pictures themselves; FFmpeg's other demuxers read playlists, which name files and addresses.
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,obu,ivf,nut,rm,dv,m4v,wtv,gif"
+MOST_PIXELS = 8192 * 4352  # of a picture: 8K; a damaged header can claim any number
 RESAMPLES = ("bicubic", "bilinear")
 SEEK_BACK = (0, 2, 10)  # s before the wanted start, one after the other
 
@@ -76,14 +79,25 @@ def _read_range(path, lower, upper, fps, edit):
         raise VideoError("has no frame in this segment")
 
 
+def _open(path):
+    """A file as PyAV's container. Raises VideoError if it is of no kind that is read here."""
+    import av
+
+    try:
+        return av.open(str(path), options={"max_pixels": str(MOST_PIXELS)}, metadata_errors="replace",
+                       container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
+    except av.error.ArgumentError:
+        raise VideoError("is in no container of videos that is read here") from None
+
+
 def video_seconds(path):
     """How long a file says it is, in seconds; 0.0 if it cannot be opened."""
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with _open(path) as container:
             return (container.duration or 0) / 1e6
-    except (av.error.FFmpegError, OSError):
+    except (av.error.FFmpegError, OSError, VideoError):
         return 0.0
 
 
@@ -104,9 +118,7 @@ class _Decoding:
         self._container = self._stream = None
 
     def _open(self):
-        import av
-
-        self._container = av.open(str(self._path))
+        self._container = _open(self._path)
         if not self._container.streams.video:
             self._container.close()
             raise VideoError("has no video stream")
@@ -115,7 +127,8 @@ class _Decoding:
             self._container.close()
             raise VideoError("cannot be decoded: there is no decoder for its codec")
         self._stream.codec_context.thread_count = 1  # clips are decoded side by side, one core each
-        self._stream.codec_context.options = {"err_detect": "explode"}  # raise where it would repair or leave out
+        self._stream.codec_context.options = {
+            "max_pixels": str(MOST_PIXELS), "err_detect": "explode"}  # raise where it would repair or leave out
         self._offset = self._time_zero()
         self._packets_end = Fraction(0)  # where the last packet of any stream ends
 

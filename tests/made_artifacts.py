@@ -38,12 +38,12 @@ def write_frames_index(folder, entries, image_size=4):
     return path
 
 
-def write_video_embeddings(folder, lengths, seed=0, name="video_embeddings.npy", settings=CHECKPOINT):
+def write_video_embeddings(folder, lengths, seed=0, name="video_embeddings.npy", settings=CHECKPOINT, features=D):
     """Write random embeddings: {id: T}. A sample's rows depend on its id and the seed alone."""
     path = folder / name
     with ArrayWriter(path, "video_embeddings", settings, {"model": "made-up"}) as writer:
         for id, T in lengths.items():
-            writer.append(id, random_rows(T, f"{id} video", seed), fps=25.0, frames_digest="",
+            writer.append(id, random_rows(T, f"{id} video", seed, features), fps=25.0, frames_digest="",
                           timestamps=[t / 25 for t in range(T)])
     return path
 
@@ -62,7 +62,7 @@ def write_subaction_embeddings(folder, entries, seed=0, name="encoded_subactions
     return path
 
 
-def random_rows(count, name, seed):
-    """(count, D) float32 that depend on the name and the seed."""
+def random_rows(count, name, seed, features=D):
+    """(count, features) float32 that depend on the name and the seed."""
     rng = np.random.default_rng([seed, *name.encode()])
-    return rng.normal(size=(count, D)).astype(np.float32)
+    return rng.normal(size=(count, features)).astype(np.float32)

@@ -7,12 +7,12 @@ import os
 import resource
 import shutil
 import signal
-import traceback
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from crashes import Points, contents, in_child, kill_here
 
 from actalign import artifacts
 from actalign.artifacts import ArrayWriter, MissingItems, read_array, read_index, require_same_checkpoint
@@ -33,24 +33,17 @@ def no_waiting_for_the_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-def write(path, ids, settings=SETTINGS, overwrite=False, failing=(), step=lambda: None):
-    """A stage: write the rows of `ids` one by one, calling `step` on the way; `failing` ones cannot be made."""
+def write(path, ids, settings=SETTINGS, overwrite=False, failing=()):
+    """A stage: write the rows of `ids` one by one; `failing` ones cannot be made."""
     with ArrayWriter(path, KIND, settings, {"model": "tiny"}, overwrite) as writer:
         for id in ids:
-            step()
             if id in failing:
                 writer.missing.add(id, "cannot be decoded", retry=True)
             elif id not in writer:
                 with writer.item(id) as item:
                     for row in ROWS_OF[settings["checkpoint"]][id]:
                         item.write(row[None])
-                        step()
                     item.fields["fps"] = 25.0
-
-
-def contents(folder):
-    """{name: bytes} of all files in a folder: nothing may be left over."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def assert_holds(path, ids):
@@ -74,56 +67,6 @@ def refusal(call, *parts):
 
 
 # Stopping a run
-
-
-@contextlib.contextmanager
-def at_step(number, act, after=False):
-    """Do `act` at the n-th call that changes files, before or after it. Yields a function that is such a step too.
-
-    `.taken` of that function is the number of steps so far.
-    """
-    def watched(function):
-        def call(*args, **kwargs):
-            step.taken += 1
-            here = step.taken == number
-            if here and not after:
-                act()
-            result = function(*args, **kwargs)
-            if here and after:
-                act()
-            return result
-        return call
-
-    def step():
-        watched_nothing()
-
-    step.taken = 0
-    watched_nothing = watched(lambda: None)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", watched(os.fsync))
-        patch.setattr(os, "replace", watched(os.replace))
-        patch.setattr(os, "truncate", watched(os.truncate))
-        patch.setattr(Path, "unlink", watched(Path.unlink))
-        yield step
-
-
-def in_child(work):
-    """The status of a process that does `work`: 0, minus a signal, or 1 if it raised."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def kill_here():
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def interrupt_here():
@@ -150,15 +93,14 @@ RUNS = {
 @pytest.fixture(params=RUNS)
 def stopped_runs(request, tmp_path):
     """(new_folder, run, steps, whole): a function that makes a folder as it was before the run, the run's arguments,
-    in how many steps it changes files, and what it leaves when nothing stops it."""
+    at how many points it changes files, and what it leaves when nothing stops it."""
     prepare, run = RUNS[request.param]
     template, whole = tmp_path / "template", tmp_path / "whole"
     template.mkdir()
     prepare(template / "a.npy")
     shutil.copytree(template, whole)
-    with at_step(None, None) as step:
-        write(whole / "a.npy", step=step, **run)
-        steps = step.taken
+    with Points(whole) as points:
+        write(whole / "a.npy", **run)
 
     def new_folder():
         folder = tmp_path / "stopped"
@@ -166,20 +108,20 @@ def stopped_runs(request, tmp_path):
         shutil.copytree(template, folder)
         return folder
 
-    assert steps > 2
-    return new_folder, run, steps, contents(whole)
+    assert points.taken > 1
+    return new_folder, run, points.taken, contents(whole)
 
 
 def test_run_killed_anywhere_and_run_again_leaves_what_an_unbroken_run_does(stopped_runs):
     new_folder, run, steps, whole = stopped_runs
     for number in range(1, steps + 1):
         path = new_folder() / "a.npy"
-        with at_step(number, kill_here) as step:
-            assert in_child(lambda path=path, step=step: write(path, step=step, **run)) == -signal.SIGKILL
+        with Points(path.parent, number, kill_here):
+            assert in_child(lambda path=path: write(path, **run)) == -signal.SIGKILL
         with contextlib.suppress(InputError):  # a reader meets a whole artifact or a refusal
             assert_holds(path, [item["id"] for item in read_array(path, KIND).items])
         write(path, **run)
-        assert contents(path.parent) == whole, f"killed at step {number} of {steps}"
+        assert contents(path.parent) == whole, f"killed at point {number} of {steps}"
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -187,32 +129,31 @@ def test_run_interrupted_anywhere_and_run_again_leaves_what_an_unbroken_run_does
     new_folder, run, steps, whole = stopped_runs
     for number in range(1, steps + 1):
         path = new_folder() / "a.npy"
-        with at_step(number, interrupt_here, after) as step, contextlib.suppress(KeyboardInterrupt):
-            write(path, step=step, **run)
+        with Points(path.parent, number, interrupt_here, after), contextlib.suppress(KeyboardInterrupt):
+            write(path, **run)
         write(path, **run)
-        assert contents(path.parent) == whole, f"interrupted at step {number} of {steps}"
+        assert contents(path.parent) == whole, f"interrupted at point {number} of {steps}"
 
 
 @pytest.mark.parametrize("ids", [FIRST, ALL], ids=["nothing to add", "more to add"])
 def test_killed_overwrite_spoils_nothing_for_a_run_without_overwrite(tmp_path, ids):
     path = tmp_path / "a.npy"
     write(path, FIRST)
-    with at_step(None, None) as step:
-        write(path, FIRST, overwrite=True, step=step)
-        steps = step.taken
-    for number in range(1, steps + 1):
+    with Points(tmp_path) as points:
+        write(path, FIRST, overwrite=True)
+    for number in range(1, points.taken + 1):
         shutil.rmtree(tmp_path)
         tmp_path.mkdir()
         write(path, FIRST)
-        with at_step(number, kill_here) as step:
-            assert in_child(lambda step=step: write(path, FIRST, overwrite=True, step=step)) == -signal.SIGKILL
+        with Points(tmp_path, number, kill_here):
+            assert in_child(lambda: write(path, FIRST, overwrite=True)) == -signal.SIGKILL
         with ArrayWriter(path, KIND, SETTINGS) as writer:
             for id, item in writer.items.items():
-                np.testing.assert_array_equal(writer.read(item["start"], item["stop"]), ROWS[id], f"step {number}")
+                np.testing.assert_array_equal(writer.read(item["start"], item["stop"]), ROWS[id], f"point {number}")
             for id in ids:
                 if id not in writer:
                     writer.append(id, ROWS[id])
-        assert sorted(contents(tmp_path)) == ["a.json", "a.npy"], f"step {number}"
+        assert sorted(contents(tmp_path)) == ["a.json", "a.npy"], f"point {number}"
         assert_holds(path, ids)
 
 

@@ -1,5 +1,6 @@
 """Stage 5: mean pooling against label sentences."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from made_artifacts import make_entries, write_frames_index
 
 import baseline
 from actalign.artifacts import ArrayWriter
+from actalign.files import Hold
 from actalign.siglip import find_checkpoint, load_siglip
 
 OPTIONS = {"a": ["hook shot", "jump shot", "dunk"], "b": ["dunk", "lay-up"]}
@@ -75,3 +77,35 @@ def test_samples_on_one_side_only_are_counted(stage, capsys):
     assert "1 of 3 samples scored" in printed
     assert "not scored: 1, not in video.npy (z)" in printed
     assert "not scored: 1, not in the dataset (a)" in printed
+
+
+def test_the_artifacts_that_made_a_result_are_printed_and_recorded(stage, capsys):
+    path = stage.folder / "predictions.json"
+    assert stage("--output", str(path)) == 0
+    sources = json.loads(path.read_text())["sources"]
+    index = (stage.folder / "processed_dataset.json").read_bytes()
+    assert sources["input_dataset"]["fingerprint"] == hashlib.blake2b(index, digest_size=8).hexdigest()
+    line = ", ".join(f"{name} {source['fingerprint']}" for name, source in sources.items())
+    assert f"made from {line}" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("meta", [{"model": None}, {"model": 5}, {"dtype": "os"}, {"checkpoint": 7},
+                                  {"logit_bias": None}])
+def test_an_index_that_does_not_tell_the_checkpoint_is_refused(stage, capsys, meta):
+    index = stage.folder / "video.json"
+    content = json.loads(index.read_text())
+    content["meta"] |= meta
+    index.write_text(json.dumps(content))
+    assert stage() == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "its index" in captured.err
+
+
+def test_predictions_are_kept_to_one_run(stage, capsys):
+    path = stage.folder / "predictions.json"
+    hold = Hold(path)
+    assert stage("--output", str(path)) == 2
+    assert "another run is writing it" in capsys.readouterr().err
+    hold.release()

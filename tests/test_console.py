@@ -53,6 +53,7 @@ def refusal(call, *parts):
     (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left on device"),
     (OSError(errno.EDQUOT, "Disk quota exceeded", Path("a.npy")), 1, "a.npy: Disk quota exceeded"),
     (OSError(errno.EFBIG, "File too large", "a.npy"), 1, "a.npy: File too large"),
+    (OSError(errno.EIO, "Input/output error", "a.npy"), 1, "a.npy: Input/output error"),
     (OSError(errno.EROFS, "Read-only file system", "a.npy"), 1, "a.npy: Read-only file system"),
     (PermissionError(errno.EACCES, "Permission denied", "a.npy"), 1, "a.npy: Permission denied"),
 ])
@@ -270,3 +271,12 @@ def test_numbers_of_flags(kind, good, bad):
         with pytest.raises(SystemExit) as caught:
             parser.parse_args([f"--n={text}"])
         assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("error", [InputError, StageError])
+def test_an_error_is_one_printable_line_whatever_a_file_put_into_it(error):
+    message = str(error("id 'a\n b\x1b[2J\0': " + "x" * 10_000 + "; mend it"))
+    assert message.startswith("id 'a b\ufffd[2J\ufffd': xxx")
+    assert message.endswith("xxx; mend it")
+    assert len(message) < 1600
+    assert str(error("née 技: short")) == "née 技: short"

@@ -1,5 +1,6 @@
 """Samples of datasets: the same rows mean the same in every file format, and a row that makes no sense is named."""
 
+import contextlib
 import csv
 import json
 import subprocess
@@ -404,11 +405,42 @@ def test_rows_of_a_hub_dataset_are_read(monkeypatch):
     import datasets
 
     asked = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: asked.append((name, split)) or [
-        action_atlas_row(1, {"1": None, "2": mask("A", [0, 0], [1, 1])})])
+    rows = datasets.Dataset.from_list([action_atlas_row(1, {"1": None, "2": mask("A", [0, 0], [1, 1])})])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: asked.append((name, split)) or rows)
     samples = load_samples("somebody/videos-v1.0", "validation")
     assert asked == [("somebody/videos-v1.0", "validation")]
     assert samples[0].masks.boxes == {2: [(0, 0, 1, 1)]}
+
+
+def test_pictures_and_sounds_that_a_parquet_file_names_are_not_opened(tmp_path):
+    import datasets
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {name: [{"bytes": None, "path": f"{tmp_path}/secret"}] for name in ("picture", "sound")}
+    features = datasets.Features({"video": datasets.Value("string"), "domain": datasets.Value("string"),
+                                  "choices": datasets.List(datasets.Value("string")),
+                                  "picture": datasets.Image(), "sound": datasets.Audio()})
+    rows = {"video": ["a.mp4"], "domain": ["yoga"], "choices": [["x", "y"]], **columns}
+    parquet.write_table(pyarrow.table(rows, schema=features.arrow_schema), tmp_path / "a.parquet")
+    (sample,) = load_samples(str(tmp_path / "a.parquet"), "test")
+    assert sample.extra["picture"] == {"bytes": None, "path": f"{tmp_path}/secret"}
+
+
+@pytest.mark.parametrize("nested", ["[" * 10_000 + "]" * 10_000, '{"a":' * 50 + "1" + "}" * 50])
+def test_rows_that_nest_too_deep_are_refused(tmp_path, nested):
+    path = tmp_path / "a.json"
+    path.write_text('[{"video": "a.mp4", "domain": "yoga", "choices": ["x"], "more": ' + nested + "}]")
+    refusal(lambda: load_samples(str(path), "test"), str(path), "deep")
+
+
+@pytest.mark.parametrize("expression", ["-" * 90_000 + "1", "+".join(["1"] * 40_000), "not " * 20_000 + "1",
+                                        "x" + "()" * 40_000, "(" * 150 + "1" + ")" * 150, "a<b" + "<b" * 40_000],
+                         ids=["minus", "plus", "not", "calls", "brackets", "comparisons"])
+def test_no_expression_in_a_cell_is_too_deep_for_the_parser(expression, capfd):
+    with contextlib.suppress(InputError):
+        parse_choices(f"[{expression}]", "rows, row 1")
+    assert capfd.readouterr().err == ""
 
 
 # Records of artifacts

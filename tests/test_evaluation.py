@@ -296,3 +296,21 @@ def test_predictions_and_new_names_are_replaced(tmp_path):
     require_replaceable(path)
     require_replaceable(str(path))
     refusal(lambda: require_replaceable(tmp_path), str(tmp_path))
+
+
+def test_every_sample_has_one_prediction_or_one_reason():
+    def predictions(*ids):
+        return [Prediction(Sample(id, "sport", ("a", "b")), np.array([0.1, 0.2])) for id in ids]
+
+    evaluation.require_all_joined(predictions("a", "b"), {"c": "lost"}, {"a", "b", "c"})
+    for found, lost in ((predictions("a"), {"c": ""}), (predictions("a", "a", "b"), {"c": ""}),
+                        (predictions("a", "b"), {"b": "", "c": ""}), (predictions("a", "b", "d"), {"c": ""}),
+                        (predictions("a", "b"), {"c": "", "d": ""})):
+        with pytest.raises(RuntimeError, match="joined wrongly"):
+            evaluation.require_all_joined(found, lost, {"a", "b", "c"})
+
+
+@pytest.mark.parametrize("scores", [[0.1], [0.1, 0.2, 0.3]])
+def test_scores_that_do_not_meet_the_options_are_no_prediction(scores):
+    with pytest.raises(ValueError, match="scores for 2 options"):
+        Prediction(Sample("a", "sport", ("a", "b")), np.array(scores))

@@ -4,14 +4,15 @@ import json
 import os
 import resource
 import signal
-import traceback
 
 import numpy as np
 import pytest
+from crashes import in_child
 
 from actalign import files
 from actalign.console import InputError
 from actalign.files import Hold, Journal, read_json, reason_of, write_json
+from actalign.json_items import JsonItems
 
 
 def refusal(call, *parts):
@@ -28,21 +29,6 @@ def refusal(call, *parts):
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
-
-
-def in_child(work):
-    """The status of a process that does `work`: 0, minus a signal, or 1 if it raised."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 # JSON
@@ -121,6 +107,47 @@ def test_json_that_is_none_is_refused(tmp_path, raw):
     path = tmp_path / "a.json"
     path.write_bytes(raw)
     refusal(lambda: read_json(path, "list of samples"), str(path))
+
+
+def nested(levels):
+    return "[" * levels + "]" * levels
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    (nested(64), None), ('{"a": [' + nested(62) + "]}", None), (str(2**64 - 1), 2**64 - 1), (str(-2**63), -2**63),
+    ("[NaN, Infinity, -Infinity, 1e999, 1e308]", [None, None, None, None, 1e308]), ('"\\ud83d\\udc4d"', "\U0001f44d"),
+])
+def test_json_within_bounds_is_read(tmp_path, text, value):
+    (tmp_path / "a.json").write_text(text)
+    found = read_json(tmp_path / "a.json")
+    assert value is None or found == value
+
+
+@pytest.mark.parametrize(("text", "part"), [
+    (nested(65), "deep"), ('{"a": ' * 65 + "1" + "}" * 65, "deep"), ("9" * 21, "21 digits"),
+    ('"\\ud83d"', "surrogates"), ('{"\\uDC4D": 1}', "surrogates"),
+])
+def test_json_beyond_bounds_is_refused(tmp_path, text, part):
+    (tmp_path / "a.json").write_text(text)
+    refusal(lambda: read_json(tmp_path / "a.json"), part)
+    (tmp_path / "j.partial").write_text(text + "\n")
+    refusal(Journal(tmp_path / "j.partial").read, part)
+    (tmp_path / "l.json").write_text(f"[1, {text}]")
+    refusal(lambda: list(JsonItems(tmp_path / "l.json", "list")), part)
+
+
+def test_a_file_too_large_to_be_json_of_ours_is_not_read(tmp_path):
+    with open(tmp_path / "a.json", "wb") as file:
+        file.truncate(files.MOST_JSON_BYTES + 1)  # of zeros that take no room
+    refusal(lambda: read_json(tmp_path / "a.json"), "a.json", "bytes")
+    refusal(Journal(tmp_path / "a.json").read, "a.json", "bytes")
+
+
+def test_a_fingerprint_tells_contents_apart(tmp_path):
+    for name, text in (("a", "x"), ("b", "x"), ("c", "y")):
+        (tmp_path / name).write_text(text)
+    found = [files.fingerprint(tmp_path / name) for name in "abc"]
+    assert found[0] == found[1] != found[2]
 
 
 def test_missing_json_and_folders_are_refused(tmp_path):

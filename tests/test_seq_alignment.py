@@ -1,6 +1,8 @@
 """Stage 6: smoothing, similarity, dynamic time warping, joining by id, and the script's results."""
 
+import hashlib
 import json
+import re
 import subprocess
 import sys
 
@@ -16,7 +18,8 @@ from made_artifacts import (
 )
 
 import seq_alignment
-from actalign.artifacts import ArrayWriter
+from actalign.artifacts import ArrayWriter, read_array
+from actalign.files import Hold
 from seq_alignment import dtw, dtw_batch, similarity_matrices_on, similarity_matrix, smooth, unordered
 
 OPTIONS = {"a": ["hook shot", "jump shot", "dunk"], "b": ["dunk", "lay-up"], "c": ["jump shot", "dunk", "hook shot"]}
@@ -395,3 +398,98 @@ def test_unordered_control_runs_and_writes_no_paths(stage):
 def test_a_device_that_is_not_there_is_refused(stage, capsys):
     assert stage("--device", "cuda:7") == 2
     assert "--device cuda:7: no such device" in capsys.readouterr().err
+
+
+# Results that can be traced
+
+
+def test_the_artifacts_that_made_a_result_are_printed_and_recorded(stage, capsys):
+    path = stage.folder / "predictions.json"
+    assert stage("--output", str(path)) == 0
+    sources = json.loads(path.read_text())["sources"]
+    raw = (stage.folder / "generated.json").read_bytes()
+    assert sources["subactions"]["fingerprint"] == hashlib.blake2b(raw, digest_size=8).hexdigest()
+    assert sources["video_embeddings"]["fingerprint"] == read_array(
+        stage.folder / "video_embeddings.npy", "video_embeddings").fingerprint
+    line = "made from " + ", ".join(f"{name} {sources[name]['fingerprint']}"
+                                    for name in ("subactions", "video_embeddings", "subaction_embeddings"))
+    assert line in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("name", ["subactions", "video_embeddings", "subaction_embeddings"])
+def test_another_artifact_has_another_fingerprint(stage, capsys, name):
+    assert stage() == 0
+    before = re.search(rf"{name} (\w+)", capsys.readouterr().out)[1]
+    stage.entries[0]["question"] = "What is it?"
+    write_entries(stage.folder / "generated.json", stage.entries)
+    write_video_embeddings(stage.folder, LENGTHS, seed=1, name="videos.npy")
+    write_subaction_embeddings(stage.folder, stage.entries, seed=1, name="texts.npy")
+    assert stage(video_embeddings="videos.npy", subaction_embeddings="texts.npy") == 0
+    assert re.search(rf"{name} (\w+)", capsys.readouterr().out)[1] != before
+
+
+@pytest.mark.parametrize("name", ["video_embeddings.npy", "encoded_subactions.npy"])
+def test_one_damaged_byte_anywhere_in_the_embeddings_is_refused_and_no_number_printed(stage, capsys, name):
+    path = stage.folder / name
+    raw = path.read_bytes()
+    for position in (128, 128 + (len(raw) - 128) // 2, len(raw) - 1):
+        path.write_bytes(raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1:])
+        assert stage() == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "are not those that were written" in captured.err
+        assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda options: options[0].update(start=options[1]["start"], stop=options[1]["stop"]),
+    lambda options: options[0].update(stop=options[0]["stop"] - 1),
+    lambda options: options[0].update(start=options[0]["stop"], stop=options[0]["start"]),
+    lambda options: options.append(dict(options[0])),
+    lambda options: options.clear(),
+], ids=["another option's", "a row less", "backwards", "twice", "none"])
+def test_rows_of_options_that_do_not_fit_their_texts_are_refused(stage, capsys, spoil):
+    index = stage.folder / "encoded_subactions.json"
+    content = json.loads(index.read_text())
+    spoil(content["items"][1]["options"])
+    index.write_text(json.dumps(content))
+    assert stage() == 2
+    assert "does not tell the options of sample b and their rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("key", "value"), [("logit_scale", "4.7"), ("logit_scale", 1e6), ("logit_bias", [1]),
+                                            ("logit_bias", 1e300), ("dtype", "int8"), ("checkpoint", None)])
+def test_a_scale_and_bias_that_no_checkpoint_has_are_refused(stage, capsys, key, value):
+    for name in ("video_embeddings.json", "encoded_subactions.json"):
+        content = json.loads((stage.folder / name).read_text())
+        content["meta"][key] = value
+        (stage.folder / name).write_text(json.dumps(content))
+    assert stage() == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "its index" in captured.err
+
+
+def test_predictions_are_kept_to_one_run(stage, capsys):
+    path = stage.folder / "predictions.json"
+    hold = Hold(path)
+    assert stage("--output", str(path)) == 2
+    assert "another run is writing it" in capsys.readouterr().err
+    assert stage() == 0
+    hold.release()
+    assert stage("--output", str(path)) == 0
+    assert not path.with_name("predictions.json.lock").exists()
+
+
+def test_a_sample_that_was_joined_twice_or_lost_stops_the_run_before_a_number_is_printed(stage, monkeypatch, capsys):
+    join = seq_alignment.join
+    for spoil in (lambda samples: samples.append(samples[0]), lambda samples: samples.pop()):
+        def joined_wrongly(*args, spoil=spoil):
+            samples, not_scored = join(*args)
+            spoil(samples)
+            return samples, not_scored
+
+        monkeypatch.setattr(seq_alignment, "join", joined_wrongly)
+        with pytest.raises(RuntimeError, match="joined wrongly"):
+            stage()
+        assert "Top-1" not in capsys.readouterr().out

@@ -1,7 +1,9 @@
 """actalign/siglip.py: embeddings are those of the plain transformers pipeline, whatever else is in the batch."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import shutil
 
 import numpy as np
@@ -435,7 +437,47 @@ def test_pickled_weights_are_refused(own_checkpoint):
 
     torch.save(load_file(own_checkpoint / "model.safetensors"), own_checkpoint / "pytorch_model.bin")
     (own_checkpoint / "model.safetensors").unlink()
-    assert "safetensors" in refusal(own_checkpoint)
+    assert "--trust_pickle_weights" in refusal(own_checkpoint)
+
+
+def test_pickled_weights_that_are_trusted_are_the_same_checkpoint(checkpoint, own_checkpoint, cpu):
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(own_checkpoint / "model.safetensors"), own_checkpoint / "pytorch_model.bin")
+    (own_checkpoint / "model.safetensors").unlink()
+    safe, pickled = find_checkpoint(str(checkpoint)), find_checkpoint(str(own_checkpoint), trust_pickle_weights=True)
+    assert pickled.settings("float32") == safe.settings("float32")
+    ours, theirs = (load_siglip(found, cpu, 1, "float32") for found in (safe, pickled))
+    assert np.array_equal(ours.encode_texts(["a run"]), theirs.encode_texts(["a run"]))
+
+
+def test_not_even_trusted_pickles_run_what_they_name(own_checkpoint, tmp_path):
+    import torch
+
+    class Runs:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'it-was-run'}",)
+
+    torch.save({"logit_scale": Runs()}, own_checkpoint / "pytorch_model.bin")
+    (own_checkpoint / "model.safetensors").unlink()
+    with pytest.raises(InputError) as caught:
+        find_checkpoint(str(own_checkpoint), trust_pickle_weights=True)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "it-was-run").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "processor_config.json"])
+@pytest.mark.parametrize("entry", ["AutoConfig", "AutoModel", "AutoTokenizer", "AutoProcessor", "AutoImageProcessor"])
+def test_code_that_a_checkpoint_brings_is_never_run(own_checkpoint, tmp_path, cpu, name, entry):
+    mark = tmp_path / "it-was-run"
+    (own_checkpoint / "code.py").write_text(f"open({str(mark)!r}, 'w')\nclass Mine: pass\n")
+    content = json.loads((own_checkpoint / name).read_text())
+    target = ["code.Mine", "code.Mine"] if entry == "AutoTokenizer" else "code.Mine"
+    (own_checkpoint / name).write_text(json.dumps({**content, "auto_map": {entry: target}}))
+    with contextlib.suppress(InputError):
+        load_siglip(find_checkpoint(str(own_checkpoint)), cpu, 1, "float32")
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json"])

@@ -21,7 +21,8 @@ from drawn_videos import (
     write_video,
 )
 
-from actalign.video import VideoError, read_frames, resize
+from actalign import video
+from actalign.video import VideoError, read_frames, resize, video_seconds
 
 TICK = 0.0006  # s; Matroska rounds timestamps to a millisecond
 
@@ -457,6 +458,43 @@ def test_damage_never_makes_an_hevc_file_shorter(tmp_path):
         except VideoError:
             continue
         assert len(frames) == 96
+
+
+PLAYLISTS = {
+    "concat": "ffconcat version 1.0\nfile secret.mp4\n",
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.mp4\n#EXT-X-ENDLIST\n",
+    "live hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.mp4\n",
+    "dash": '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet>'
+            '<Representation id="1"><BaseURL>secret.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>\n',
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+           "a=rtpmap:96 H264/90000\n",
+}
+
+
+@pytest.mark.parametrize("playlist", PLAYLISTS.values(), ids=PLAYLISTS)
+def test_a_playlist_called_a_video_opens_no_other_file_or_address(tmp_path, playlist):
+    write_video(tmp_path / "secret.mp4", 5)
+    (tmp_path / "a.mp4").write_text(playlist)
+    with pytest.raises(VideoError):
+        list(read_frames(tmp_path / "a.mp4"))
+    assert video_seconds(tmp_path / "a.mp4") == 0.0
+
+
+def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4", 5)
+    monkeypatch.setattr(video, "MOST_PIXELS", 128 * 96 - 1)
+    with pytest.raises(VideoError):
+        list(read_frames(tmp_path / "a.mp4"))
+    monkeypatch.setattr(video, "MOST_PIXELS", 1 << 20)
+    assert len(list(read_frames(tmp_path / "a.mp4"))) == 5
+
+
+def test_names_in_a_container_need_not_be_text(tmp_path):
+    write_video(tmp_path / "a.mkv", 5)
+    raw = (tmp_path / "a.mkv").read_bytes()
+    assert b"Lavf" in raw
+    (tmp_path / "a.mkv").write_bytes(raw.replace(b"Lavf", b"La\xffF"))
+    assert len(list(read_frames(tmp_path / "a.mkv"))) == 5
 
 
 def test_what_is_no_video_is_refused_in_a_line(tmp_path):

@@ -1,0 +1,586 @@
+"""Stops every stage wherever it changes files, runs it again, and compares with what an unbroken run leaves.
+
+    python tests/crashes.py                 every stage at every point (make crashes)
+    python tests/crashes.py --most 30       at no more than so many points a stage, spread evenly
+
+A point is a call that opens a file for writing, writes (before it and halfway through), flushes to the disk, truncates,
+renames or removes. At each, a child process is killed (SIGKILL), or finds the disk full from there on. Further children
+meet a folder that they may not write to, a limit on the size of files, and another run on the same output.
+"""
+
+import argparse
+import builtins
+import contextlib
+import errno
+import functools
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+SECONDS = 30  # a run of a stage on a busy machine; they take tenths
+NOBODY = 65534  # a user without rights
+WRITES = ("open", "write", "half a write")
+
+
+class Points:
+    """Counts the calls that change files below a folder while it is entered, and does something at one of them.
+
+    number, act  at the so manieth call, act() is done before it, or after it with `after`
+    full_from    from this call on, opening and writing raise that the disk is full
+    kinds        what the calls were, in order; `taken` is their number
+    """
+
+    def __init__(self, folder, number=None, act=None, after=False, full_from=None):
+        self._folder = Path(folder).resolve()
+        self._number, self._act, self._after, self._full_from = number, act, after, full_from
+        self.kinds = []
+
+    @property
+    def taken(self):
+        return len(self.kinds)
+
+    def call(self, kind, function, *args, **kwargs):
+        """Make a call that is a point."""
+        self.kinds.append(kind)
+        here = self.taken == self._number
+        if here and not self._after:
+            self._act()
+        if self._full_from is not None and self.taken >= self._full_from and kind in WRITES:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self._folder))
+        result = function(*args, **kwargs)
+        if here and self._after:
+            self._act()
+        return result
+
+    @property
+    def acts_next(self):
+        """Whether something happens at the next point."""
+        return self.taken + 1 in (self._number, self._full_from)
+
+    def __enter__(self):
+        self._patch = pytest.MonkeyPatch()
+        for name in ("fsync", "replace", "truncate"):
+            self._patch.setattr(os, name, functools.partial(self.call, name, getattr(os, name)))
+        unlink, points = Path.unlink, self
+        self._patch.setattr(Path, "unlink", lambda path, *args, **kwargs:
+                            points.call("unlink", unlink, path, *args, **kwargs))
+        for module in (builtins, io):
+            self._patch.setattr(module, "open", functools.partial(self._open, open))
+        return self
+
+    def __exit__(self, *_):
+        self._patch.undo()
+
+    def _open(self, plain_open, file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, **more):
+        if isinstance(file, int) or not set(mode) & set("wa+x") or self._folder not in Path(file).absolute().parents:
+            return plain_open(file, mode, buffering, encoding, errors, newline, **more)
+        raw = self.call("open", _WatchedFile, file, mode.replace("b", "").replace("t", ""))
+        raw.points = self
+        buffer = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+        return buffer if "b" in mode else io.TextIOWrapper(buffer, encoding, errors, newline)
+
+
+class _WatchedFile(io.FileIO):
+    """A file whose writes are points, as they reach the system, after all buffers."""
+
+    def write(self, content):
+        content = memoryview(content).cast("B")
+        self.points.call("write", lambda: None)
+        half = len(content) // 2 if self.points.acts_next else 0
+        if half:
+            super().write(content[:half])
+        return half + self.points.call("half a write", super().write, content[half:])
+
+    def truncate(self, size=None):
+        return self.points.call("truncate", super().truncate, size)
+
+
+def in_child(work):
+    """The status of a process that does `work`: 0, minus a signal, or 1 if it raised."""
+    def checked():
+        try:
+            work()
+            return 0
+        except BaseException:
+            traceback.print_exc()
+            return 1
+    child = os.fork()
+    if child == 0:
+        os._exit(checked())
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def contents(folder):
+    """{name: bytes} of all files in a folder: nothing may be left over."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def kill_here():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Stages: functions of a folder with inputs that return (run, prepare). run(out) is one run of the script, its exit
+# code; prepare(out) makes what was there before.
+
+
+def nothing_before(out):
+    pass
+
+
+def process_data_stage(folder):
+    from conftest import write_manifest
+    from drawn_videos import write_video
+
+    import process_data
+
+    for number in range(4):
+        write_video(folder / f"{number}.mp4", 3 + number, size=(64, 48), first=number)
+    write_manifest(folder / "clips.jsonl", [{"video": f"{name}.mp4", "domain": "yoga", "choices": ["a", "b"]}
+                                            for name in (0, 1, "lost", 2, 3)])
+
+    def run(out, *more):
+        return process_data.main(["--dataset", str(folder / "clips.jsonl"), "--output", str(out / "frames.npy"),
+                                  "--image_size", "48", "--workers", "1", *more])
+
+    return run, nothing_before
+
+
+def process_data_extended_stage(folder):
+    run, _ = process_data_stage(folder)
+    return run, lambda out: run(out, "--limit", "2")
+
+
+def _frames(folder, count=4):
+    from made_artifacts import make_entries
+
+    from actalign.artifacts import ArrayWriter
+
+    entries = make_entries({f"clip-{n}": ["dunk", "lay-up"] for n in range(count)})
+    with ArrayWriter(folder / "frames.npy", "frames", {"image_size": 48, "fps": None}) as writer:
+        for number, entry in enumerate(entries):
+            fields = {key: value for key, value in entry.items() if key not in ("id", "subactions")}
+            fields["question"] = "Which of these is it? " * 500  # results that repeat it take some writes
+            frames = np.random.default_rng(number).integers(0, 256, (3 + number, 48, 48, 3), dtype=np.uint8)
+            writer.append(entry["id"], frames, fps=25.0, timestamps=[t / 25 for t in range(len(frames))], **fields)
+    return folder / "frames.npy", entries
+
+
+def _checkpoint(folder):
+    from conftest import save_checkpoint
+
+    return str(save_checkpoint(folder / "checkpoint"))
+
+
+def encode_videos_stage(folder):
+    import encode_videos
+
+    frames, _ = _frames(folder)
+    arguments = ["--input", str(frames), "--model", _checkpoint(folder), "--device", "cpu", "--batch_size", "8"]
+    return lambda out, *more: encode_videos.main([*arguments, "--output", str(out / "videos.npy"), *more]), \
+        nothing_before
+
+
+def encode_videos_overwriting_stage(folder):
+    run, _ = encode_videos_stage(folder)
+    return lambda out: run(out, "--overwrite"), run
+
+
+def generate_subactions_stage(folder):
+    import generate_subactions
+
+    frames, entries = _frames(folder)
+    for number, entry in enumerate(entries):  # else their questions are one
+        entry["domain"] = f"sport {number}"
+    url = _serve_answers()
+
+    def run(out):
+        return generate_subactions.main(["--input", str(frames), "--output", str(out / "generated.json"),
+                                         "--base_url", url, "--workers", "1", "--min_subactions", "2"])
+
+    return run, nothing_before
+
+
+def _serve_answers():
+    """The address of a chat server, in a process of its own that ends with this one."""
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            prompt = request["messages"][0]["content"]
+            phrases = {line[2:]: [f"{line[2:]} {m} " + "x" * 300 for m in range(20)] for line in prompt.splitlines()
+                       if line.startswith("- ")}
+            message = {"role": "assistant", "content": json.dumps(phrases)}
+            body = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": request["model"],
+                               "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    parent = os.getpid()
+    if os.fork() == 0:
+        server.timeout = 1  # s between two looks at whether the parent is there
+        while os.getppid() == parent:
+            server.handle_request()
+        os._exit(0)
+    server.server_close()
+    return f"http://127.0.0.1:{server.server_address[1]}/v1"
+
+
+def encode_subactions_stage(folder):
+    from made_artifacts import make_entries, write_entries
+
+    import encode_subactions
+
+    entries = make_entries({f"clip-{n}": [f"dunk {n}", "lay-up"] for n in range(4)})
+    del entries[3]["subactions"]
+    write_entries(folder / "generated.json", entries)
+    arguments = ["--subactions", str(folder / "generated.json"), "--model", _checkpoint(folder), "--device", "cpu",
+                 "--batch_size", "4"]
+    return lambda out: encode_subactions.main([*arguments, "--output", str(out / "texts.npy")]), nothing_before
+
+
+def encode_subactions_edited_stage(folder):
+    from made_artifacts import write_entries
+
+    run, _ = encode_subactions_stage(folder)
+    path = folder / "generated.json"
+    entries = json.loads(path.read_text())
+
+    def prepare(out):
+        edited = path.read_bytes()
+        write_entries(path, [{**entry, "subactions": {
+            key: texts[:2] for key, texts in entry.get("subactions", {}).items()}} for entry in entries])
+        run(out)
+        path.write_bytes(edited)
+
+    return run, prepare
+
+
+def _embeddings(folder):
+    from made_artifacts import make_entries, write_entries, write_subaction_embeddings, write_video_embeddings
+
+    options = {f"clip-{n}": ["dunk", "lay-up", "hook shot"] for n in range(16)}
+    entries = make_entries(options, dict.fromkeys(options, 1), phases=5)
+    write_entries(folder / "generated.json", entries)
+    write_video_embeddings(folder, dict.fromkeys(options, 200))
+    write_subaction_embeddings(folder, entries)
+
+
+def seq_alignment_stage(folder):
+    import seq_alignment
+
+    _embeddings(folder)
+    arguments = ["--subactions", str(folder / "generated.json"), "--video_embeddings",
+                 str(folder / "video_embeddings.npy"), "--subaction_embeddings", str(folder / "encoded_subactions.npy")]
+    return lambda out: seq_alignment.main([*arguments, "--output", str(out / "predictions.json")]), nothing_before
+
+
+def seq_alignment_again_stage(folder):
+    run, _ = seq_alignment_stage(folder)
+
+    def prepare(out):
+        run(out)
+        path = out / "predictions.json"
+        path.write_text(path.read_text().replace('"smooth":30', '"smooth":29'))
+
+    return run, prepare
+
+
+def baseline_stage(folder):
+    from made_artifacts import write_video_embeddings
+
+    import baseline
+    from actalign.siglip import find_checkpoint
+
+    frames, _ = _frames(folder, 16)
+    checkpoint = _checkpoint(folder)
+    items = json.loads(frames.with_suffix(".json").read_text())["items"]
+    path = write_video_embeddings(folder, {item["id"]: 3 for item in items}, features=64,
+                                  settings=find_checkpoint(checkpoint).settings("float32"))
+    arguments = ["--input_dataset", str(frames), "--video_embeddings", str(path), "--model", checkpoint]
+    return lambda out: baseline.main([*arguments, "--device", "cpu", "--output", str(out / "predictions.json")]), \
+        nothing_before
+
+
+def convert_stage(folder):
+    from made_artifacts import make_entries, random_rows, write_entries
+
+    from actalign import published
+
+    options = {f"clip-{n}": ["dunk", "lay-up"] for n in range(5)}
+    write_entries(folder / "generated.json", make_entries(options))
+    rows = np.empty(5, object)
+    rows[:] = [None if id == "clip-1" else random_rows(4, id, 0) for id in options]
+    np.save(folder / "old.npy", rows, allow_pickle=True)
+    return lambda out: published.main(["convert", str(folder / "old.npy"), str(out / "videos.npy"), "--subactions",
+                                       str(folder / "generated.json"), "--model", _cached_checkpoint(folder)]), \
+        nothing_before
+
+
+@functools.cache
+def _cached_checkpoint(folder):
+    return _checkpoint(folder)
+
+
+STAGES = {
+    "process_data": process_data_stage, "process_data, more clips": process_data_extended_stage,
+    "encode_videos": encode_videos_stage, "encode_videos --overwrite": encode_videos_overwriting_stage,
+    "generate_subactions": generate_subactions_stage,
+    "encode_subactions": encode_subactions_stage, "encode_subactions, edited": encode_subactions_edited_stage,
+    "baseline": baseline_stage, "seq_alignment": seq_alignment_stage, "seq_alignment, again": seq_alignment_again_stage,
+    "convert": convert_stage,
+}
+
+
+class Harness:
+    """One stage, run again and again in children of this process, which has loaded everything before."""
+
+    def __init__(self, name, folder, most):
+        self.name, self._most, self._folder = name, most, folder
+        (folder / "in").mkdir(parents=True)
+        self._run, prepare = STAGES[name](folder / "in")
+        self._before, self._out = folder / "before", folder / "out"
+        self._before.mkdir()
+        with quiet():
+            prepare(self._before)
+        self._log = folder / "log"
+        self._log.touch()
+        self._log.chmod(0o666)
+        self.failures = []
+        self._renew()
+        status, log = self._here()  # in this process, so that the children find everything loaded
+        self.whole = contents(self._out)
+        self._require(status == 0 and self.whole and not any(name.endswith((".partial", ".lock", ".tmp"))
+                                                          for name in self.whole), "an unbroken run is not whole", log)
+        self._renew()
+        self._require(self._child()[0] == 0 and contents(self._out) == self.whole, "a second run leaves something else")
+        self._renew()
+        with Points(self._out) as points:
+            self._here()
+        self.kinds = points.kinds
+
+    def _require(self, fact, message, log=""):
+        if not fact:
+            self.failures.append(f"{message}: {log}" if log else message)
+
+    def _renew(self):
+        shutil.rmtree(self._out, ignore_errors=True)
+        shutil.copytree(self._before, self._out)
+
+    def _here(self):
+        """(status, what it said) of one run in this process."""
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            try:
+                status = self._run(self._out)
+            except BaseException:
+                status = 99
+                traceback.print_exc()
+        return status, said.getvalue()
+
+    def _child(self, number=None, act=None, before=lambda: None, wait=True):
+        """(status, what it said) of one run in a child, or the child without `wait`."""
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                log = os.open(self._log, os.O_WRONLY | os.O_TRUNC)
+                os.dup2(log, 1)
+                os.dup2(log, 2)
+                signal.alarm(SECONDS)  # ends a child that hangs, which then is a failure
+                before()
+                with Points(self._out, number, act):
+                    code = self._run(self._out)
+                sys.stdout.flush()
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        if not wait:
+            return child
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), self._log.read_text()
+
+    def _chosen(self, numbers):
+        if self._most is None or len(numbers) <= self._most:
+            return numbers
+        return [numbers[i * len(numbers) // self._most] for i in range(self._most)]
+
+    def _rerun(self, after):
+        status, log = self._here()
+        self._require(status == 0, f"run after {after} ends with {status}", log)
+        left = contents(self._out)
+        different = sorted(name for name in {*left, *self.whole} if left.get(name) != self.whole.get(name))
+        self._require(not different, f"run after {after} leaves another {', '.join(different)}")
+
+    def killed(self):
+        """Kill a run at its points; returns at how many."""
+        chosen = self._chosen(range(1, len(self.kinds) + 1))
+        for number in chosen:
+            self._renew()
+            where = f"a kill at point {number} of {len(self.kinds)}, {self.kinds[number - 1]}"
+            status, log = self._child(number, kill_here)
+            self._require(status == -signal.SIGKILL, f"{where}, did not end the run ({status})", log)
+            self._require_readable(where)
+            self._rerun(where)
+        return len(chosen)
+
+    def _require_readable(self, where):
+        """A reader meets a whole artifact or a refusal."""
+        from actalign.artifacts import MAKERS, read_array
+        from actalign.console import InputError
+
+        for path in self._out.glob("*.npy"):
+            for kind in MAKERS:
+                with contextlib.suppress(InputError):
+                    array = read_array(path, kind)
+                    for item in array.items if kind != "frames" else ():
+                        array.embeddings(item["id"])
+        for path in self._out.glob("*.json"):
+            try:
+                json.loads(path.read_text())
+            except ValueError as error:
+                self._require(False, f"{where} leaves {path.name} damaged: {error}")
+
+    def on_full_disk(self):
+        """Let the disk be full from a point on; returns from how many."""
+        chosen = self._chosen([n for n, kind in enumerate(self.kinds, start=1) if kind in WRITES])
+        for number in chosen:
+            self._renew()
+            where = f"a disk that is full from point {number} of {len(self.kinds)} on, {self.kinds[number - 1]}"
+            with Points(self._out, full_from=number):
+                status, log = self._here()
+            self._require_one_line(status, log, 1, "No space left", where)
+            self._rerun(where)
+        return len(chosen)
+
+    def with_limited_files(self):
+        """Limit how large files may be; returns how often."""
+        sizes = sorted({len(content) for content in self.whole.values()})
+        limits = sorted({size * part // 4 for size in sizes[-1:] for part in (0, 1, 2, 3)})
+        for limit in limits:
+            self._renew()
+            self._log.write_text("")
+
+            def limited(limit=limit):
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                log = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(log, 1)
+                os.dup2(log, 2)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+            status, _ = self._child(before=limited)
+            self._require(status == 1, f"files of at most {limit} bytes: ends with {status}")
+            self._rerun(f"a limit of {limit} bytes")
+        return len(limits)
+
+    def in_read_only_folder(self):
+        """Take the right to write from the run."""
+        self._renew()
+        left = contents(self._out)
+
+        def without_rights():
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+
+        self._out.chmod(0o555)
+        self._require_one_line(*self._child(before=without_rights), 1, "Permission denied", "a read-only folder")
+        self._out.chmod(0o755)
+        self._require(contents(self._out) == left, "a read-only folder was changed")
+        self._rerun("a read-only folder")
+
+    def two_at_once(self):
+        """Stop a run halfway, let another try, and then go on."""
+        self._renew()
+        first = self._child(len(self.kinds) // 2, lambda: os.kill(os.getpid(), signal.SIGSTOP), wait=False)
+        _, status = os.waitpid(first, os.WUNTRACED)
+        self._require(os.WIFSTOPPED(status), "a run that should wait has ended")
+        left = contents(self._out)
+        self._require_one_line(*self._here(), 2, "another run is writing it", "a second run on one output")
+        self._require(contents(self._out) == left, "a second run on one output changed files")
+        os.kill(first, signal.SIGCONT)
+        status = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
+        self._require(status == 0 and contents(self._out) == self.whole,
+                      f"a run that met a second one ends with {status} and leaves {', '.join(contents(self._out))}")
+
+    def _require_one_line(self, status, log, expected, part, where):
+        errors = [line for line in log.splitlines() if "error: " in line]
+        self._require(status == expected and len(errors) == 1 and part in errors[0] and "Traceback" not in log,
+                      f"{where}: ends with {status}", log)
+
+
+@contextlib.contextmanager
+def quiet():
+    """Nothing on stdout and stderr."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def load_once():
+    """Have the stages read checkpoints once: what is tested is what they do to files."""
+    import transformers
+
+    import baseline
+    import encode_subactions
+    import encode_videos
+    from actalign import published, siglip
+
+    find = functools.cache(siglip.find_checkpoint)
+    for module in (baseline, encode_subactions, encode_videos, published):
+        module.find_checkpoint = find
+    for kind in (transformers.AutoModel, transformers.AutoProcessor):
+        kind.from_pretrained = staticmethod(functools.cache(kind.from_pretrained))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("stages", nargs="*", default=list(STAGES), metavar="STAGE", help=f"of {', '.join(STAGES)}")
+    parser.add_argument("--most", type=int, help="points a stage (default: all)")
+    args = parser.parse_args(argv)
+    sys.path[:0] = [str(TESTS.parent), str(TESTS)]
+    import conftest  # noqa: F401 - its settings of the environment
+    import torch
+
+    torch.set_num_threads(1)  # threads do not survive a fork
+    load_once()
+    os.umask(0o022)
+    points = failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        for number, name in enumerate(args.stages):
+            began = time.monotonic()
+            harness = Harness(name, Path(folder) / str(number), args.most)
+            killed, full = harness.killed(), harness.on_full_disk()
+            limited = harness.with_limited_files()
+            harness.in_read_only_folder()
+            harness.two_at_once()
+            print(f"{name}: killed at {killed} of {len(harness.kinds)} points, disk full at {full}, files limited "
+                  f"{limited} times, read-only, two at once: {len(harness.failures)} differences "
+                  f"({time.monotonic() - began:.1f} s)", flush=True)
+            print("".join(f"  {failure}\n" for failure in harness.failures[:5]), end="", flush=True)
+            points, failures = points + killed, failures + len(harness.failures)
+    print(f"{len(args.stages)} stages, {points} kills, {failures} differences")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

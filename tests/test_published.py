@@ -1,0 +1,583 @@
+"""Arrays of the published scripts: read in every shape that numpy collapsed them to, scored as ours, and never run."""
+
+import json
+import os
+import pickle
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_artifacts import (
+    D,
+    make_entries,
+    random_rows,
+    write_entries,
+    write_subaction_embeddings,
+    write_video_embeddings,
+)
+
+import baseline
+import generate_subactions
+import seq_alignment
+from actalign import published
+from actalign.artifacts import read_array, read_index
+from actalign.console import InputError
+from actalign.files import write_json
+from actalign.siglip import find_checkpoint
+from actalign.unpickle import Refused, unpickle
+
+OPTIONS = {"a": ["hook shot", "jump shot", "dunk"], "b": ["dunk", "lay-up", "hook shot"],
+           "c": ["jump shot", "dunk", "hook shot"]}
+FEWER_OPTIONS = {"a": ["hook shot", "jump shot"], "b": ["dunk", "lay-up", "hook shot"], "c": ["dunk", "hook shot"]}
+
+
+def refusal(call, *parts):
+    """The message of an InputError: one line, with what is given and a next step after a semicolon."""
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ";" in message
+    for part in parts:
+        assert part in message
+    return message
+
+
+def collapsed(rows, dtype=object):
+    """What np.array made of a list of rows; numpy refuses some ragged ones, which then were filled in one by one."""
+    try:
+        return np.array(rows, dtype=dtype)
+    except ValueError:
+        array = np.empty(len(rows), object)
+        array[:] = rows
+        return array
+
+
+def save(path, array, protocol=None):
+    """np.save with pickles, or with a pickle of another protocol as other numpy versions write it."""
+    if protocol is None:
+        np.save(path, array, allow_pickle=True)
+    else:
+        with open(path, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            pickle.dump(array, file, protocol=protocol)
+    return path
+
+
+def video_rows(lengths):
+    return [None if T is None else random_rows(T, f"{id} video", 0) for id, T in lengths.items()]
+
+
+def text_rows(entries):
+    return [[np.concatenate([random_rows(1, text, 0) for text in texts]) for texts in entry["subactions"].values()]
+            for entry in entries]
+
+
+def phases_of(entries, counts):
+    """Entries whose options have different numbers of sub-actions, taken in turn from `counts`."""
+    counts = iter(counts)
+    for entry in entries:
+        entry["subactions"] = {key: [f"{key} {m}" for m in range(next(counts))] for key in entry["subactions"]}
+    return entries
+
+
+# (options, T of each clip or None, M of each option or None for 3, dtype of the arrays that numpy made)
+SHAPES = {
+    "all equal, as floats": (OPTIONS, [20, 20, 20], None, None),
+    "all equal, as objects": (OPTIONS, [20, 20, 20], None, object),
+    "clips of different lengths": (OPTIONS, [20, 7, 31], None, object),
+    "a clip that failed": (OPTIONS, [20, None, 31], None, object),
+    "a clip that failed among equal ones": (OPTIONS, [20, None, 20], None, object),
+    "different numbers of sub-actions": (OPTIONS, [20, 7, 31], [3, 4, 5, 2, 6, 3, 4, 4, 1], object),
+    "equal numbers in one sample only": (OPTIONS, [20, 7, 31], [3, 3, 3, 2, 6, 3, 4, 4, 1], object),
+    "equal numbers in every sample": (OPTIONS, [20, 7, 31], [3, 3, 3, 2, 2, 2, 4, 4, 4], object),
+    "different numbers of options": (FEWER_OPTIONS, [20, 7, 31], None, object),
+    "different numbers of both": (FEWER_OPTIONS, [20, 7, 31], [3, 4, 5, 2, 6, 3, 4], object),
+    "a single sample": ({"a": OPTIONS["a"]}, [20], None, object),
+    "a single option": ({"a": ["dunk"], "b": ["dunk"]}, [5, 5], None, object),
+    "a single frame and sub-action": ({"a": ["dunk"], "b": ["dunk", "lay-up"]}, [1, 1], [1, 1, 1], object),
+}
+
+
+@pytest.fixture
+def both(tmp_path, checkpoint):
+    """A function that writes the artifacts of one run in both formats and returns what runs the script on either."""
+    def make(options, lengths, counts=None, dtype=object, protocol=None):
+        lengths = dict(zip(options, lengths, strict=True))
+        entries = make_entries(options, {id: number % len(options[id]) for number, id in enumerate(options)})
+        entries = entries if counts is None else phases_of(entries, counts)
+        old, new = tmp_path / "old", tmp_path / "new"
+        for folder in (old, new):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            write_entries(folder / "generated_subactions.json", entries)
+        save(old / "video_embeddings.npy", collapsed(video_rows(lengths), dtype), protocol)
+        save(old / "encoded_subactions.npy", collapsed(text_rows(entries), dtype), protocol)
+        settings = find_checkpoint(str(checkpoint)).settings("float32")
+        write_video_embeddings(new, {id: T for id, T in lengths.items() if T}, settings=settings)
+        write_subaction_embeddings(new, entries, settings=settings)
+
+        def run(folder, *more, **replaced):
+            files = {"subactions": "generated_subactions.json", "video_embeddings": "video_embeddings.npy",
+                     "subaction_embeddings": "encoded_subactions.npy", **replaced}
+            inputs = [part for flag, name in files.items() for part in (f"--{flag}", str(folder / name))]
+            output = tmp_path / "predictions.json"
+            output.unlink(missing_ok=True)
+            code = seq_alignment.main([*inputs, "--smooth", "3", "--output", str(output), *more])
+            content = json.loads(output.read_text()) if output.exists() else {"samples": [], "not_scored": []}
+            return (code, {sample["id"]: sample["scores"] for sample in content["samples"]},
+                    {entry["id"]: entry["reason"] for entry in content["not_scored"]}, content)
+
+        run.old, run.new, run.entries, run.model = old, new, entries, ["--model", str(checkpoint)]
+        return run
+    return make
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_old_arrays_of_every_shape_give_our_scores(both, shape):
+    run = both(*shape)
+    code, expected, missing, _ = run(run.new)
+    assert code == 0
+    code, scores, old_missing, content = run(run.old, *run.model)
+    assert code == 0
+    assert list(scores) == list(expected)
+    for id in scores:
+        assert scores[id] == pytest.approx(expected[id], rel=1e-6, abs=1e-6)
+    assert old_missing == missing
+    assert content["sources"]["video_embeddings"]["made_by"] == "the published scripts"
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickles_of_every_protocol_that_numpy_ever_used_are_read(both, protocol):
+    run = both(OPTIONS, [20, None, 31], [3, 4, 5, 2, 6, 3, 4, 4, 1], protocol=protocol)
+    if protocol == 2:  # the bytes of its arrays are texts in disguise, which only Python 2 needed
+        assert run(run.old, *run.model)[0] == 2
+        return
+    assert run(run.old, *run.model)[1] == run(run.new)[1]
+
+
+def test_pickles_of_numpy_1_are_read(both):
+    run = both(OPTIONS, [20, 7, 31])
+    for name in ("video_embeddings.npy", "encoded_subactions.npy"):
+        raw = (run.old / name).read_bytes()
+        assert b"\x16numpy._core.multiarray" in raw or b"\x15numpy.core.multiarray" in raw
+        (run.old / name).write_bytes(raw.replace(b"\x16numpy._core.multiarray", b"\x15numpy.core.multiarray"))
+    assert run(run.old, *run.model)[1] == run(run.new)[1]
+
+
+def test_a_row_without_embeddings_changes_no_other_score(both):
+    whole = both(OPTIONS, [20, 7, 31])
+    _, everything, _, _ = whole(whole.old, *whole.model)
+    for number, id in enumerate(OPTIONS):
+        lengths = [None if i == number else T for i, T in enumerate([20, 7, 31])]
+        run = both(OPTIONS, lengths)
+        _, scores, missing, _ = run(run.old, *run.model)
+        assert scores == {other: everything[other] for other in OPTIONS if other != id}
+        assert missing == {id: "not in video_embeddings.npy"}
+
+
+def test_one_old_and_one_new_array_are_scored_together(both):
+    run = both(OPTIONS, [20, 7, 31])
+    _, expected, _, _ = run(run.new)
+    (run.new / "video_embeddings.json").unlink()
+    (run.old / "video_embeddings.npy").replace(run.new / "video_embeddings.npy")
+    code, scores, _, _ = run(run.new, *run.model)
+    assert code == 0
+    assert scores == expected
+
+
+def test_another_checkpoint_than_that_of_our_arrays_is_refused(both, tmp_path, make_checkpoint, capsys):
+    other = make_checkpoint(tmp_path / "other", seed=3)
+    run = both(OPTIONS, [20, 7, 31])
+    assert run(run.new, "--model", str(other))[0] == 2
+    assert "was made with another checkpoint" in capsys.readouterr().err
+    assert run(run.new, *run.model)[0] == 0
+
+
+def test_without_the_checkpoint_one_line_says_which_one_is_wanted(both, capsys):
+    run = both(OPTIONS, [20, 7, 31])
+    assert run(run.old)[0] == 2
+    error = capsys.readouterr().err
+    assert "--model google/siglip-so400m-patch14-384" in error
+    assert error.count("\n") == 1
+
+
+# Counts that do not fit
+
+
+@pytest.mark.parametrize(("spoil", "parts"), [
+    (lambda entries, videos, texts: videos.pop(), ["has 2 rows", "has 3 samples", "of the same run"]),
+    (lambda entries, videos, texts: entries.pop(), ["has 3 rows", "has 2 samples"]),
+    (lambda entries, videos, texts: texts.pop(0), ["has 2 rows", "has 3 samples"]),
+    (lambda entries, videos, texts: texts.insert(0, texts.pop()), ["row 0, sample a", "do not fit"]),
+    (lambda entries, videos, texts: texts[1].pop(), ["row 1, sample b", "it has 2 options"]),
+    (lambda entries, videos, texts: texts.__setitem__(2, None), ["row 2 is empty", "sample c has sub-actions"]),
+    (lambda entries, videos, texts: texts[0].__setitem__(1, texts[0][1][:-1]), ["'jump shot in sport'", "3 embedd"]),
+    (lambda entries, videos, texts: videos.__setitem__(1, videos[1][:, :-1]), ["7 features", "8"]),
+    (lambda entries, videos, texts: videos.__setitem__(1, videos[1].astype(int)), ["row 1", "float rows"]),
+    (lambda entries, videos, texts: videos.__setitem__(1, "lost"), ["row 1", "sample b"]),
+    (lambda entries, videos, texts: videos.__setitem__(slice(None), [None] * 3), ["holds no embeddings"]),
+], ids=["video left out", "sample left out", "texts left out", "texts shifted", "option left out", "texts lost",
+        "sub-action left out", "features left out", "whole numbers", "a text", "nothing"])
+def test_arrays_that_do_not_fit_the_subactions_are_explained(both, capsys, spoil, parts):
+    run = both(OPTIONS, [20, 7, 31], [3, 4, 5, 2, 6, 3, 4, 4, 1])
+    entries, videos, texts = run.entries, video_rows(dict(zip(OPTIONS, [20, 7, 31], strict=True))), \
+        text_rows(run.entries)
+    spoil(entries, videos, texts)
+    write_entries(run.old / "generated_subactions.json", entries)
+    save(run.old / "video_embeddings.npy", collapsed(videos))
+    save(run.old / "encoded_subactions.npy", collapsed(texts))
+    assert run(run.old, *run.model)[0] == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    for part in parts:
+        assert part in captured.err
+
+
+def test_subactions_of_another_order_are_refused(both, capsys):
+    run = both(OPTIONS, [20, 7, 31])
+    entries = json.loads((run.old / "generated_subactions.json").read_text())
+    entries[1]["cleaned_options"].reverse()
+    write_entries(run.old / "generated_subactions.json", entries)
+    assert run(run.old, *run.model)[0] == 2
+    assert "options in one order and their sub-actions in another" in capsys.readouterr().err
+
+
+def test_subactions_that_this_project_wrote_give_old_arrays_no_ids(both, capsys):
+    run = both(OPTIONS, [20, 7, 31])
+    entries = json.loads((run.old / "generated_subactions.json").read_text())
+    write_entries(run.old / "generated_subactions.json", [{**entry, "generated_with": {}} for entry in entries])
+    assert run(run.old, *run.model)[0] == 2
+    assert "is not of the run that made the array" in capsys.readouterr().err
+
+
+def test_an_old_array_without_its_subactions_tells_of_the_conversion(both):
+    run = both(OPTIONS, [20, 7, 31])
+    refusal(lambda: read_array(run.old / "video_embeddings.npy", "video_embeddings"), "convert", "--subactions FILE")
+
+
+# Datasets and conversion
+
+
+def dataset_rows(sizes, entries):
+    """Rows of an old processed_dataset.npy: {id: (T, H, W) or None}."""
+    rows = []
+    for number, entry in enumerate(entries):
+        shape = sizes[entry["id"]]
+        rng = np.random.default_rng(number)
+        frames = None if shape is None else rng.integers(0, 256, (shape[0], 3, *shape[1:]), dtype=np.uint8)
+        choices = "\n".join(f"{k}. {option.title()}" for k, option in enumerate(entry["cleaned_options"], start=1))
+        rows.append([f"yt{number}", entry["id"], "Dunk", "sport", "What is it?", entry["correct_answer_index"] + 1,
+                     choices, {"1": "up", "2": ["down"]}, f"videos/yt{number}.mp4", frames])
+    return rows
+
+
+def save_dataset(path, rows):
+    array = np.empty((len(rows), len(published.COLUMNS)), object)
+    for number, row in enumerate(rows):
+        for column, cell in enumerate(row):
+            array[number, column] = cell
+    return save(path, array)
+
+
+def test_old_frames_become_ours(tmp_path):
+    entries = make_entries(OPTIONS, {"a": 1, "b": 0, "c": 2})
+    rows = dataset_rows({"a": (40, 48, 48), "b": None, "c": (5, 20, 30)}, entries)
+    save_dataset(tmp_path / "old.npy", rows)
+    new = tmp_path / "frames.npy"
+    command = ["convert", str(tmp_path / "old.npy"), str(new), "--image_size", "48"]
+    assert published.main(command) == 0
+    frames = read_array(new, "frames")
+    assert frames.array.shape == (45, 48, 48, 3)
+    np.testing.assert_array_equal(frames.rows("a"), rows[0][-1].transpose(0, 2, 3, 1))
+    assert frames.item("a")["cleaned_options"] == OPTIONS["a"]
+    assert frames.item("a")["correct_answer_index"] == 1
+    assert frames.item("c")["extra"]["choice_descriptions"] == {"1": "up", "2": ["down"]}
+    assert [entry["id"] for entry in json.loads((tmp_path / "frames.missing.json").read_text())] == ["b"]
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert published.main(command) == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert generate_subactions.main(["--input", str(new), "--output", str(tmp_path / "s.json"), "--dry_run"]) == 0
+
+
+def test_stages_that_take_frames_tell_of_the_conversion_of_old_ones(tmp_path, capsys):
+    save_dataset(tmp_path / "old.npy", dataset_rows({"a": None}, make_entries({"a": ["dunk"]}, {"a": 0})))
+    refusal(lambda: read_array(tmp_path / "old.npy", "frames"), "python -m actalign.artifacts convert")
+    assert generate_subactions.main(["--input", str(tmp_path / "old.npy"), "--output", str(tmp_path / "s.json"),
+                                     "--dry_run"]) == 2
+    assert "python -m actalign.artifacts convert" in capsys.readouterr().err
+
+
+def test_old_frames_stay_in_their_file_until_they_are_asked_for(tmp_path):
+    """200 MB of frames are listed in 60 MB of memory."""
+    entries = make_entries({f"clip-{n}": ["dunk", "lay-up"] for n in range(10)}, {f"clip-{n}": 0 for n in range(10)})
+    frames = np.zeros((7, 3, 1000, 1000), np.uint8)
+    rows = [[*row[:-1], frames + n] for n, row in enumerate(dataset_rows({e["id"]: None for e in entries}, entries))]
+    save_dataset(tmp_path / "old.npy", rows)
+    found = in_interpreter(f"from actalign import published; before = memory(); "
+                           f"rows = published.read_dataset({str(tmp_path / 'old.npy')!r}); "
+                           "print(len(rows), rows[3][1].shape, memory() - before)")
+    count, *shape, grown = found.replace("(", "").replace(")", "").replace(",", "").split()
+    assert [int(n) for n in (count, *shape)] == [10, 7, 3, 1000, 1000]
+    assert float(grown) < 60
+
+
+def test_converted_embeddings_are_scored_as_the_old_ones(both):
+    run = both(OPTIONS, [20, None, 31], [3, 4, 5, 2, 6, 3, 4, 4, 1])
+    _, expected, _, old = run(run.old, *run.model)
+    (run.new / "converted").mkdir()
+    write_entries(run.new / "converted" / "generated_subactions.json", run.entries)
+    for name in ("video_embeddings.npy", "encoded_subactions.npy"):
+        command = ["convert", str(run.old / name), str(run.new / "converted" / name), *run.model, "--subactions",
+                   str(run.old / "generated_subactions.json")]
+        assert published.main(command) == 0
+        assert published.main(command) == 0
+    _, scores, _, new = run(run.new / "converted")
+    assert scores == expected
+    for name in ("video_embeddings", "subaction_embeddings"):
+        assert new["sources"][name]["fingerprint"] == old["sources"][name]["fingerprint"]
+
+
+def test_the_command_line_converts_and_refuses_in_one_line(both, root):
+    run = both(OPTIONS, [20, 7, 31])
+    command = [sys.executable, "-m", "actalign.artifacts", "convert", str(run.old / "video_embeddings.npy")]
+    more = ["--subactions", str(run.old / "generated_subactions.json"), *run.model]
+
+    def run_with(*arguments):
+        return subprocess.run([*command, *arguments], cwd=root, capture_output=True, text=True, check=False)
+
+    ran = run_with(str(run.new / "c.npy"), *more)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "3 samples converted (video_embeddings)" in ran.stdout
+    for arguments in ([str(run.new / "d.npy")], [str(run.old / "video_embeddings.npy"), *more],
+                      [str(run.new / "no such" / "d.npy"), *more]):
+        ran = run_with(*arguments)
+        assert ran.returncode == 2
+        assert ran.stderr.count("\n") == 1
+
+
+def test_the_readmes_conversions_parse(root):
+    commands = re.findall(r"^python -m actalign.artifacts (.*)$", (root / "README.md").read_text(), flags=re.MULTILINE)
+    assert len(commands) == 2
+    assert {published.parse_args(shlex.split(command)).command for command in commands} == {"convert"}
+
+
+def test_the_baseline_reads_an_old_dataset_with_old_embeddings(tmp_path, checkpoint, capsys):
+    entries = make_entries(OPTIONS, {"a": 1, "b": 0, "c": 2})
+    save_dataset(tmp_path / "dataset.npy", dataset_rows({"a": (4, 2, 2), "b": None, "c": (5, 2, 2)}, entries))
+    rows = [np.random.default_rng(T).normal(size=(T, 64)).astype(np.float32) for T in (4, 5)]
+    save(tmp_path / "videos.npy", collapsed([rows[0], None, rows[1]]))
+    command = ["--input_dataset", str(tmp_path / "dataset.npy"), "--video_embeddings", str(tmp_path / "videos.npy"),
+               "--model", str(checkpoint), "--device", "cpu", "--output", str(tmp_path / "predictions.json")]
+    assert baseline.main(command) == 0
+    assert "2 of 3 samples scored" in capsys.readouterr().out
+    save(tmp_path / "videos.npy", collapsed([rows[1], None, rows[0]]))
+    assert baseline.main(command) == 2
+    assert "row 0 has 5 embeddings, sample a has 4 frames" in capsys.readouterr().err
+
+
+def test_kinds_are_told_apart(tmp_path, both):
+    for number, shape in enumerate(SHAPES.values()):
+        run = both(*shape)
+        assert published.kind_of(run.old / "video_embeddings.npy") == "video_embeddings", number
+        assert published.kind_of(run.old / "encoded_subactions.npy") == "subaction_embeddings", number
+    entries = make_entries(OPTIONS, dict.fromkeys(OPTIONS, 0))
+    save_dataset(tmp_path / "d.npy", dataset_rows(dict.fromkeys(OPTIONS), entries))
+    assert published.kind_of(tmp_path / "d.npy") == "frames"
+    save(tmp_path / "x.npy", np.array([{"frames": 1}], dtype=object))
+    refusal(lambda: published.kind_of(tmp_path / "x.npy"), "none of the arrays")
+
+
+# What strangers send
+
+
+def in_interpreter(code):
+    """What a fresh interpreter prints that runs `code` after numpy; it can ask for `memory()`, its peak in MB."""
+    setup = "import re, time, numpy\n" \
+            "def memory(): return int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) / 1024\n"
+    ran = subprocess.run([sys.executable, "-c", setup + code], cwd=Path(published.__file__).parent.parent,
+                         capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+class Runs:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def header_of(shape, descr="<f4"):
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"
+    return b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text.encode() + b"\n"
+
+
+def pickled(raw, shape="(1,)"):
+    return header_of(shape, "|O") + raw
+
+
+def write_index(path, **changes):
+    item = {"id": "a", "start": 0, "stop": 2, "digest": "x", **changes}
+    write_json(path.with_suffix(".json"), {
+        "format": "actalign-array", "version": 1, "kind": "video_embeddings", "dtype": "float32", "shape": [2, 4],
+        "meta": {}, "items": [item]})
+    np.save(path, np.zeros((2, 4), np.float32))
+
+
+def save_object(path, content):
+    array = np.empty(1, object)
+    array[0] = content
+    save(path, array)
+
+
+PICKLES = {
+    "a module": b"\x80\x04\x8c\x04this\x8c\x01s\x93.",
+    "an old name": b"cos\nsystem\n(S'touch it-was-run'\ntR.",
+    "a text of 4 GB": b"\x80\x04X\xff\xff\xff\xff.",
+    "bytes of 8 EB": b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.",
+    "a bytearray of 1 TB": b"\x80\x05\x96" + (10**12).to_bytes(8, "little") + b".",
+    "a memo of 32 GB": b"\x80\x04Nr\xff\xff\xff\xff.",
+    "a number without end": b"\x80\x04\x8b\xff\xff\xff\x7f" + b"9" * 1000 + b".",
+    "tuples in tuples": b"\x80\x04}N" + b"\x85" * 100_000 + b"Ns.",
+    "lists in lists": b"\x80\x04" + b"](" * 50_000 + b"e" * 50_000 + b".",
+    "lists that share lists": b"\x80\x04]\x94" + b"".join(
+        b"](" + (b"h" + bytes([n])) * 1000 + b"e\x94" for n in range(9)) + b".",
+}
+HEADERS = {
+    "a header of 4 TB": ("(1000000000000,)", "<f4"),
+    "a header of many bytes a value": ("(9,)", "<U999999999"),
+    "a header of code": ("(open('it-was-run', 'w'),)", "<f4"),
+    "a header of objects without end": ("(1000000000000,)", "|O"),
+}
+JSON = {
+    "an index of deep lists": "[" * 10_000 + "]" * 10_000,
+    "an index of deep objects": '{"a":' * 10_000 + "1" + "}" * 10_000,
+    "an index of an endless number": '{"format": ' + "9" * 1_000_000 + "}",
+}
+STRANGE = {
+    "os.system": lambda path: save_object(path, Runs(os.system, "touch it-was-run")),
+    "eval": lambda path: save_object(path, Runs(eval, "open('it-was-run', 'w')")),
+    "a class": lambda path: save_object(path, pytest.approx(1)),
+    "an index with stop before start": lambda path: write_index(path, start=2, stop=0),
+    "an index far beyond its rows": lambda path: write_index(path, stop=10**15),
+} | {name: lambda path, raw=raw: path.write_bytes(pickled(raw)) for name, raw in PICKLES.items()
+} | {name: lambda path, header=header: path.write_bytes(header_of(*header) + bytes(64))
+     for name, header in HEADERS.items()
+} | {f"{name}, with an index": lambda path, header=header: (
+         write_index(path), path.write_bytes(header_of(*header) + bytes(64))) for name, header in HEADERS.items()
+} | {name: lambda path, text=text: (write_index(path), path.with_suffix(".json").write_text(text))
+     for name, text in JSON.items()}
+
+
+@pytest.mark.parametrize("make", STRANGE.values(), ids=STRANGE)
+def test_what_strangers_send_is_refused_in_one_line_at_once_and_not_run(tmp_path, make):
+    path = tmp_path / "video_embeddings.npy"
+    make(path)
+    write_entries(tmp_path / "s.json", make_entries({"a": ["dunk"]}))
+    printed = in_interpreter(f"""
+import os, sys
+from actalign import artifacts, published
+from actalign.console import InputError
+os.chdir({str(tmp_path)!r})
+before, modules = time.perf_counter(), set(sys.modules)
+try:
+    artifacts.read_array({str(path)!r}, "video_embeddings", {str(tmp_path / "s.json")!r})
+except InputError as error:
+    assert "\\n" not in str(error) and ";" in str(error), error
+    seconds = time.perf_counter() - before
+    assert not {{"this", "antigravity"}} & set(sys.modules)
+    print(f"{{seconds:.3f}} {{memory():.0f}} {{error}}")
+""")
+    seconds, megabytes, message = printed.split(maxsplit=2)
+    assert float(seconds) < 1
+    assert float(megabytes) < 300
+    assert str(path) in message or str(path.with_suffix(".json")) in message
+    assert not (tmp_path / "it-was-run").exists()
+
+
+@pytest.mark.parametrize(("content", "name"), [
+    (Runs(os.system, "true"), "posix.system"), (Runs(time.sleep, 60), "time.sleep"), (Runs(exec, ""), "builtins.exec"),
+    (InputError, "actalign.console.InputError"), (np.ma.array([1]), "numpy.ma"), (np.memmap, "numpy.memmap"),
+    (np.load, "numpy.load"), (np.fromfile, "fromfile"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_whatever_is_no_array_is_refused_by_name(tmp_path, content, name):
+    save_object(tmp_path / "a.npy", content)
+    with pytest.raises(Refused, match=name):
+        unpickle(tmp_path / "a.npy", 128)
+
+
+def test_every_plain_value_comes_back(tmp_path):
+    values = [None, True, False, 0, 255, 65_535, -1, 2**40, -2**60, 0.5, "née", "x" * 300, (), (1,), (1, 2), (1, 2, 3),
+              (1, 2, 3, 4), [], [1], [1, 2], {}, {"a": 1, 2: [3]}, {1, 2}, np.float32(0.5), np.int64(7), np.str_("née")]
+    array = np.empty(len(values), object)
+    array[:] = values
+    for protocol in (4, 5):
+        save(tmp_path / "a.npy", array, protocol)
+        found = unpickle(tmp_path / "a.npy", 128).objects
+        assert found == values
+        assert [type(value) for value in found[:-3]] == [type(value) for value in values[:-3]]
+
+
+@pytest.mark.parametrize("array", [
+    np.arange(24, dtype=">f4").reshape(2, 3, 4), np.arange(24, dtype=np.uint8).reshape(2, 3, 4).T, np.ones((2, 0, 3)),
+    np.array(["née", "x"]), np.array([True, False]), np.array(5.0), np.arange(6, dtype=np.float16)[::2],
+    np.array([1 + 2j]), np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+], ids=["big end", "transposed", "empty", "texts", "truths", "no axis", "strided", "complex", "Fortran"])
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_arrays_in_arrays_come_back(tmp_path, array, protocol):
+    outer = np.empty(2, object)
+    outer[:] = [array, None]
+    save(tmp_path / "a.npy", outer, protocol)
+    found = unpickle(tmp_path / "a.npy", 128).objects[0]
+    assert found.numbers.dtype == array.dtype
+    np.testing.assert_array_equal(found.numbers, array)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_object_arrays_come_back_in_either_order(tmp_path, order):
+    array = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], dtype=object, order=order)
+    save(tmp_path / "a.npy", array)
+    parts = unpickle(tmp_path / "a.npy", 128).parts()
+    assert [part.objects for part in parts] == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_a_pickle_cut_or_changed_anywhere_is_refused_or_read(tmp_path):
+    save(tmp_path / "a.npy", collapsed([random_rows(2, "a", 0), None, random_rows(3, "b", 0)]))
+    raw = (tmp_path / "a.npy").read_bytes()
+    for position in range(128, len(raw)):
+        (tmp_path / "a.npy").write_bytes(raw[:position])
+        with pytest.raises(Refused):
+            unpickle(tmp_path / "a.npy", 128)
+
+
+def test_memory_of_a_pickle_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr("actalign.unpickle.MOST_BYTES", 1 << 20)
+    save_object(tmp_path / "a.npy", [[] for _ in range(20_000)])
+    with pytest.raises(Refused, match="memory"):
+        unpickle(tmp_path / "a.npy", 128)
+
+
+def test_rows_named_again_and_again_do_not_fill_the_memory(tmp_path):
+    row = random_rows(1, "a", 0)[0].repeat(2000)
+    rows = [row] * 100_000  # 3 MB in the file, 6 GB in memory
+    save_object(tmp_path / "video_embeddings.npy", rows)
+    write_entries(tmp_path / "s.json", make_entries({"a": ["dunk"]}))
+    refusal(lambda: read_array(tmp_path / "video_embeddings.npy", "video_embeddings", tmp_path / "s.json"),
+            "row 0", "beyond the size of the file")
+
+
+def test_d_of_the_made_up_artifacts_is_what_these_tests_rely_on():
+    assert D == 8
+    with pytest.raises(InputError):
+        read_index("no such.npy", "video_embeddings")
