@@ -1,0 +1,123 @@
+"""Two methods on the same samples: joined by id, with a paired test of their difference."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import comb
+from pathlib import Path
+
+from actalign.console import InputError, some_of
+from actalign.evaluation import accuracy_table, read_predictions, shortened
+
+NAMES = {"dtw": "alignment"}  # what a method is called where people read of it
+NAME_COLUMNS = 24
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The predictions of another method: its name, the file they are from, and {sample id: Prediction}."""
+
+    name: str
+    path: str
+    predictions: dict
+
+    def right(self, id):
+        """Whether the method was right on a sample; None if it did not score it or its answer is not known."""
+        return self.predictions[id].is_right if id in self.predictions else None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The ids of the samples that two methods both scored and whose answer is known, by which of them was right."""
+
+    both: list
+    first: list  # only the first method was right
+    second: list
+    neither: list
+
+    @property
+    def n(self):
+        return sum(map(len, (self.both, self.first, self.second, self.neither)))
+
+    @property
+    def p_value(self):
+        return mcnemar(len(self.first), len(self.second))
+
+
+def method_name(method):
+    """What the method of a predictions.json is called."""
+    name = str(method.get("name", "")) if isinstance(method, dict) else ""
+    return shortened(NAMES.get(name, name) or "unnamed", NAME_COLUMNS)
+
+
+def read_compared(path, samples, own_name):
+    """The Compared of a predictions.json, against the `samples` of this run, whose method is called `own_name`.
+
+    Raises InputError if it is none, shares no sample with this run, or asked other questions: other options, or
+    another answer.
+    """
+    method, predictions = read_predictions(path)
+    theirs = {prediction.sample.id: prediction for prediction in predictions}
+    shared = [sample for sample in samples if sample.id in theirs]
+    if not shared:
+        raise InputError(f"--compare {path}: has none of this run's samples; give the predictions of another method on "
+                         "the same samples")
+    for what, differ in (("options", lambda ours, other: ours.options != other.options),
+                         ("answers", lambda ours, other: None not in (ours.answer, other.answer)
+                          and ours.answer != other.answer)):
+        other = [sample.id for sample in shared if differ(sample, theirs[sample.id].sample)]
+        if other:
+            raise InputError(f"--compare {path}: {some_of(other)} had other {what} there than in this run; give "
+                             "predictions that were made from the same dataset")
+    name = method_name(method)
+    return Compared(f"{name} ({shortened(Path(path).name, NAME_COLUMNS)})" if name == own_name else name, str(path),
+                    theirs)
+
+
+def paired(predictions, compared):
+    """The Paired of this run's predictions and those it is compared with."""
+    groups = {(True, True): [], (True, False): [], (False, True): [], (False, False): []}
+    for prediction in predictions:
+        outcome = prediction.is_right, compared.right(prediction.sample.id)
+        if None not in outcome:
+            groups[outcome].append(prediction.sample.id)
+    return Paired(*groups.values())
+
+
+def mcnemar(first, second):
+    """The two-sided p-value of the exact McNemar test.
+
+    first, second: on how many samples only the one method was right, and only the other. Were the methods equally
+    good, each of these samples would fall to either side like a coin.
+    Source: McNemar 1947; the exact form as in Fagerland, Lydersen and Laake 2013, section 2.
+    """
+    n = first + second
+    tail = sum(comb(n, i) for i in range(min(first, second) + 1))
+    return float(min(Fraction(2 * tail, 2**n), Fraction(1)))
+
+
+def p_text(p):
+    """A p-value in two significant digits: 0.031, 2.3e-05."""
+    return f"{p:.2g}" if p < 0.995 else "1"
+
+
+def comparison_lines(name, predictions, compared):
+    """What the terminal says of a comparison: the accuracy of both on the samples both scored, and the test."""
+    shared = [prediction for prediction in predictions if prediction.sample.id in compared.predictions]
+    lines = []
+    left_out = len(predictions) - len(shared)
+    if left_out:
+        lines.append(f"{left_out} samples of this run are not in {compared.path} and not compared")
+    result = paired(predictions, compared)
+    if not result.n:
+        return [*lines, f"compared with {compared.name}: no answers are known; the two predict the same in "
+                f"{sum(same_prediction(one, compared) for one in shared)} of {len(shared)} samples"]
+    answered = [one for one in shared if one.is_right is not None and compared.right(one.sample.id) is not None]
+    theirs = [compared.predictions[one.sample.id] for one in answered]
+    return [*lines, *accuracy_table({name: answered, compared.name: theirs}),
+            f"only {name} right: {len(result.first)}, only {compared.name} right: {len(result.second)}, of {result.n}; "
+            f"exact McNemar test p = {p_text(result.p_value)}"]
+
+
+def same_prediction(prediction, compared):
+    """Whether the other method, which scored the sample too, chose the same option."""
+    return prediction.ranking[0] == compared.predictions[prediction.sample.id].ranking[0]
