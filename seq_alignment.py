@@ -1,7 +1,8 @@
 """Stage 6: align every clip with the sub-actions of its options by dynamic time warping, and pick the best.
 
 Reads generated_subactions.json, video_embeddings.npy and encoded_subactions.npy; prints accuracy, or predictions
-where no answers are known; writes predictions.json when asked. Needs no model: scale and bias come with the embeddings.
+where no answers are known; writes predictions.json, an HTML report and figures when asked. Needs no model: scale and
+bias come with the embeddings.
 
     python seq_alignment.py --subactions generated_subactions.json --video_embeddings video_embeddings.npy \\
         --subaction_embeddings encoded_subactions.npy --device cuda:0
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from actalign import artifacts, console, cores, evaluation
+from actalign import artifacts, comparison, console, cores, evaluation, report
 from actalign.subactions import iter_scripts
 
 SMOOTH_FRAMES = 30  # the published window, about one second
@@ -444,7 +445,16 @@ def parse_args(argv=None):
                         help="window of the moving average over frame embeddings; 1 for none (default: %(default)s)")
     parser.add_argument("--alignment", choices=("dtw", "unordered"), default="dtw",
                         help="unordered is the control that ignores the order of sub-actions (default: %(default)s)")
-    parser.add_argument("--output", help="write scores, rankings and paths to this predictions.json")
+    parser.add_argument("--output", help="write scores, rankings and paths to this predictions.json, and a .csv beside it")
+    parser.add_argument("--report", metavar="HTML", help="write a page that shows why each sample was answered as it was")
+    parser.add_argument("--frames", metavar="NPY", help="processed_dataset.npy, for the pictures of --report and --figures")
+    parser.add_argument("--compare", metavar="JSON",
+                        help="predictions.json of another method on the same samples, to compare this run with")
+    parser.add_argument("--report_limit", type=console.positive_int, default=report.MOST_SAMPLES, metavar="N",
+                        help="show the N most telling samples in --report (default: %(default)s)")
+    parser.add_argument("--figures", metavar="DIR", help="draw figures of samples into this folder, as PNG and PDF")
+    parser.add_argument("--samples", nargs="+", metavar="ID",
+                        help="the samples of --report and --figures (default: the most telling ones)")
     console.add_device_argument(parser, "cpu; a CUDA device compares many samples at once")
     return parser.parse_args(argv)
 
@@ -465,28 +475,38 @@ def main(argv=None):
     if args.output:
         console.require_folder_of(args.output)
         evaluation.require_replaceable(args.output)
+    report.require_usable(args)
     video = artifacts.read_array(args.video_embeddings, "video_embeddings")
     subactions = artifacts.read_array(args.subaction_embeddings, "subaction_embeddings")
     artifacts.require_same_checkpoint(video, subactions)
     device = pick_device(args.device)
 
     samples, not_scored = join(iter_scripts(args.subactions), video, subactions)
+    method = {"name": args.alignment, "smooth": args.smooth}
+    compared = comparison.read_compared(args.compare, samples, method) if args.compare else None
+    frames = report.open_frames(args.frames, video) if args.frames else None
+    report.require_samples(args.samples or (), samples, not_scored)
     keep_freed_memory()
     stopwatch = console.Stopwatch()
     predictions = predict(samples, video, subactions, args.smooth, args.alignment, device,
-                          with_paths=bool(args.output))
+                          with_paths=bool(args.output or args.report or args.figures))
     evaluation.print_results(args.alignment, predictions, not_scored)
     if predictions:
         note = smoothing_note(samples, video, subactions, args.smooth)
         print(f"{note}; {stopwatch.rate(len(predictions))} samples/s")
+    if predictions and compared:
+        print("\n".join(["", *comparison.lines(method, predictions, compared)]))
     if args.output:
-        method = {"name": args.alignment, "smooth": args.smooth}
         sources = {"subactions": {"path": args.subactions}, "video_embeddings": video.source(),
                    "subaction_embeddings": subactions.source()}
         evaluation.write_predictions(args.output, method, sources, predictions, not_scored)
-        print(f"predictions -> {args.output}")
+        print(f"predictions -> {args.output}, {evaluation.csv_path(args.output)}")
     if not predictions:
         raise console.StageError("no sample could be scored; the lines above say why")
+    if args.report or args.figures:
+        report.write(args, report.Run(
+            method, predictions, not_scored, video, subactions, frames, compared,
+            lambda sample: sample_similarities(sample, video, subactions, args.smooth, device)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from math import comb
 from pathlib import Path
 
 from actalign.console import InputError, some_of
-from actalign.evaluation import accuracy_table, read_predictions, shortened
+from actalign.evaluation import Prediction, accuracy_table, read_predictions, shortened
 
 NAMES = {"dtw": "alignment"}  # what a method is called where people read of it
 NAME_COLUMNS = 24
@@ -14,11 +14,15 @@ NAME_COLUMNS = 24
 
 @dataclass(frozen=True)
 class Compared:
-    """The predictions of another method: its name, the file they are from, and {sample id: Prediction}."""
+    """The predictions of another method: its name, the file they are from, and {sample id: Prediction}.
+
+    predictions hold the samples of this run, with the answers that this run knows; others are the ids of the rest.
+    """
 
     name: str
     path: str
     predictions: dict
+    others: list
 
     def right(self, id):
         """Whether the method was right on a sample; None if it did not score it or its answer is not known."""
@@ -49,8 +53,8 @@ def method_name(method):
     return shortened(NAMES.get(name, name) or "unnamed", NAME_COLUMNS)
 
 
-def read_compared(path, samples, own_name):
-    """The Compared of a predictions.json, against the `samples` of this run, whose method is called `own_name`.
+def read_compared(path, samples, own_method):
+    """The Compared of a predictions.json, against the `samples` of this run and its method.
 
     Raises InputError if it is none, shares no sample with this run, or asked other questions: other options, or
     another answer.
@@ -69,8 +73,11 @@ def read_compared(path, samples, own_name):
             raise InputError(f"--compare {path}: {some_of(other)} had other {what} there than in this run; give "
                              "predictions that were made from the same dataset")
     name = method_name(method)
-    return Compared(f"{name} ({shortened(Path(path).name, NAME_COLUMNS)})" if name == own_name else name, str(path),
-                    theirs)
+    if name == method_name(own_method):
+        name = f"{name} ({shortened(Path(path).name, NAME_COLUMNS)})"
+    ours = {sample.id for sample in shared}
+    return Compared(name, str(path), {sample.id: Prediction(sample, theirs[sample.id].scores) for sample in shared},
+                    [id for id in theirs if id not in ours])
 
 
 def paired(predictions, compared):
@@ -100,20 +107,21 @@ def p_text(p):
     return f"{p:.2g}" if p < 0.995 else "1"
 
 
-def comparison_lines(name, predictions, compared):
+def lines(method, predictions, compared):
     """What the terminal says of a comparison: the accuracy of both on the samples both scored, and the test."""
+    name = method_name(method)
     shared = [prediction for prediction in predictions if prediction.sample.id in compared.predictions]
-    lines = []
+    said = []
     left_out = len(predictions) - len(shared)
     if left_out:
-        lines.append(f"{left_out} samples of this run are not in {compared.path} and not compared")
+        said.append(f"{left_out} samples of this run are not in {compared.path} and not compared")
     result = paired(predictions, compared)
     if not result.n:
-        return [*lines, f"compared with {compared.name}: no answers are known; the two predict the same in "
+        return [*said, f"compared with {compared.name}: no answers are known; the two predict the same in "
                 f"{sum(same_prediction(one, compared) for one in shared)} of {len(shared)} samples"]
-    answered = [one for one in shared if one.is_right is not None and compared.right(one.sample.id) is not None]
+    answered = [one for one in shared if one.is_right is not None]
     theirs = [compared.predictions[one.sample.id] for one in answered]
-    return [*lines, *accuracy_table({name: answered, compared.name: theirs}),
+    return [*said, *accuracy_table({name: answered, compared.name: theirs}),
             f"only {name} right: {len(result.first)}, only {compared.name} right: {len(result.second)}, of {result.n}; "
             f"exact McNemar test p = {p_text(result.p_value)}"]
 

@@ -1,4 +1,4 @@
-"""Scores into results: rankings, Top-k accuracy with intervals and chance, tables, predictions.json and its CSV twin."""
+"""Scores into results: rankings, Top-k accuracy with intervals and chance, tables, predictions.json and .csv."""
 
 import csv
 import unicodedata
