@@ -445,9 +445,9 @@ def parse_args(argv=None):
                         help="window of the moving average over frame embeddings; 1 for none (default: %(default)s)")
     parser.add_argument("--alignment", choices=("dtw", "unordered"), default="dtw",
                         help="unordered is the control that ignores the order of sub-actions (default: %(default)s)")
-    parser.add_argument("--output", help="write scores, rankings and paths to this predictions.json, and a .csv beside it")
-    parser.add_argument("--report", metavar="HTML", help="write a page that shows why each sample was answered as it was")
-    parser.add_argument("--frames", metavar="NPY", help="processed_dataset.npy, for the pictures of --report and --figures")
+    parser.add_argument("--output", help="write scores, rankings and paths to this predictions.json, and its .csv twin")
+    parser.add_argument("--report", metavar="HTML", help="write a page that shows why each sample is answered as it is")
+    parser.add_argument("--frames", metavar="NPY", help="processed_dataset.npy: pictures for --report and --figures")
     parser.add_argument("--compare", metavar="JSON",
                         help="predictions.json of another method on the same samples, to compare this run with")
     parser.add_argument("--report_limit", type=console.positive_int, default=report.MOST_SAMPLES, metavar="N",
@@ -490,7 +490,7 @@ def main(argv=None):
     stopwatch = console.Stopwatch()
     predictions = predict(samples, video, subactions, args.smooth, args.alignment, device,
                           with_paths=bool(args.output or args.report or args.figures))
-    evaluation.print_results(args.alignment, predictions, not_scored)
+    evaluation.print_results(comparison.method_name(method), predictions, not_scored)
     if predictions:
         note = smoothing_note(samples, video, subactions, args.smooth)
         print(f"{note}; {stopwatch.rate(len(predictions))} samples/s")

@@ -4,8 +4,10 @@
 (() => {
   const CIVIDIS = ["#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78", "#948e77", "#aea371", "#c8b866",
     "#e5cf52", "#fee838"]; // perceptually even, the same for the colour-blind, and rising in grey
-  const ROW = 26; // pixels of a sub-action
+  const NARROW = matchMedia("(max-width: 46rem)"); // as in report.css: sub-actions stand below the heatmap
+  const ROW = NARROW.matches ? 26 : 34; // pixels of a sub-action; two lines of its text
   const AXIS = 24; // pixels of the time axis
+  const SIDE = 12; // pixels left and right of the frames, which the first and the last time need
   const LARGE = 1.75; // of a picture under the pointer
 
   const byId = (id) => document.getElementById(id);
@@ -101,7 +103,7 @@
     }
     const answer = record.options.find((option) => option.answer);
     const about = make("div", "about");
-    if (record.question) about.append(isolated("question", record.question));
+    if (record.question) body.append(isolated("question", record.question));
     const seconds = record.times && record.times.length > 1 ? `, ${record.times[record.frames - 1].toFixed(1)} s` : "";
     about.append(make("span", "", `${record.frames} frame${record.frames === 1 ? "" : "s"}${seconds}`));
     const link = make("a", "link", "link to this sample");
@@ -176,6 +178,7 @@
       cursor.hidden = t === null;
       if (t !== null) cursor.style.left = `${100 * (t + 0.5) / record.frames}%`;
     });
+    strip.style.margin = `0 ${SIDE}px 4px`;
     return grid;
   }
 
@@ -263,12 +266,12 @@
       traces.push(path("#000", 5.5), path("#fff", 2.5));
     }
     const layout = () => ({
-      margin: {l: 0, r: 0, t: 0, b: AXIS}, height: ROW * M + AXIS, paper_bgcolor: "rgba(0,0,0,0)",
+      margin: {l: SIDE, r: SIDE, t: 0, b: AXIS}, height: ROW * M + AXIS, paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: color("--surface"), dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false, showlegend: false,
       font: {family: getComputedStyle(document.body).fontFamily, size: 12, color: color("--quiet")}, hovermode: "closest",
       xaxis: {range: [-0.5, T - 0.5], tickvals, ticktext, ticks: "outside", ticklen: 4, tickcolor: color("--line"),
         showgrid: false, zeroline: false, tickangle: 0},
-      yaxis: {range: [M - 0.5, -0.5], fixedrange: true, showticklabels: false, showgrid: false, zeroline: false},
+      yaxis: {range: [M - 0.5, -0.5], fixedrange: true, showticklabels: false, ticks: "", showgrid: false, zeroline: false},
     });
     Plotly.newPlot(plot, traces, layout(), {displayModeBar: false, responsive: true, showTips: false,
       doubleClick: "reset"});
@@ -280,9 +283,10 @@
     heat.append(cursor, cell);
     const range = () => plot.layout.xaxis.range;
     const share = (t) => (t - range()[0]) / (range()[1] - range()[0]);
+    const place = (share) => `calc(${SIDE * (1 - 2 * share)}px + ${100 * share}%)`;
     (record.cursors ||= []).push((t) => {
       cursor.hidden = t === null || share(t) < 0 || share(t) > 1;
-      if (!cursor.hidden) cursor.style.left = `${100 * share(t)}%`;
+      if (!cursor.hidden) cursor.style.left = place(share(t));
     });
     let at = null;
 
@@ -293,10 +297,9 @@
       const box = heat.getBoundingClientRect();
       const left = Math.max(0, share(t - 0.5)), right = Math.min(1, share(t + 0.5));
       cell.hidden = right <= left;
-      Object.assign(cell.style, {left: `calc(${100 * (left + right) / 2}% - 5px)`, width: "10px", top: `${m * ROW + ROW / 2 - 7}px`,
-        height: "14px"});
+      Object.assign(cell.style, {left: place((left + right) / 2), top: `${(m + 0.5) * ROW}px`});
       fillTip(record, option, t, m);
-      placeTip(x ?? box.left + box.width * (left + right) / 2, y ?? box.top + (m + 0.5) * ROW);
+      placeTip(x ?? box.left + SIDE + (box.width - 2 * SIDE) * (left + right) / 2, y ?? box.top + (m + 0.5) * ROW);
       if (aloud) byId("live").textContent =
         `${timeOf(record, t)}, ${m + 1}. ${option.texts[m]}, similarity ${number(option.similarity[m][t])}`;
     }
