@@ -490,12 +490,13 @@ def main(argv=None):
     stopwatch = console.Stopwatch()
     predictions = predict(samples, video, subactions, args.smooth, args.alignment, device,
                           with_paths=bool(args.output or args.report or args.figures))
-    evaluation.print_results(comparison.method_name(method), predictions, not_scored)
+    beside = {compared.name: list(compared.predictions.values())} if compared else None
+    evaluation.print_results(comparison.method_name(method), predictions, not_scored, beside)
     if predictions:
         note = smoothing_note(samples, video, subactions, args.smooth)
         print(f"{note}; {stopwatch.rate(len(predictions))} samples/s")
     if predictions and compared:
-        print("\n".join(["", *comparison.lines(method, predictions, compared)]))
+        print("\n".join(comparison.lines(method, predictions, compared)))
     if args.output:
         sources = {"subactions": {"path": args.subactions}, "video_embeddings": video.source(),
                    "subaction_embeddings": subactions.source()}

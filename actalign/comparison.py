@@ -6,7 +6,7 @@ from math import comb
 from pathlib import Path
 
 from actalign.console import InputError, some_of
-from actalign.evaluation import Prediction, accuracy_table, read_predictions, shortened
+from actalign.evaluation import Prediction, read_predictions, shortened
 
 NAMES = {"dtw": "alignment"}  # what a method is called where people read of it
 NAME_COLUMNS = 24
@@ -108,7 +108,7 @@ def p_text(p):
 
 
 def lines(method, predictions, compared):
-    """What the terminal says of a comparison: the accuracy of both on the samples both scored, and the test."""
+    """What the terminal says of a comparison, below the accuracy of both: who was right where, and the test."""
     name = method_name(method)
     shared = [prediction for prediction in predictions if prediction.sample.id in compared.predictions]
     said = []
@@ -119,11 +119,8 @@ def lines(method, predictions, compared):
     if not result.n:
         return [*said, f"compared with {compared.name}: no answers are known; the two predict the same in "
                 f"{sum(same_prediction(one, compared) for one in shared)} of {len(shared)} samples"]
-    answered = [one for one in shared if one.is_right is not None]
-    theirs = [compared.predictions[one.sample.id] for one in answered]
-    return [*said, *accuracy_table({name: answered, compared.name: theirs}),
-            f"only {name} right: {len(result.first)}, only {compared.name} right: {len(result.second)}, of {result.n}; "
-            f"exact McNemar test p = {p_text(result.p_value)}"]
+    return [*said, f"only {name} right: {len(result.first)}, only {compared.name} right: {len(result.second)}, of "
+            f"{result.n} samples; exact McNemar test p = {p_text(result.p_value)}"]
 
 
 def same_prediction(prediction, compared):

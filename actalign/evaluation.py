@@ -160,14 +160,17 @@ def _padded(text, width):
     return text + " " * (width - width_of(text))
 
 
-def print_results(name, predictions, not_scored):
+def print_results(name, predictions, not_scored, compared=None):
     """Print what a scoring stage found: accuracy where answers are known, predictions where none are.
 
-    not_scored: {sample id: reason}
+    not_scored: {sample id: reason}    compared: {name of another method: its predictions}, for the same table
     """
     answered = [prediction for prediction in predictions if prediction.sample.answer is not None]
     if answered:
-        print("\n".join(accuracy_table({name: answered})))
+        methods = {name: answered}
+        for other, theirs in (compared or {}).items():
+            methods[other] = [one for one in theirs if one.sample.answer is not None]
+        print("\n".join(accuracy_table({method: found for method, found in methods.items() if found})))
     elif predictions:
         print("\n".join(prediction_table(predictions)))
     print(_counts(predictions, answered, not_scored))

@@ -17,9 +17,9 @@ from actalign.report import chosen_predictions, small_number
 MOST_FIGURES = 8  # unless --samples names them
 WIDTH = 10.0  # inches
 ROW = 0.3  # inches of a sub-action
-STRIP_FRAMES = 10
+STRIP, STRIP_FRAMES = 0.6, 10  # inches, in which so many square frames fit side by side
 DPI = 150
-TEXT_COLUMNS, TITLE_COLUMNS = 48, 72  # of a sub-action, and of an option's name, before they are cut
+TEXT_COLUMNS, TITLE_COLUMNS = 48, 52  # of a sub-action, and of an option's name, before they are cut
 RIGHT, WRONG = "#0a6b50", "#a8391a"
 # Whatever of these is installed draws what DejaVu Sans, which matplotlib brings, has no glyphs for.
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Arabic", "Noto Sans Hebrew",
@@ -54,7 +54,8 @@ def write_figures(folder, run, ids=None):
 def file_name(id):
     """A file's name for a sample: its id where that can be one, else what can be of it and a hash."""
     plain = re.sub(r"[^\w.-]+", "_", id)[:60].strip(".")
-    return plain if plain == id else f"{plain}-{hashlib.blake2b(id.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"
+    digest = hashlib.blake2b(id.encode("utf-8", "replace"), digest_size=4).hexdigest()
+    return plain if plain == id else f"{plain}-{digest}"
 
 
 def options_drawn(prediction):
@@ -76,7 +77,7 @@ def draw(run, prediction):
     chosen = options_drawn(prediction)
     there = set(font_manager.get_font_names())
     fonts = [name for name in FONTS if name in there]
-    strip = [0.95] if run.has_frames(sample) else []
+    strip = [STRIP] if run.has_frames(sample) else []
     heights = [*strip, *(ROW * len(texts[k]) + 0.25 for k in chosen)]
     logging.getLogger("fontTools").setLevel(logging.ERROR)  # it tells of every font that it embeds
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -91,7 +92,7 @@ def draw(run, prediction):
             image = _draw_option(panel, prediction, k, matrices[k], texts[k], times, low, high)
         bar = figure.colorbar(image, ax=panels, shrink=0.85, aspect=25, pad=0.01, label="similarity")
         bar.outline.set_visible(False)
-        bar.formatter = lambda value, _: small_number(value)
+        bar.formatter = lambda value, _: f"{value:.3g}"  # no power of ten far from its number
         files = {}
         for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             file = io.BytesIO()

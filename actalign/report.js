@@ -32,8 +32,15 @@
   }
 
   function number(value) { // three significant digits, as small_number in report.py
-    if (value === 0 || (Math.abs(value) >= 0.001 && Math.abs(value) < 1000)) return String(+value.toPrecision(3));
+    if (value === 0 || (Math.abs(value) >= 0.001 && Math.abs(value) < 1000)) return value ? value.toPrecision(3) : "0";
     return value.toExponential(2).replace("e+", "e");
+  }
+
+  function loadPlotly() { // reading its source takes a second, which the list need not wait for
+    if (window.Plotly) return;
+    const script = document.createElement("script");
+    script.textContent = byId("plotly").textContent;
+    document.head.append(script);
   }
 
   // One sample
@@ -71,8 +78,11 @@
   }
 
   const timeOf = (record, t) => record.times ? `${record.times[t].toFixed(2)} s` : `frame ${t}`;
-  const spanText = (record, [from, to]) => record.times
-    ? `${record.times[from].toFixed(1)}–${record.times[to].toFixed(1)} s` : `${from}–${to}`;
+  function spanText(record, [from, to]) {
+    if (!record.times) return `${from}–${to}`;
+    const digits = record.times[record.frames - 1] < 2 ? 2 : 1;
+    return `${record.times[from].toFixed(digits)}–${record.times[to].toFixed(digits)} s`;
+  }
 
   function nearestPicture(record, t) { // where in the sprite the picture nearest to frame t is
     const {kept} = record.pictures;
@@ -261,6 +271,7 @@
     if (option.cells) {
       const x = option.cells.map(([t]) => t), y = option.cells.map(([, m]) => m);
       const path = (color, width) => ({type: "scatter", mode: "lines", x, y, hoverinfo: "skip", showlegend: false,
+        cliponaxis: false,
         line: {color, width, shape: "linear"}});
       if (x.length === 1) Object.assign(x, [-0.5, 0.5]), Object.assign(y, [0, 0]); // a single cell has no length
       traces.push(path("#000", 5.5), path("#fff", 2.5));
@@ -273,6 +284,7 @@
         showgrid: false, zeroline: false, tickangle: 0},
       yaxis: {range: [M - 0.5, -0.5], fixedrange: true, showticklabels: false, ticks: "", showgrid: false, zeroline: false},
     });
+    loadPlotly();
     Plotly.newPlot(plot, traces, layout(), {displayModeBar: false, responsive: true, showTips: false,
       doubleClick: "reset"});
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => Plotly.relayout(plot, layout()));
@@ -429,4 +441,5 @@
   arrange();
   if (location.hash) follow();
   else if (samples.length) samples[0].open = true;
+  addEventListener("load", () => (window.requestIdleCallback || setTimeout)(loadPlotly));
 })();

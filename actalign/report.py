@@ -459,18 +459,19 @@ def render(page, rows, records):
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters.update(percent=lambda value: f"{value:.1f}", small=small_number, anchor=anchor)
-    scripts = [_script(get_plotlyjs()), _script((folder / "report.js").read_text(encoding="utf-8"))]
+    plotly, script = _script(get_plotlyjs()), _script((folder / "report.js").read_text(encoding="utf-8"))
     labels = {"name": page["name"], "other": page["other"], "ordered": page["ordered"], "levels": LEVELS}
     return environment.get_template("report.html.jinja").render(
-        page=page, rows=rows, records=records, scripts=scripts, hashes=[_csp_hash(script) for script in scripts],
+        page=page, rows=rows, records=records, plotly=plotly, script=script,
+        hashes=[_csp_hash(plotly), _csp_hash(script)],
         labels=_escaped_json(labels), style=(folder / "report.css").read_text(encoding="utf-8"), generator=GENERATOR,
         words=_escaped_json([row["words"] for row in rows]))
 
 
 def small_number(value):
-    """Three significant digits, as the page's own script writes numbers: 0.0123, or 1.23e-5."""
+    """Three significant digits, as the page's own script writes numbers: 0.0120, or 1.23e-5."""
     if value == 0 or 0.001 <= abs(value) < 1000:
-        return f"{value:.3g}"
+        return f"{value:#.3g}".rstrip(".") if value else "0"
     digits, _, power = f"{value:.2e}".partition("e")
     return f"{digits}e{int(power)}"
 
@@ -482,8 +483,9 @@ def _escaped_json(content):
 
 
 def _script(source):
-    """A script as it stands in its element: newlines as the browser reads them, and nothing that ends the element."""
-    return re.sub("</(script)", r"<\\/\1", source.replace("\r\n", "\n"), flags=re.IGNORECASE)
+    """A script as it stands in its element: newlines as the browser reads them, nothing that ends the element or that
+    begins a comment, in which its end would be overlooked."""
+    return re.sub("<(/script|!--)", r"<\\\1", source.replace("\r\n", "\n"), flags=re.IGNORECASE)
 
 
 def _csp_hash(script):
