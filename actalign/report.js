@@ -270,10 +270,10 @@
     }];
     if (option.cells) {
       const x = option.cells.map(([t]) => t), y = option.cells.map(([, m]) => m);
-      const path = (color, width) => ({type: "scatter", mode: "lines", x, y, hoverinfo: "skip", showlegend: false,
+      const mode = x.length > 1 ? "lines" : "markers"; // a single cell has no length
+      const path = (color, width) => ({type: "scatter", mode, x, y, marker: {color, size: 2 * width}, hoverinfo: "skip", showlegend: false,
         cliponaxis: false,
         line: {color, width, shape: "linear"}});
-      if (x.length === 1) Object.assign(x, [-0.5, 0.5]), Object.assign(y, [0, 0]); // a single cell has no length
       traces.push(path("#000", 5.5), path("#fff", 2.5));
     }
     const layout = () => ({

@@ -16,14 +16,6 @@ from examples import demo
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def demo_folder(tmp_path_factory):
-    """The folder that the demo's commands filled."""
-    folder = tmp_path_factory.mktemp("run") / "demo"
-    demo.run_all(folder, "cpu")
-    return folder
-
-
 def test_alignment_beats_the_baseline_by_far_and_order_is_why(demo_folder):
     results = {name: accuracy(top_k_hits(read_predictions(demo_folder / f"{name}.json")[1], 1))
                for name in ("baseline_predictions", "unordered_predictions", "predictions")}
@@ -65,6 +57,8 @@ def test_the_comparison_names_every_method_and_what_the_example_is_not(demo_fold
     for word in ("chance", "mean pool", "unordered", "alignment", "Top-1", "Top-2", "Top-3"):
         assert word in printed
     assert "It says nothing about accuracy on real\nsport" in printed
+    assert f"open {demo_folder}/report.html in a browser" in printed
+    assert (demo_folder / "report.html").exists()
 
 
 def test_the_example_is_small():
@@ -84,7 +78,8 @@ def test_help_gives_an_example(script):
 @pytest.mark.parametrize("script", ["process_data", "encode_videos", "generate_subactions", "encode_subactions",
                                     "baseline", "seq_alignment"])
 def test_importing_a_script_loads_no_heavy_library_and_prints_nothing(script):
-    heavy = "{'torch', 'transformers', 'datasets', 'openai', 'av', 'cv2', 'pandas', 'yt_dlp'}"
+    heavy = "{'torch', 'transformers', 'datasets', 'openai', 'av', 'cv2', 'pandas', 'yt_dlp', 'plotly', " \
+            "'jinja2', 'matplotlib'}"
     code = f"import sys, {script}; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert result.stdout == "[]\n"
