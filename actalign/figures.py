@@ -55,7 +55,7 @@ def file_name(id):
     """A file's name for a sample: its id where that can be one, else what can be of it and a hash."""
     plain = re.sub(r"[^\w.-]+", "_", id)[:60].strip(".")
     digest = hashlib.blake2b(id.encode("utf-8", "replace"), digest_size=4).hexdigest()
-    return plain if plain == id else f"{plain}-{digest}"
+    return plain if plain and plain == id else f"{plain or 'sample'}-{digest}"
 
 
 def options_drawn(prediction):

@@ -8,6 +8,7 @@ from report_runs import HOSTILE, INJECTED, LENGTHS, make_run, run_all
 import seq_alignment
 from actalign.report import anchor
 
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The folder of a run on texts that do their worst. Not to be changed."""
