@@ -118,8 +118,8 @@ def _draw_option(panel, prediction, k, similarity, texts, times, low, high):
                          interpolation="nearest")
     if prediction.paths is not None:
         t, m = np.asarray(prediction.paths[k]).T
-        panel.plot(t, m, color="white", linewidth=1.8, marker="o" if len(t) == 1 else None, solid_joinstyle="miter",
-                   path_effects=[patheffects.withStroke(linewidth=4, foreground="black")])
+        panel.plot(t, m, color="white", linewidth=1.8, marker="o" if len(t) == 1 else None, clip_on=False,
+                   solid_joinstyle="miter", path_effects=[patheffects.withStroke(linewidth=4, foreground="black")])
     panel.set_xlim(-0.5, T - 0.5)
     panel.set_ylim(M - 0.5, -0.5)
     panel.set_yticks(range(M), [shortened(printable(text), TEXT_COLUMNS) for text in texts])
@@ -138,7 +138,8 @@ def _label_time(panel, T, times):
     from matplotlib.ticker import MaxNLocator
 
     end = T - 1 if times is None else times[-1]
-    ticks = [at for at in MaxNLocator(8, integer=times is None).tick_values(0, max(end, 1e-9)) if 0 <= at <= end]
+    locator = MaxNLocator(8, steps=[1, 2, 5, 10], integer=times is None)
+    ticks = [at for at in locator.tick_values(0, max(end, 1e-9)) if 0 <= at <= end]
     if times is None:
         panel.set_xticks(ticks, [f"{at:.0f}" for at in ticks])
     else:

@@ -43,6 +43,12 @@
     document.head.append(script);
   }
 
+  function scoreText(record, score) { // as many decimals for all options as the best one needs
+    const best = Math.max(...record.options.map((option) => Math.abs(option.score)));
+    if (best && best < 0.001) return score.toExponential(2).replace("e+", "e");
+    return score.toFixed(best ? Math.max(3, 2 - Math.floor(Math.log10(best))) : 3);
+  }
+
   // One sample
 
   function decode(record) {
@@ -155,15 +161,15 @@
       fill.style.width = `${100 * Math.max(0, option.score) / most}%`;
       track.append(fill);
       row.append(make("span", "rank", `${place + 1}`), isolated("name", option.name), track,
-        make("span", "score", number(option.score)), tagsOf(record, option, answer));
+        make("span", "score", scoreText(record, option.score)), tagsOf(record, option, answer));
       scores.append(row);
     });
     return scores;
   }
 
   function stripOf(record) {
-    const grid = make("div", "aligned"), note = make("span", "strip-note"), strip = make("div", "strip");
-    grid.append(note, strip);
+    const grid = make("div", "aligned"), strip = make("div", "strip");
+    grid.append(strip);
     strip.setAttribute("role", "img");
     strip.setAttribute("aria-label", `frames of the clip from ${timeOf(record, 0)} to ${timeOf(record, record.frames - 1)}`);
     const cursor = make("span", "cursor");
@@ -188,13 +194,13 @@
       cursor.hidden = t === null;
       if (t !== null) cursor.style.left = `${100 * (t + 0.5) / record.frames}%`;
     });
-    strip.style.margin = `0 ${SIDE}px 4px`;
+    strip.style.margin = `0 ${SIDE}px 12px`;
     return grid;
   }
 
   function panelOf(record, option, answer) {
     const panel = make("section", "option"), title = make("h3"), grid = make("div", "aligned");
-    title.append(isolated("name", option.name), make("span", "score", number(option.score)),
+    title.append(isolated("name", option.name), make("span", "score", scoreText(record, option.score)),
       tagsOf(record, option, answer));
     const rows = make("ol", "rows");
     option.texts.forEach((text, m) => {
@@ -266,7 +272,7 @@
     const [tickvals, ticktext] = ticksOf(record);
     const traces = [{
       type: "heatmap", z: option.similarity, zmin: record.low, zmax: record.high > record.low ? record.high : record.low + 1,
-      colorscale: CIVIDIS.map((color, i) => [i / 10, color]), showscale: false, hoverinfo: "none", ygap: 1,
+      colorscale: CIVIDIS.map((color, i) => [i / 10, color]), showscale: false, hoverinfo: "skip", ygap: 1,
     }];
     if (option.cells) {
       const x = option.cells.map(([t]) => t), y = option.cells.map(([, m]) => m);
@@ -278,8 +284,8 @@
     }
     const layout = () => ({
       margin: {l: SIDE, r: SIDE, t: 0, b: AXIS}, height: ROW * M + AXIS, paper_bgcolor: "rgba(0,0,0,0)",
-      plot_bgcolor: color("--surface"), dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false, showlegend: false,
-      font: {family: getComputedStyle(document.body).fontFamily, size: 12, color: color("--quiet")}, hovermode: "closest",
+      plot_bgcolor: "#56657c", dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false, showlegend: false,
+      font: {family: getComputedStyle(document.body).fontFamily, size: 12, color: color("--quiet")}, hovermode: false,
       xaxis: {range: [-0.5, T - 0.5], tickvals, ticktext, ticks: "outside", ticklen: 4, tickcolor: color("--line"),
         showgrid: false, zeroline: false, tickangle: 0},
       yaxis: {range: [M - 0.5, -0.5], fixedrange: true, showticklabels: false, ticks: "", showgrid: false, zeroline: false},
@@ -323,12 +329,17 @@
       [...rows.children].forEach((row) => row.classList.remove("here"));
     }
 
-    plot.on("plotly_hover", ({points, event}) => {
-      const {x, y, curveNumber} = points[0];
-      if (curveNumber === 0) point(x, y, event && event.clientX, event && event.clientY, false);
-    });
-    plot.on("plotly_unhover", leave);
-    heat.addEventListener("mouseleave", leave);
+    function pointed(event) {
+      const box = plot.getBoundingClientRect();
+      const across = (event.clientX - box.left - SIDE) / (box.width - 2 * SIDE), down = (event.clientY - box.top) / ROW;
+      if (across < 0 || across > 1 || down < 0 || down >= M) return leave();
+      const t = Math.round(range()[0] + across * (range()[1] - range()[0]));
+      point(Math.min(T - 1, Math.max(0, t)), Math.floor(down), event.clientX, event.clientY, false);
+    }
+
+    heat.addEventListener("pointermove", pointed);
+    heat.addEventListener("pointerdown", pointed); // a finger does not move before it touches
+    heat.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") leave(); });
     heat.addEventListener("blur", leave);
     heat.addEventListener("focus", () => {
       if (heat.matches(":focus-visible")) point(...(at || [0, 0]), undefined, undefined, true);
@@ -436,7 +447,7 @@
   sort.addEventListener("change", arrange);
   byId("clear").addEventListener("click", clear);
   addEventListener("hashchange", follow);
-  addEventListener("scroll", () => { if (!tip.hidden && !document.activeElement.matches(".heat")) tip.hidden = true; }, {passive: true});
+  addEventListener("scroll", () => { if (!tip.hidden && !document.activeElement.matches(".heat:focus-visible")) tip.hidden = true; }, {passive: true});
   filter(); // what a browser restored of the form
   arrange();
   if (location.hash) follow();
