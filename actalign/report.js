@@ -385,6 +385,15 @@
     tip.style.transform = `translate(${Math.min(left, innerWidth - w - 4)}px, ${top < 4 ? 4 : top}px)`;
   }
 
+  // Tables that do not fit can be scrolled, and only then are they a stop on the way of the keyboard
+
+  const sized = new ResizeObserver((entries) => entries.forEach(({target}) => {
+    const scrolls = target.scrollWidth > target.clientWidth || target.scrollHeight > target.clientHeight;
+    target.toggleAttribute("tabindex", scrolls);
+    if (scrolls) target.tabIndex = 0;
+  }));
+  document.querySelectorAll(".scroll").forEach((region) => sized.observe(region));
+
   // The list
 
   for (const sample of samples) {

@@ -82,6 +82,9 @@ class Run:
 def require_usable(args):
     """Raise InputError if what the flags of seq_alignment.py ask for cannot be written, or lacks a library."""
     if args.report:
+        if args.output and Path(args.report).resolve() in (Path(args.output).resolve(),
+                                                           evaluation.csv_path(args.output).resolve()):
+            raise InputError(f"--report {args.report}: is where the predictions go; choose another name")
         _require_writable(args.report)
         require_installed("--report", "plotly", "jinja2")
     if args.figures:
@@ -458,7 +461,8 @@ def render(page, rows, records):
     folder = Path(__file__).parent
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(percent=lambda value: f"{value:.1f}", small=small_number, anchor=anchor)
+    environment.filters.update(percent=lambda value: f"{value:.1f}", small=small_number, anchor=anchor,
+                               upfirst=lambda text: text[:1].upper() + text[1:])
     plotly, script = _script(get_plotlyjs()), _script((folder / "report.js").read_text(encoding="utf-8"))
     labels = {"name": page["name"], "other": page["other"], "ordered": page["ordered"], "levels": LEVELS}
     return environment.get_template("report.html.jinja").render(

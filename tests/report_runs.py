@@ -22,9 +22,10 @@ HOSTILE = [
 LENGTHS = {"plain": 24, "wide one": 7, INJECTED: 40, "single frame": 1, "no/frames": 12}
 
 
-def make_run(folder, lengths=None, answers=None, frame_size=(32, 48), without_frames=("no/frames",)):
+def make_run(folder, lengths=None, answers=None, frame_size=(32, 48), without_frames=("no/frames",), fields=None):
     """Write artifacts of samples {id: T} into `folder`; options and sub-actions are those of HOSTILE, three a sample.
 
+    fields: function of T that returns what the index of the video embeddings says of a clip, instead of its timestamps.
     Returns the arguments of seq_alignment.py for them.
     """
     lengths = lengths or LENGTHS
@@ -40,8 +41,8 @@ def make_run(folder, lengths=None, answers=None, frame_size=(32, 48), without_fr
     with ArrayWriter(folder / "videos.npy", "video_embeddings", CHECKPOINT, {"model": INJECTED}) as writer:
         for id, T in lengths.items():
             digest = frames.item(id)["digest"] if id in frames else ""
-            writer.append(id, random_rows(T, f"{id} video", 0), fps=25.0, frames_digest=digest,
-                          timestamps=[t / 25 for t in range(T)])
+            told = fields(T) if fields else {"fps": 25.0, "timestamps": [t / 25 for t in range(T)]}
+            writer.append(id, random_rows(T, f"{id} video", 0), frames_digest=digest, **told)
     write_subaction_embeddings(folder, entries, name="texts.npy")
     return ["--subactions", str(folder / "generated.json"), "--video_embeddings", str(folder / "videos.npy"),
             "--subaction_embeddings", str(folder / "texts.npy"), "--device", "cpu", "--smooth", "1"]

@@ -298,6 +298,9 @@ def test_a_report_that_cannot_be_written_is_refused(refused):
     assert "is a folder" in refused("--report", refused.folder)
     assert "no report of this program" in refused("--report", refused.folder / "mine.html")
     assert (refused.folder / "mine.html").read_text() == "<p>my page"
+    for output in ("r.html", "r.json"):
+        assert "is where the predictions go" in refused(
+            "--output", refused.folder / output, "--report", refused.folder / output.replace("json", "csv"))
 
 
 def test_figures_that_cannot_be_written_are_refused(refused):

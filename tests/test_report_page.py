@@ -339,6 +339,25 @@ def test_a_page_of_one_sample_without_answer_frames_or_comparison_works(tmp_path
     assert opened(page, "only").locator(".tag").all_inner_texts()[0] == "predicted"
 
 
+@pytest.mark.parametrize(("fields", "ticks", "when"), [
+    (lambda T: {}, ["0", "2", "4", "6", "8"], "frame 2"),
+    (lambda T: {"timestamps": "none"}, ["0", "2", "4", "6", "8"], "frame 2"),
+    (lambda T: {"timestamps": [7.5] * T}, ["0 s"], "0.00 s"),
+    (lambda T: {"timestamps": [100 + t * t for t in range(T)]}, ["0 s", "10 s", "20 s", "30 s", "40 s", "50 s", "60 s"],
+     "4.00 s"),
+], ids=["none", "odd", "equal", "uneven"])
+def test_time_is_told_as_far_as_it_is_known(tmp_path, open_page, fields, ticks, when):
+    arguments = make_run(tmp_path, {"only": 9}, fields=fields)
+    assert seq_alignment.main([*arguments, "--report", str(tmp_path / "r.html")]) == 0
+    page = open_page(tmp_path / "r.html")
+    heat = opened(page, "only").locator(".heat").first
+    assert heat.locator(".xtick text").all_text_contents() == ticks
+    heat.focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    assert page.locator("#live").inner_text().startswith(f"{when}, 1. ")
+
+
 def test_a_run_without_order_draws_no_path(tmp_path, open_page):
     arguments = make_run(tmp_path)
     assert seq_alignment.main([*arguments, "--alignment", "unordered", "--report", str(tmp_path / "r.html")]) == 0
