@@ -461,7 +461,7 @@ def render(page, rows, records):
     folder = Path(__file__).parent
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(percent=lambda value: f"{value:.1f}", small=small_number, anchor=anchor,
+    environment.filters.update(percent=lambda value: f"{value:.1f}", score=evaluation.score_text, anchor=anchor,
                                upfirst=lambda text: text[:1].upper() + text[1:])
     plotly, script = _script(get_plotlyjs()), _script((folder / "report.js").read_text(encoding="utf-8"))
     labels = {"name": page["name"], "other": page["other"], "ordered": page["ordered"], "levels": LEVELS}
