@@ -51,9 +51,10 @@
 
   // One sample
 
+  const bytesOf = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+
   function decode(record) {
-    const bytes = Uint8Array.from(atob(record.similarity), (c) => c.charCodeAt(0));
-    const view = new DataView(bytes.buffer);
+    const view = new DataView(bytesOf(record.similarity).buffer);
     const step = (record.high - record.low) / labels.levels;
     let offset = 0;
     for (const option of record.options) {
@@ -64,6 +65,10 @@
       });
       option.cells = option.path === null ? null : cellsOf(option.path);
       option.spans = option.cells && spansOf(option.cells, option.texts.length);
+    }
+    if (record.pictures) { // an address that is short, for it is set at every move of the pointer
+      const image = new Blob([bytesOf(record.pictures.image)], {type: "image/webp"});
+      record.pictures.address = URL.createObjectURL(image);
     }
     return record;
   }
@@ -98,11 +103,11 @@
   }
 
   function show(element, record, place, width, height) { // one picture of the sprite, filling width x height
-    const {image, columns, kept} = record.pictures;
+    const {address, columns, kept} = record.pictures;
     const rows = Math.ceil(kept.length / columns);
     const scale = Math.max(width / record.pictures.width, height / record.pictures.height);
     const w = record.pictures.width * scale, h = record.pictures.height * scale;
-    element.style.backgroundImage = `url("${image}")`;
+    element.style.backgroundImage = `url("${address}")`;
     element.style.backgroundSize = `${w * columns}px ${h * rows}px`;
     element.style.backgroundPosition =
       `${-w * (place % columns) - (w - width) / 2}px ${-h * Math.floor(place / columns) - (h - height) / 2}px`;
@@ -127,7 +132,10 @@
     about.append(link, scaleOf(record));
     body.append(about, scoresOf(record, answer));
 
-    if (record.pictures) body.append(stripOf(record));
+    if (record.pictures) {
+      body.append(stripOf(record));
+      body.forget = () => URL.revokeObjectURL(record.pictures.address);
+    }
     for (const option of record.options) body.append(panelOf(record, option, answer));
   }
 
@@ -171,7 +179,8 @@
     const grid = make("div", "aligned"), strip = make("div", "strip");
     grid.append(strip);
     strip.setAttribute("role", "img");
-    strip.setAttribute("aria-label", `frames of the clip from ${timeOf(record, 0)} to ${timeOf(record, record.frames - 1)}`);
+    strip.setAttribute("aria-label",
+      `frames of the clip from ${timeOf(record, 0)} to ${timeOf(record, record.frames - 1)}`);
     const cursor = make("span", "cursor");
     let shown = 0;
     new ResizeObserver(() => { // as many pictures as fit, each above the frames it stands for
@@ -271,15 +280,15 @@
     const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
     const [tickvals, ticktext] = ticksOf(record);
     const traces = [{
-      type: "heatmap", z: option.similarity, zmin: record.low, zmax: record.high > record.low ? record.high : record.low + 1,
+      type: "heatmap", z: option.similarity,
+      zmin: record.low, zmax: record.high > record.low ? record.high : record.low + 1,
       colorscale: CIVIDIS.map((color, i) => [i / 10, color]), showscale: false, hoverinfo: "skip", ygap: 1,
     }];
     if (option.cells) {
       const x = option.cells.map(([t]) => t), y = option.cells.map(([, m]) => m);
       const mode = x.length > 1 ? "lines" : "markers"; // a single cell has no length
-      const path = (color, width) => ({type: "scatter", mode, x, y, marker: {color, size: 2 * width}, hoverinfo: "skip", showlegend: false,
-        cliponaxis: false,
-        line: {color, width, shape: "linear"}});
+      const path = (color, width) => ({type: "scatter", mode, x, y, line: {color, width},
+        marker: {color, size: 2 * width}, hoverinfo: "skip", cliponaxis: false});
       traces.push(path("#000", 5.5), path("#fff", 2.5));
     }
     const layout = () => ({
@@ -288,12 +297,13 @@
       font: {family: getComputedStyle(document.body).fontFamily, size: 12, color: color("--quiet")}, hovermode: false,
       xaxis: {range: [-0.5, T - 0.5], tickvals, ticktext, ticks: "outside", ticklen: 4, tickcolor: color("--line"),
         showgrid: false, zeroline: false, tickangle: 0},
-      yaxis: {range: [M - 0.5, -0.5], fixedrange: true, showticklabels: false, ticks: "", showgrid: false, zeroline: false},
+      yaxis: {range: [M - 0.5, -0.5], fixedrange: true, showticklabels: false, ticks: "", showgrid: false,
+        zeroline: false},
     });
     loadPlotly();
     Plotly.newPlot(plot, traces, layout(), {displayModeBar: false, responsive: true, showTips: false,
       doubleClick: "reset"});
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => Plotly.relayout(plot, layout()));
+    plot.recolor = () => Plotly.relayout(plot, layout());
 
     const cursor = make("span", "cursor"), cell = make("span", "cell");
     cursor.style.height = `${ROW * M}px`;
@@ -356,6 +366,9 @@
     });
   }
 
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+    document.querySelectorAll(".plot").forEach((plot) => plot.recolor && plot.recolor()));
+
   function fillTip(record, option, t, m) {
     const parts = [];
     if (record.pictures) {
@@ -403,6 +416,7 @@
       else if (!sample.open) {
         body.querySelectorAll(".plot").forEach((plot) => plot.layout && Plotly.purge(plot));
         body.replaceChildren();
+        if (body.forget) body.forget();
         tip.hidden = true;
       }
     });
@@ -456,7 +470,9 @@
   sort.addEventListener("change", arrange);
   byId("clear").addEventListener("click", clear);
   addEventListener("hashchange", follow);
-  addEventListener("scroll", () => { if (!tip.hidden && !document.activeElement.matches(".heat:focus-visible")) tip.hidden = true; }, {passive: true});
+  addEventListener("scroll", () => { // what was pointed at has moved away
+    if (!document.activeElement.matches(".heat:focus-visible")) tip.hidden = true;
+  }, {passive: true});
   filter(); // what a browser restored of the form
   arrange();
   if (location.hash) follow();

@@ -236,8 +236,8 @@ def moves_of(path):
 def sprite(frames, id, most_bytes):
     """Small pictures of a clip's frames, side by side in one image of at most so many bytes if that can be.
 
-    Returns its data address, the number of columns, the size of a picture, and which frames there are: evenly spaced
-    ones, fewer where the bytes do not suffice for all.
+    Returns the image (WebP, base64), its columns, the size of a picture, and which frames are kept: evenly spaced ones,
+    and fewer where the bytes do not suffice for all.
     """
     start, stop = frames.row_range(id)
     H, W = frames.array.shape[1:3]
@@ -254,8 +254,8 @@ def sprite(frames, id, most_bytes):
         if len(image) <= most_bytes or count <= FEWEST_FRAMES:
             break
         count = max(FEWEST_FRAMES, min(int(count * most_bytes / len(image)), count - 1))
-    return {"image": "data:image/webp;base64," + base64.b64encode(image).decode(), "columns": SPRITE_COLUMNS,
-            "width": width, "height": height, "kept": kept}
+    return {"image": base64.b64encode(image).decode(), "columns": SPRITE_COLUMNS, "width": width,
+            "height": height, "kept": kept}
 
 
 def _small(frame, width, height):

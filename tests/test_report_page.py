@@ -214,6 +214,26 @@ def test_pointing_at_a_cell_shows_its_frame_time_sub_action_and_similarity(made,
     assert tip.is_hidden()
 
 
+def test_a_part_of_the_time_is_looked_at_closer(made, open_page):
+    page = open_page(made / "report.html")
+    heat = opened(page, "plain").locator(".heat").first
+    heat.scroll_into_view_if_needed()
+    page.wait_for_timeout(100)
+    box = heat.locator(".plot").bounding_box()
+    width, y = box["width"] - 24, box["y"] + 20
+    page.mouse.move(box["x"] + 12 + width / 2, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 12 + width, y, steps=4)
+    page.mouse.up()
+    page.wait_for_timeout(300)
+    page.mouse.move(box["x"] + 12 + width * 0.01, y)
+    assert "frame 12" in page.locator("#tip").inner_text()  # of 24, where the second half begins
+    page.mouse.dblclick(box["x"] + 12 + width / 2, y)
+    page.wait_for_timeout(300)
+    page.mouse.move(box["x"] + 12 + width * 0.01, y)
+    assert "frame 0" in page.locator("#tip").inner_text()
+
+
 def red_of(page, box):
     """The mean red of a part of what the browser shows."""
     import io
