@@ -61,7 +61,7 @@ def parse_args(argv=None):
     parser.add_argument("--input_dataset", required=True, help="processed_dataset.npy; only its index is read")
     parser.add_argument("--video_embeddings", required=True, help="video_embeddings.npy")
     parser.add_argument("--model", help="SigLIP checkpoint (default: the one named in the video embeddings)")
-    parser.add_argument("--output", help="write scores and rankings to this predictions.json")
+    parser.add_argument("--output", help="write scores and rankings to this predictions.json, and a .csv beside it")
     add_trust_argument(parser)
     console.add_device_argument(parser)
     return parser.parse_args(argv)
@@ -104,7 +104,7 @@ def score(args):
     print(evaluation.made_from(sources))
     if args.output:
         evaluation.write_predictions(args.output, {"name": "mean pool"}, sources, predictions, not_scored)
-        print(f"predictions -> {args.output}")
+        print(f"predictions -> {args.output}, {evaluation.csv_path(args.output)}")
     if not predictions:
         raise console.StageError("no sample could be scored; the lines above say why")
 

@@ -1,7 +1,8 @@
 """Stage 6: align every clip with the sub-actions of its options by dynamic time warping, and pick the best.
 
 Reads generated_subactions.json, video_embeddings.npy and encoded_subactions.npy; prints accuracy, or predictions
-where no answers are known; writes predictions.json when asked. Needs no model: scale and bias come with the embeddings.
+where no answers are known; writes predictions.json, an HTML report and figures when asked. Needs no model: scale and
+bias come with the embeddings.
 
     python seq_alignment.py --subactions generated_subactions.json --video_embeddings video_embeddings.npy \\
         --subaction_embeddings encoded_subactions.npy --device cuda:0
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from actalign import artifacts, console, cores, evaluation, files
+from actalign import artifacts, comparison, console, cores, evaluation, files, report
 from actalign.siglip import add_trust_argument
 from actalign.subactions import iter_scripts
 
@@ -445,7 +446,16 @@ def parse_args(argv=None):
                         help="window of the moving average over frame embeddings; 1 for none (default: %(default)s)")
     parser.add_argument("--alignment", choices=("dtw", "unordered"), default="dtw",
                         help="unordered is the control that ignores the order of sub-actions (default: %(default)s)")
-    parser.add_argument("--output", help="write scores, rankings and paths to this predictions.json")
+    parser.add_argument("--output", help="write scores, rankings and paths to this predictions.json, and its .csv twin")
+    parser.add_argument("--report", metavar="HTML", help="write a page that shows why each sample is answered as it is")
+    parser.add_argument("--frames", metavar="NPY", help="processed_dataset.npy: pictures for --report and --figures")
+    parser.add_argument("--compare", metavar="JSON",
+                        help="predictions.json of another method on the same samples, to compare this run with")
+    parser.add_argument("--report_limit", type=console.positive_int, default=report.MOST_SAMPLES, metavar="N",
+                        help="show the N most telling samples in --report (default: %(default)s)")
+    parser.add_argument("--figures", metavar="DIR", help="draw figures of samples into this folder, as PNG and PDF")
+    parser.add_argument("--samples", nargs="+", metavar="ID",
+                        help="the samples of --report and --figures (default: the most telling ones)")
     parser.add_argument("--model", help="checkpoint that made embeddings of the published scripts, for its scale and "
                                         "bias (default: google/siglip-so400m-patch14-384)")
     add_trust_argument(parser)
@@ -473,6 +483,7 @@ def keep_freed_memory():
 @console.script
 def main(argv=None):
     args = parse_args(argv)
+    report.require_usable(args)
     with evaluation.predictions_output(args.output):
         return align(args)
 
@@ -487,24 +498,34 @@ def align(args):
 
     ids = set(video)
     samples, not_scored = join(_noting(ids, iter_scripts(args.subactions)), video, subactions)
+    method = {"name": args.alignment, "smooth": args.smooth}
+    compared = comparison.read_compared(args.compare, samples, method) if args.compare else None
+    frames = report.open_frames(args.frames, video) if args.frames else None
+    report.require_samples(args.samples or (), samples, not_scored)
     keep_freed_memory()
     stopwatch = console.Stopwatch()
     predictions = predict(samples, video, subactions, args.smooth, args.alignment, device,
-                          with_paths=bool(args.output))
+                          with_paths=bool(args.output or args.report or args.figures))
     evaluation.require_all_joined(predictions, not_scored, ids)
-    evaluation.print_results(args.alignment, predictions, not_scored)
+    beside = {compared.name: list(compared.predictions.values())} if compared else None
+    evaluation.print_results(comparison.method_name(method), predictions, not_scored, beside)
     if predictions:
         note = smoothing_note(samples, video, subactions, args.smooth)
         print(f"{note}; {stopwatch.rate(len(predictions))} samples/s")
+    if predictions and compared:
+        print("\n".join(comparison.lines(method, predictions, compared)))
     sources = {"subactions": {"path": args.subactions, "fingerprint": files.fingerprint(args.subactions)},
                "video_embeddings": video.source(), "subaction_embeddings": subactions.source()}
     print(evaluation.made_from(sources))
     if args.output:
-        method = {"name": args.alignment, "smooth": args.smooth}
         evaluation.write_predictions(args.output, method, sources, predictions, not_scored)
-        print(f"predictions -> {args.output}")
+        print(f"predictions -> {args.output}, {evaluation.csv_path(args.output)}")
     if not predictions:
         raise console.StageError("no sample could be scored; the lines above say why")
+    if args.report or args.figures:
+        report.write(args, report.Run(
+            method, predictions, not_scored, video, subactions, frames, compared,
+            lambda sample: sample_similarities(sample, video, subactions, args.smooth, device)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Scores into results: rankings, Top-k accuracy with intervals and chance, tables, predictions.json."""
+"""Scores into results: rankings, Top-k accuracy with intervals and chance, tables, predictions.json and .csv."""
 
 import contextlib
+import csv
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,7 @@ import numpy as np
 
 from actalign.console import InputError, require_folder_of, some_of
 from actalign.dataset import Sample, require_unique_ids, sample_from_record
-from actalign.files import Hold, read_json, write_json_items
+from actalign.files import Hold, read_json, replacing, write_json_items
 from actalign.json_items import JsonItems
 
 TOP_K = (1, 2, 3)
@@ -17,6 +19,9 @@ RESAMPLES = 10_000
 SEED = 0  # of the bootstrap, so that the same predictions give the same interval
 FORMAT = "actalign-predictions"
 VERSION = 1
+COLUMNS = ("id", "domain", "option_index", "option", "score", "rank", "is_prediction", "is_answer")  # of the CSV twin
+TERMINAL_COLUMNS = 80
+NARROWEST_TEXT = 12  # columns; shorter texts of a table tell too little
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,19 @@ class Prediction:
     def rank_of_answer(self):
         """0 if the true option came first."""
         return int(np.flatnonzero(self.ranking == self.sample.answer)[0])
+
+    @property
+    def is_right(self):
+        """Whether the answer came first; None where it is not known."""
+        return None if self.sample.answer is None else self.rank_of_answer == 0
+
+    @property
+    def margin(self):
+        """By how much the best score leads; None with a single option."""
+        if len(self.scores) == 1:
+            return None
+        best, second = np.asarray(self.scores)[self.ranking[:2]]
+        return float(best - second)
 
     @property
     def is_tied(self):
@@ -102,22 +120,59 @@ def accuracy_table(methods):
     return table(rows)
 
 
-def table(rows, texts=1):
-    """Lines of a text table whose first row is a header: so many columns of texts, then numbers."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) if column < texts else cell.rjust(width)
-                       for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+def table(rows, texts=1, columns=TERMINAL_COLUMNS):
+    """Lines of a text table whose first row is a header: so many columns of texts, then numbers.
+
+    Texts are shortened until the lines fit into so many columns of a terminal, the widest first.
+    """
+    rows = [[*map(printable, row[:texts]), *row[texts:]] for row in rows]
+    widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
+    while sum(widths) + 2 * (len(widths) - 1) > columns and max(widths[:texts]) > NARROWEST_TEXT:
+        widths[widths.index(max(widths[:texts]))] -= 1
+    lines = []
+    for row in rows:
+        cells = [_padded(shortened(cell, width), width) if column < texts else cell.rjust(width)
+                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return [lines[0], "-" * max(map(width_of, lines)), *lines[1:]]
 
 
-def print_results(name, predictions, not_scored):
+def printable(text):
+    """A text in one line without what steers a terminal: control characters are spaces, marks without shape go."""
+    text = "".join("" if unicodedata.category(c) == "Cf" else c if c.isprintable() else " " for c in text)
+    return " ".join(text.split()) if "  " in text else text
+
+
+def width_of(text):
+    """How many columns of a terminal a text takes: two for what is wide in East Asia, none for combining marks."""
+    return len(text) if text.isascii() else sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def shortened(text, width):
+    """A text in at most so many columns of a terminal, ending in an ellipsis where it was longer."""
+    if width_of(text) <= width:
+        return text
+    while text and width_of(text) >= width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def _padded(text, width):
+    return text + " " * (width - width_of(text))
+
+
+def print_results(name, predictions, not_scored, compared=None):
     """Print what a scoring stage found: accuracy where answers are known, predictions where none are.
 
-    not_scored: {sample id: reason}
+    not_scored: {sample id: reason}    compared: {name of another method: its predictions}, for the same table
     """
     answered = [prediction for prediction in predictions if prediction.sample.answer is not None]
     if answered:
-        print("\n".join(accuracy_table({name: answered})))
+        methods = {name: answered}
+        for other, theirs in (compared or {}).items():
+            methods[other] = [one for one in theirs if one.sample.answer is not None]
+        print("\n".join(accuracy_table({method: found for method, found in methods.items() if found})))
     elif predictions:
         print("\n".join(prediction_table(predictions)))
     print(_counts(predictions, answered, not_scored))
@@ -164,9 +219,14 @@ def prediction_table(predictions):
     rows = [("sample", "prediction", "score", "margin")]
     for prediction in predictions:
         best, *others = np.asarray(prediction.scores)[prediction.ranking]
-        margin = f"{best - others[0]:.4f}" if others else "-"
-        rows.append((prediction.sample.id, prediction.sample.options[prediction.ranking[0]], f"{best:.4f}", margin))
+        margin = score_text(best - others[0]) if others else "-"
+        rows.append((prediction.sample.id, prediction.sample.options[prediction.ranking[0]], score_text(best), margin))
     return table(rows, texts=2)
+
+
+def score_text(value):
+    """A score in four decimals, or where these would show nothing of it, in two digits and a power of ten."""
+    return f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
 
 
 # predictions.json
@@ -175,6 +235,7 @@ def prediction_table(predictions):
 def write_predictions(path, method, sources, predictions, not_scored):
     """Write predictions.json: the method and its settings, the artifacts it read, and every sample's scores.
 
+    Beside it goes its CSV twin, a row for every sample and option. docs/predictions.md describes both.
     method: {"name": ..., settings}   sources: {flag: {"path", "fingerprint", ...}}   not_scored: {id: reason}
     """
     answered = [prediction for prediction in predictions if prediction.sample.answer is not None]
@@ -182,6 +243,24 @@ def write_predictions(path, method, sources, predictions, not_scored):
               "summary": _summary(predictions, answered, not_scored),
               "not_scored": [{"id": id, "reason": reason} for id, reason in not_scored.items()]}
     write_json_items(path, header, "samples", (_entry(prediction) for prediction in predictions))
+    with replacing(csv_path(path)) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for prediction in predictions:
+            writer.writerows(_rows(prediction))
+
+
+def csv_path(path):
+    """The CSV twin of the predictions at `path`."""
+    return Path(path).with_suffix(".csv")
+
+
+def _rows(prediction):
+    """K rows of COLUMNS; the first rank is 1, and is_answer is empty where the answer is not known."""
+    sample, ranks = prediction.sample, np.argsort(prediction.ranking)
+    for k, (option, score, rank) in enumerate(zip(sample.options, prediction.scores, ranks, strict=True)):
+        is_answer = "" if sample.answer is None else k == sample.answer
+        yield sample.id, sample.domain, k, option, repr(float(score)), rank + 1, rank == 0, is_answer
 
 
 def _summary(predictions, answered, not_scored):
@@ -250,7 +329,11 @@ def predictions_output(path):
 
 
 def require_replaceable(path):
-    """Raise InputError if writing predictions to `path` would replace a file of another kind."""
+    """Raise InputError if writing predictions and their CSV twin to `path` would replace files of another kind."""
+    twin = csv_path(path)
+    if twin == Path(path):
+        raise InputError(f"--output {path}: .csv is what the table beside the predictions is called; choose a name "
+                         f"such as {twin.with_suffix('.json').name}")
     if Path(path).exists():
         content = JsonItems(path, "predictions", "samples")
         try:
@@ -260,3 +343,14 @@ def require_replaceable(path):
             ours = False
         if not ours:
             raise InputError(f"--output {path}: is there and holds no predictions; choose another name")
+    if twin.exists() and not _is_twin(twin):
+        raise InputError(f"--output {path}: {twin} would be written beside it and is there with other content; "
+                         "choose another name")
+
+
+def _is_twin(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.readline(1000).rstrip("\r\n") == ",".join(COLUMNS)
+    except (OSError, UnicodeDecodeError):
+        return False

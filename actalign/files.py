@@ -155,12 +155,12 @@ def write_json_items(path, header, key, items):
 
 
 @contextlib.contextmanager
-def replacing(path):
-    """A text file that takes the place of `path` when the block ends, and leaves nothing behind if it raises."""
+def replacing(path, binary=False):
+    """A file that takes the place of `path` when the block ends, and leaves nothing behind if it raises."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "wb" if binary else "w", encoding=None if binary else "utf-8") as file:
             yield file
             sync(file)
         os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""Run the six scripts in order on the example, show their command lines, and compare the methods in one table.
+"""Run the six scripts in order on the example, show their command lines, compare the methods, and write the report.
 
     python examples/demo.py
 """
@@ -43,7 +43,8 @@ def commands(folder, device):
         ["baseline.py", "--input_dataset", frames, "--video_embeddings", video, "--device", device,
          "--output", f"{folder}/baseline_predictions.json"],
         [*align, "--alignment", "unordered", "--output", f"{folder}/unordered_predictions.json"],
-        [*align, "--output", f"{folder}/predictions.json"],
+        [*align, "--output", f"{folder}/predictions.json", "--report", f"{folder}/report.html", "--frames", frames,
+         "--compare", f"{folder}/baseline_predictions.json"],
     ]
 
 
@@ -74,6 +75,7 @@ mean pool   the mean of all frames against the action's name
 unordered   every frame takes its best sub-action: the same frames and texts as alignment, without their order
 alignment   frames and sub-actions aligned in order by dynamic time warping""")
     print(f"\nThe files of this run are in {_shown(folder)}/; predictions.json there holds every score and path.")
+    print(f"To see why each clip was answered as it was, open {_shown(folder)}/report.html in a browser.")
 
 
 def parse_args(argv=None):

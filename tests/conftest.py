@@ -39,6 +39,38 @@ def real_videos():
     return folder
 
 
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory):
+    """The folder that the commands of `make demo` filled. Not to be changed."""
+    from examples import demo
+
+    folder = tmp_path_factory.mktemp("run") / "demo"
+    demo.run_all(folder, "cpu")
+    return folder
+
+
+# The browser
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
+                  "--disable-background-networking", "--disable-sync")  # so that it asks for nothing of its own
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium, driven by Playwright. Without one the tests are skipped, and fail where CI is set."""
+    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if chromium is None:
+        reason = f"no browser: none of {', '.join(CHROMIUM)} is installed (apt-get install chromium)"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_FLAGS))
+        yield running
+        running.close()
+
+
 # Checkpoints
 
 

@@ -138,6 +138,39 @@ def test_table_is_aligned():
     ]
 
 
+@pytest.mark.parametrize("label", ["x" * 500, "日本語の長いラベル" * 20, "שלום" * 60, "e\u0301" * 200, "🤸" * 90])
+def test_long_labels_are_cut_so_that_lines_fit_a_terminal(label):
+    lines = table([("sample", "prediction", "score", "margin"), (label, label, "0.1234", "0.0001"),
+                   ("a", "b", "0.5", "0.1")], texts=2)
+    assert [evaluation.width_of(line) for line in lines] == [80, 80, 80, 80]
+    assert lines[2].count("…") == 2
+    assert lines[2].endswith("0.1234  0.0001")
+
+
+def test_wide_and_combining_characters_are_counted_as_a_terminal_shows_them():
+    assert [evaluation.width_of(text) for text in ("abc", "日本", "e\u0301", "カ\uff76", "")] == [3, 4, 1, 3, 0]
+    lines = table([("", "n"), ("日本", "1"), ("abcd", "2")])
+    assert lines[2:] == ["日本  1", "abcd  2"]
+
+
+def test_no_label_steers_the_terminal():
+    lines = table([("label", "n"), ("\x1b[31mred\x07\nnext\u202eline\t\u2066.", "1")])
+    assert lines[2].split() == ["[31mred", "nextline", ".", "1"]
+    assert all(line.isprintable() for line in lines)
+
+
+def test_scores_too_small_for_four_decimals_are_still_seen():
+    assert [evaluation.score_text(value) for value in (0.25, 0.001, 0.00012, 3e-9, 0)] == [
+        "0.2500", "0.0010", "1.2e-04", "3.0e-09", "0.0000"]
+
+
+def test_another_method_stands_in_the_same_table(capsys):
+    ours, theirs = [prediction([2, 1], 0, "a")], [prediction([1, 2], 0, "a")]
+    print_results("alignment", ours, {}, {"mean pool": theirs})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("  ")[0] for line in lines[2:5]] == ["chance", "alignment", "mean pool"]
+
+
 def test_accuracy_table_has_one_chance_line_for_methods_on_the_same_samples():
     first = [prediction([2, 1], 0, "a"), prediction([2, 1], 1, "b")]
     second = [prediction([1, 2], 0, "a"), prediction([1, 2], 1, "b")]
@@ -314,3 +347,38 @@ def test_every_sample_has_one_prediction_or_one_reason():
 def test_scores_that_do_not_meet_the_options_are_no_prediction(scores):
     with pytest.raises(ValueError, match="scores for 2 options"):
         Prediction(Sample("a", "sport", ("a", "b")), np.array(scores))
+
+
+# The CSV twin
+
+
+def test_the_csv_twin_has_a_row_for_every_sample_and_option(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    labels = ('a "quoted", label', "two\nlines", "=1+1", "日本")
+    first = Prediction(Sample(id="001", domain="a,b", options=labels, answer=2), np.array([0.1, 1 / 3, 1e-12, -2.5]))
+    write_some(tmp_path / "p.json", [first, prediction([2, 1], 1, "b")])
+    frame = pandas.read_csv(tmp_path / "p.csv", dtype={"id": str})
+    assert tuple(frame.columns) == evaluation.COLUMNS
+    assert frame["id"].tolist() == ["001"] * 4 + ["b"] * 2
+    assert tuple(frame["option"][:4]) == labels
+    assert frame["score"].tolist() == [0.1, 1 / 3, 1e-12, -2.5, 2, 1]
+    assert frame["rank"].tolist() == [2, 1, 3, 4, 1, 2]
+    assert frame[frame["is_prediction"]]["option_index"].tolist() == [1, 0]
+    assert frame[frame["is_answer"]]["option_index"].tolist() == [2, 1]
+    assert frame["domain"].tolist() == ["a,b"] * 4 + ["yoga"] * 2
+
+
+def test_is_answer_is_empty_where_it_is_not_known(tmp_path):
+    write_some(tmp_path / "p.json", [prediction([2, 1], None, "b")])
+    assert (tmp_path / "p.csv").read_text().splitlines()[1] == "b,yoga,0,pose 0,2.0,1,True,"
+
+
+def test_a_csv_of_another_kind_is_not_replaced(tmp_path):
+    (tmp_path / "p.csv").write_text("name,score\n")
+    refusal(lambda: require_replaceable(tmp_path / "p.json"), "--output", "p.csv")
+    (tmp_path / "p.csv").write_bytes(b"\xff\xfe")
+    refusal(lambda: require_replaceable(tmp_path / "p.json"), "--output", "p.csv")
+    (tmp_path / "p.csv").unlink()
+    (tmp_path / "p.csv").mkdir()
+    refusal(lambda: require_replaceable(tmp_path / "p.json"), "--output", "p.csv")
+    refusal(lambda: require_replaceable(tmp_path / "other.csv"), "--output", "other.json")

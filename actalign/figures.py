@@ -1,0 +1,156 @@
+"""Figures of single samples for papers: film strip, similarity, best path, names, right or wrong; PNG and PDF."""
+
+import hashlib
+import io
+import logging
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from actalign import console
+from actalign.evaluation import printable, shortened
+from actalign.files import replacing
+from actalign.report import chosen_predictions, small_number
+
+MOST_FIGURES = 8  # unless --samples names them
+WIDTH = 10.0  # inches
+ROW = 0.3  # inches of a sub-action
+STRIP, STRIP_FRAMES = 0.6, 10  # inches, in which so many square frames fit side by side
+DPI = 150
+TEXT_COLUMNS, TITLE_COLUMNS = 48, 52  # of a sub-action, and of an option's name, before they are cut
+RIGHT, WRONG = "#0a6b50", "#a8391a"
+# Whatever of these is installed draws what DejaVu Sans, which matplotlib brings, has no glyphs for.
+FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Arabic", "Noto Sans Hebrew",
+         "Noto Sans Devanagari", "Noto Emoji", "Arial Unicode MS")
+STYLE = {
+    "text.usetex": False, "text.parse_math": False,  # a dollar in a name is a dollar
+    "axes.unicode_minus": False, "font.size": 9, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "axes.titlesize": 10,
+    "pdf.fonttype": 42,  # TrueType, which journals ask for
+    "savefig.facecolor": "white",
+}
+
+
+def write_figures(folder, run, ids=None):
+    """Draw a PNG and a PDF of every chosen sample into `folder`, which is made if need be.
+
+    ids: the samples to draw; without them the MOST_FIGURES most telling ones. Returns the paths without their suffix.
+    """
+    folder = Path(folder)
+    folder.mkdir(exist_ok=True)
+    predictions, _ = chosen_predictions(run, ids, MOST_FIGURES)
+    drawn = []
+    with console.progress(len(predictions), "figures") as bar:
+        for prediction in predictions:
+            drawn.append(folder / file_name(prediction.sample.id))
+            for suffix, content in draw(run, prediction).items():
+                with replacing(drawn[-1].with_name(f"{drawn[-1].name}.{suffix}"), binary=True) as file:
+                    file.write(content)
+            bar.update()
+    return drawn
+
+
+def file_name(id):
+    """A file's name for a sample: its id where that can be one, else what can be of it and a hash."""
+    plain = re.sub(r"[^\w.-]+", "_", id)[:60].strip(".")
+    digest = hashlib.blake2b(id.encode("utf-8", "replace"), digest_size=4).hexdigest()
+    return plain if plain and plain == id else f"{plain or 'sample'}-{digest}"
+
+
+def options_drawn(prediction):
+    """The two options that tell most: the true one and the best of the others, in their order; without an answer, the
+    two best."""
+    ranking, answer = prediction.ranking.tolist(), prediction.sample.answer
+    rival = [k for k in ranking if k != answer]
+    return ranking[:2] if answer is None else sorted([answer, *rival[:1]], key=ranking.index)
+
+
+def draw(run, prediction):
+    """{"png": bytes, "pdf": bytes} of one sample's figure."""
+    import matplotlib
+    from matplotlib import font_manager, style
+    from matplotlib.figure import Figure
+
+    sample = prediction.sample
+    matrices, texts, times = run.similarities(sample), run.texts(sample), run.timestamps(sample)
+    chosen = options_drawn(prediction)
+    there = set(font_manager.get_font_names())
+    fonts = [name for name in FONTS if name in there]
+    strip = [STRIP] if run.has_frames(sample) else []
+    heights = [*strip, *(ROW * len(texts[k]) + 0.25 for k in chosen)]
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it tells of every font that it embeds
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        style.use(["default", {**STYLE, "font.family": fonts}])
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph")  # drawn as a box; no font here has it
+        figure = Figure(figsize=(WIDTH, sum(heights) + 0.3 * len(heights) + 0.2), layout="constrained")
+        panels = list(figure.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0])
+        if strip:
+            _draw_strip(panels.pop(0), run.frames, sample.id)
+        low, high = min(matrices[k].min() for k in chosen), max(matrices[k].max() for k in chosen)
+        for panel, k in zip(panels, chosen, strict=True):
+            image = _draw_option(panel, prediction, k, matrices[k], texts[k], times, low, high)
+        bar = figure.colorbar(image, ax=panels, shrink=0.85, aspect=25, pad=0.01, label="similarity")
+        bar.outline.set_visible(False)
+        bar.formatter = lambda value, _: f"{value:.3g}"  # no power of ten far from its number
+        files = {}
+        for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+            file = io.BytesIO()
+            figure.savefig(file, format=suffix, dpi=DPI, metadata=metadata)
+            files[suffix] = file.getvalue()
+    return files
+
+
+def _draw_strip(panel, frames, id):
+    start, stop = frames.row_range(id)
+    count = min(STRIP_FRAMES, stop - start)
+    at = (np.arange(count) + 0.5) * (stop - start) / count  # each in the middle of what it stands for
+    panel.imshow(np.concatenate([frames.read(t, t + 1)[0] for t in start + at.astype(int)], axis=1), aspect="auto")
+    panel.axis("off")
+
+
+def _draw_option(panel, prediction, k, similarity, texts, times, low, high):
+    """One option: its (T, M) similarity with time to the right and sub-actions downwards, and its path."""
+    from matplotlib import patheffects
+
+    T, M = similarity.shape
+    image = panel.imshow(similarity.T, aspect="auto", cmap="cividis", vmin=low, vmax=high if high > low else low + 1,
+                         interpolation="nearest")
+    if prediction.paths is not None:
+        t, m = np.asarray(prediction.paths[k]).T
+        panel.plot(t, m, color="white", linewidth=1.8, marker="o" if len(t) == 1 else None, clip_on=False,
+                   solid_joinstyle="miter", path_effects=[patheffects.withStroke(linewidth=4, foreground="black")])
+    panel.set_xlim(-0.5, T - 0.5)
+    panel.set_ylim(M - 0.5, -0.5)
+    panel.set_yticks(range(M), [shortened(printable(text), TEXT_COLUMNS) for text in texts])
+    panel.tick_params(axis="y", length=0)
+    panel.spines[:].set_visible(False)
+    _label_time(panel, T, times)
+    word, color = mark(prediction, k)
+    name = shortened(printable(prediction.sample.options[k]), TITLE_COLUMNS)
+    panel.set_title(f"{name}   {small_number(float(prediction.scores[k]))}", loc="left")
+    panel.set_title(word, loc="right", color=color)
+    return image
+
+
+def _label_time(panel, T, times):
+    """Ticks at round seconds where there are timestamps, else at frames."""
+    from matplotlib.ticker import MaxNLocator
+
+    end = T - 1 if times is None else times[-1]
+    locator = MaxNLocator(8, steps=[1, 2, 5, 10], integer=times is None)
+    ticks = [at for at in locator.tick_values(0, max(end, 1e-9)) if 0 <= at <= end]
+    if times is None:
+        panel.set_xticks(ticks, [f"{at:.0f}" for at in ticks])
+    else:
+        panel.set_xticks(np.interp(ticks, times, np.arange(T)), [f"{at:g} s" for at in ticks])
+
+
+def mark(prediction, k):
+    """What a figure says of an option, and in which colour."""
+    is_first, answer = k == prediction.ranking[0], prediction.sample.answer
+    if answer is None:
+        return ("predicted" if is_first else ""), "black"
+    if is_first:
+        return ("✓ predicted, right", RIGHT) if k == answer else ("✗ predicted, wrong", WRONG)
+    return ("the answer", RIGHT) if k == answer else ("", "black")

@@ -1,0 +1,101 @@
+"""Two methods on the same samples: the join by id, refusals, and the paired test."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from actalign import comparison
+from actalign.comparison import mcnemar, paired, read_compared
+from actalign.console import InputError
+from actalign.dataset import Sample
+from actalign.evaluation import Prediction, write_predictions
+
+DTW = {"name": "dtw", "smooth": 30}
+
+
+def prediction(id, right=True, answer=0, options=("x", "y")):
+    scores = np.zeros(len(options))
+    scores[(answer or 0) if right else 1 - (answer or 0)] = 1
+    return Prediction(Sample(id=id, domain="d", options=options, answer=answer), scores)
+
+
+@pytest.fixture
+def compared_with(tmp_path):
+    """A function that writes predictions of another method and reads them beside those of this run."""
+    def read(ours, theirs, method=None):
+        write_predictions(tmp_path / "other.json", {"name": "mean pool"} if method is None else method, {}, theirs, {})
+        return read_compared(tmp_path / "other.json", [one.sample for one in ours], DTW)
+
+    return read
+
+
+@pytest.mark.parametrize(("first", "second"), [*itertools.product(range(6), range(6)), (0, 12), (11, 3)])
+def test_p_value_is_the_share_of_outcomes_that_differ_at_least_as_much(first, second):
+    n = first + second
+    if n > 10:
+        heads = np.array([bin(outcome).count("1") for outcome in range(2**n)])
+    else:
+        heads = np.array([sum(outcome) for outcome in itertools.product((0, 1), repeat=n)])
+    as_extreme = np.abs(2 * heads - n) >= abs(first - second)
+    assert mcnemar(first, second) == pytest.approx(as_extreme.mean(), abs=1e-12)
+
+
+def test_p_value_of_many_samples_neither_overflows_nor_vanishes():
+    assert mcnemar(0, 0) == 1
+    assert mcnemar(4000, 4000) == 1
+    assert 0 < mcnemar(100, 900) < 1e-100
+    assert mcnemar(100, 900) == mcnemar(900, 100)
+
+
+def test_samples_are_joined_by_id_whatever_their_order(compared_with):
+    ours = [prediction("a"), prediction("b", False), prediction("c"), prediction("d", False), prediction("e")]
+    theirs = [prediction("f"), prediction("d", False), prediction("c"), prediction("b"), prediction("a", False)]
+    compared = compared_with(ours, theirs)
+    result = paired(ours, compared)
+    assert (result.both, result.first, result.second, result.neither) == (["c"], ["a"], ["b"], ["d"])
+    assert result.n == 4
+    assert result.p_value == 1
+    assert compared.others == ["f"]
+    said = "\n".join(comparison.lines(DTW, ours, compared))
+    assert "1 samples of this run are not in" in said
+    assert "only alignment right: 1, only mean pool right: 1, of 4 samples; exact McNemar test p = 1" in said
+
+
+def test_an_answer_that_only_this_run_knows_counts(compared_with):
+    ours = [prediction("a"), prediction("b", answer=None)]
+    result = paired(ours, compared_with(ours, [prediction("a", answer=None), prediction("b", answer=1)]))
+    assert result.both == ["a"]
+    assert result.n == 1
+
+
+def test_without_answers_the_comparison_tells_how_often_both_predict_the_same(compared_with):
+    ours = [prediction("a", answer=None), prediction("b", answer=None)]
+    compared = compared_with(ours, [prediction("a", True, None), prediction("b", False, None)])
+    assert comparison.lines(DTW, ours, compared) == [
+        "compared with mean pool: no answers are known; the two predict the same in 1 of 2 samples"]
+
+
+@pytest.mark.parametrize(("theirs", "part"), [
+    ([prediction("other")], "has none of this run's samples"),
+    ([prediction("a", options=("x", "z"))], "a had other options"),
+    ([prediction("a", options=("y", "x"))], "a had other options"),
+    ([prediction("a", options=("x", "y", "z"))], "a had other options"),
+    ([prediction("a", answer=1)], "a had other answers"),
+], ids=["samples", "name", "order", "number", "answer"])
+def test_predictions_of_other_questions_are_refused(compared_with, theirs, part):
+    with pytest.raises(InputError) as caught:
+        compared_with([prediction("a")], theirs)
+    message = str(caught.value)
+    assert part in message
+    assert "--compare" in message
+    assert ";" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("method", "name"), [
+    ({"name": "mean pool"}, "mean pool"), ({"name": "dtw", "smooth": 6}, "alignment (other.json)"),
+    ({}, "unnamed"), ("odd", "unnamed"), ({"name": "long " * 30}, "long long long long lon…"),
+])
+def test_methods_have_names_that_tell_them_apart(compared_with, method, name):
+    assert compared_with([prediction("a")], [prediction("a")], method).name == name

@@ -1,0 +1,366 @@
+"""What the report holds: which samples, their similarity, paths and pictures, the summary, and what is refused."""
+
+import base64
+import io
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_runs import HOSTILE, INJECTED, LENGTHS, make_run, run_all, write_other_predictions
+
+import seq_alignment
+from actalign import report
+from actalign.artifacts import ArrayWriter, read_array
+from actalign.comparison import Compared
+from actalign.dataset import Sample
+from actalign.evaluation import Prediction
+from actalign.report import Run, chosen_predictions, moves_of, sample_record, small_number, sprite, telling
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a run with everything asked for. Not to be changed."""
+    return run_all(tmp_path_factory.mktemp("report"))
+
+
+def records_of(html):
+    """The JSON of every sample on the page, by id."""
+    found = re.findall(r'<script type="application/json" id="record-\d+">(.*?)</script>', html, flags=re.DOTALL)
+    return {record["id"]: record for record in map(json.loads, found)}
+
+
+def cells_of(moves):
+    """The path that `moves_of` tells."""
+    steps = {"0": (1, 0), "1": (0, 1), "2": (1, 1)}
+    return np.cumsum([(0, 0), *(steps[move] for move in moves)], axis=0).tolist()
+
+
+# One sample
+
+
+def test_moves_tell_every_path():
+    rng = np.random.default_rng(0)
+    for T, M in [(1, 1), (1, 5), (5, 1), (7, 4), (40, 9)]:
+        for matrix in (rng.normal(size=(T, M)), rng.random((T, M))):
+            _, path = seq_alignment.dtw(matrix)  # with negative entries some steps are diagonal
+            assert cells_of(moves_of(path)) == path.tolist()
+
+
+def test_the_page_holds_the_paths_scores_and_texts_of_predictions_json(made):
+    records = records_of((made / "report.html").read_text(encoding="utf-8"))
+    predictions = json.loads((made / "predictions.json").read_text(encoding="utf-8"))["samples"]
+    entries = {entry["id"]: entry for entry in json.loads((made / "generated.json").read_text(encoding="utf-8"))}
+    assert list(records) == [sample["id"] for sample in predictions] == list(LENGTHS)
+    for sample in predictions:
+        options = records[sample["id"]]["options"]
+        assert [option["index"] for option in options] == sample["ranking"]
+        for option in options:
+            k = option["index"]
+            assert cells_of(option["path"]) == sample["paths"][k]
+            assert option["score"] == sample["scores"][k]
+            assert option["name"] == sample["cleaned_options"][k]
+            assert option["answer"] == (k == sample["correct_answer_index"])
+            assert option["texts"] == entries[sample["id"]]["subactions"][f"{option['name']} in sport"]
+        assert records[sample["id"]]["question"] == sample["question"]
+
+
+def made_run(folder, matrices, frames=None, paths=True):
+    """A Run of one sample with the given similarity matrices."""
+    sample = Sample(id="a", domain="d", options=tuple(f"option {k}" for k in range(len(matrices))), answer=0)
+    found = [seq_alignment.dtw(matrix) for matrix in matrices]
+    prediction = Prediction(sample, np.array([score for score, _ in found]), [p for _, p in found] if paths else None)
+    item = {"options": [{"key": key, "texts": [f"{key} {m}" for m in range(matrix.shape[1])]}
+                        for key, matrix in zip(sample.keys, matrices, strict=True)]}
+    video = SimpleNamespace(length=lambda _: len(matrices[0]), item=lambda _: {})
+    run = Run({"name": "dtw"}, [prediction], {}, video, SimpleNamespace(item=lambda _: item), frames, None,
+              lambda _: matrices)
+    return run, prediction
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 0.0], ids=["usual", "tiny", "constant"])
+def test_similarity_comes_back_to_a_sixty_thousandth_of_its_range(tmp_path, scale):
+    rng = np.random.default_rng(1)
+    matrices = [scale * rng.random((30, M)) + scale for M in (3, 1, 6)]
+    run, prediction = made_run(tmp_path, matrices)
+    record = sample_record(run, prediction, 0)
+    levels = np.frombuffer(base64.b64decode(record["similarity"]), "<u2") / report.LEVELS
+    values = record["low"] + levels * (record["high"] - record["low"])
+    for option in record["options"]:
+        matrix = matrices[option["index"]]
+        back, values = values[:matrix.size], values[matrix.size:]
+        np.testing.assert_allclose(back.reshape(matrix.shape[1], -1).T, matrix, atol=scale / 1e5 + 1e-300)
+    assert len(values) == 0
+    assert record["times"] is None
+
+
+def test_a_run_without_order_has_no_paths_and_says_so(tmp_path):
+    arguments = make_run(tmp_path)
+    assert seq_alignment.main([*arguments, "--alignment", "unordered", "--report", str(tmp_path / "r.html")]) == 0
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert all(option["path"] is None for record in records_of(html).values() for option in record["options"])
+    assert "there is no path" in html
+
+
+# Pictures
+
+
+def write_frames(folder, T, size, noisy=False):
+    """A frames artifact of one clip; the red of frame t is t."""
+    frames = np.zeros((T, *size, 3), np.uint8)
+    if noisy:
+        frames[..., 1:] = np.random.default_rng(0).integers(0, 256, (T, *size, 2))
+    frames[..., 0] = np.arange(T)[:, None, None]
+    with ArrayWriter(folder / "frames.npy", "frames", {}) as writer:
+        writer.append("before", frames[:1])
+        writer.append("a", frames)
+    return read_array(folder / "frames.npy", "frames")
+
+
+def pictures_of(found):
+    """The pictures of a sprite, as arrays."""
+    image = Image.open(io.BytesIO(base64.b64decode(found["image"])))
+    w, h, columns = found["width"], found["height"], found["columns"]
+    return [np.asarray(image.crop((i % columns * w, i // columns * h, i % columns * w + w, i // columns * h + h)))
+            for i in range(len(found["kept"]))]
+
+
+@pytest.mark.parametrize(("T", "size"), [(1, (8, 8)), (20, (48, 48)), (17, (200, 100)), (200, (30, 40))])
+def test_pictures_are_those_of_the_frames_they_are_said_to_be(tmp_path, T, size):
+    found = sprite(write_frames(tmp_path, T, size), "a", 10**6)
+    assert len(found["kept"]) == min(T, report.MOST_FRAMES)
+    assert max(found["width"], found["height"]) == min(max(size), report.FRAME_SIZE)
+    assert found["width"] / found["height"] == pytest.approx(size[1] / size[0], rel=0.02)
+    for t, picture in zip(found["kept"], pictures_of(found), strict=True):
+        assert picture[..., 0].mean() == pytest.approx(t, abs=4)
+
+
+def test_fewer_pictures_are_kept_where_all_would_be_too_large(tmp_path):
+    frames = write_frames(tmp_path, 120, (64, 64), noisy=True)
+    found = sprite(frames, "a", 60_000)
+    assert len(base64.b64decode(found["image"])) <= 60_000
+    assert report.FEWEST_FRAMES < len(found["kept"]) < 120
+    assert found["kept"][0] == 0
+    assert found["kept"][-1] == 119
+    gaps = np.diff(found["kept"])
+    assert gaps.max() - gaps.min() <= 1
+    assert len(sprite(frames, "a", 10)["kept"]) == report.FEWEST_FRAMES
+
+
+# Which samples
+
+
+def outcome(id, margin, right, domain="d"):
+    """A Prediction with two options, right or wrong, or with no known answer."""
+    answer = None if right is None else 0
+    scores = [0.0, margin] if right is False else [margin, 0.0]
+    return Prediction(Sample(id=id, domain=domain, options=("x", "y"), answer=answer), np.array(scores))
+
+
+def run_of(predictions, compared=None):
+    artifact = SimpleNamespace(path="a.npy", meta={"model": "tiny"})
+    return Run({"name": "dtw"}, predictions, {}, artifact, artifact, None, compared, None)
+
+
+def test_all_samples_are_shown_where_there_is_room():
+    predictions = [outcome(str(n), n, True) for n in range(5)]
+    assert telling(run_of(predictions), 5) == (predictions, "")
+
+
+def test_the_telling_samples_are_of_all_kinds_in_turns():
+    predictions = [outcome(f"right {n}", 10 + n, True) for n in range(50)]
+    predictions += [outcome(f"wrong {n}", n + 1, False) for n in range(30)]
+    theirs = {one.sample.id: one for one in predictions} | {"right 25": outcome("right 25", 1, False)}
+    chosen, how = telling(run_of(predictions, Compared("mean pool", "p.json", theirs, [])), 9)
+    assert [one.sample.id for one in chosen] == [
+        "right 25", "wrong 29", "right 0", "right 49", "wrong 28", "right 1", "right 48", "wrong 27", "right 2"]
+    assert how == ("taken in turns from samples on which alignment and mean pool disagree, wrong answers, the surest "
+                   "first, the narrowest decisions, and the clearest decisions")
+
+
+def test_a_list_that_ends_leaves_its_turns_to_the_others():
+    predictions = [outcome(f"wrong {n}", n, False) for n in range(8)] + [outcome("right", 1, True)]
+    chosen, _ = telling(run_of(predictions), 8)
+    assert len({one.sample.id for one in chosen}) == 8
+    assert "right" in [one.sample.id for one in chosen]
+
+
+def test_without_answers_the_narrow_and_the_clear_are_shown():
+    chosen, how = telling(run_of([outcome(str(n), n, None) for n in range(20)]), 4)
+    assert [one.sample.id for one in chosen] == ["0", "19", "1", "18"]
+    assert how == "taken in turns from the narrowest decisions, and the clearest decisions"
+
+
+def test_samples_that_are_named_are_shown_in_that_order():
+    run = run_of([outcome(str(n), n, True) for n in range(20)])
+    chosen, how = chosen_predictions(run, ["7", "3", "7"], 1)
+    assert [one.sample.id for one in chosen] == ["7", "3"]
+    assert how == "named by --samples"
+
+
+# The summary
+
+
+def test_confusions_are_counted_by_domain_and_the_frequent_come_first():
+    right, wrong = outcome("a", 1, True), [outcome("b", 1, False), outcome("c", 1, False)]
+    elsewhere = outcome("d", 1, False, domain="other")
+    found = report.summary(run_of([right, *wrong, elsewhere]), [], "")["confusions"]
+    assert [(row["domain"], row["count"], row["of"]) for row in found["rows"]] == [("d", 2, 3), ("other", 1, 1)]
+    assert found["rows"][0]["ids"] == ["b", "c"]
+    assert (found["rows"][0]["truth"], found["rows"][0]["taken"]) == ("x", "y")
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.5, 0.5704, 0.0123456, 0.001, 0.00099, 1.5e-12, -0.25, 12.34, 999])
+def test_small_numbers_keep_three_digits(value):
+    text = small_number(value)
+    assert float(text) == pytest.approx(value, rel=0.005)
+    assert len(text) <= 8
+
+
+@pytest.mark.parametrize(("p", "parts"), [(1, ("1", None)), (0.25, ("0.25", None)), (0.0312, ("0.031", None)),
+                                          (5.9e-11, ("5.9", -11))])
+def test_p_values_have_two_digits(p, parts):
+    assert report.p_parts(p) == parts
+
+
+# The page as a file
+
+
+def test_the_page_is_the_same_every_time_and_nothing_else_is_left(tmp_path):
+    arguments = [*make_run(tmp_path), "--report", str(tmp_path / "report.html"), "--frames",
+                 str(tmp_path / "frames.npy"), "--output", str(tmp_path / "predictions.json")]
+    assert seq_alignment.main(arguments) == 0
+    first = (tmp_path / "report.html").read_bytes()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert seq_alignment.main(arguments) == 0  # which replaces a report
+    assert (tmp_path / "report.html").read_bytes() == first
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert not any(name.endswith(".tmp") for name in names)
+
+
+def test_texts_cannot_leave_their_place_in_the_page(made):
+    html = (made / "report.html").read_text(encoding="utf-8")
+    style_and_scripts = re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.DOTALL)
+    assert "<img" not in style_and_scripts
+    assert "<b>" not in style_and_scripts
+    assert "&lt;img src=x onerror=" in style_and_scripts
+    assert html.count("</script>") == html.count("<script")
+    assert {text for record in records_of(html).values() for option in record["options"]
+            for text in [option["name"]]} == set(HOSTILE[:7])
+
+
+def test_a_lone_surrogate_does_not_stop_the_page():
+    words = report._escaped_json(["\ud800", "</script>", "\u2028"])
+    assert words.isascii()
+    assert "<" not in words
+    assert json.loads(words) == ["\ud800", "</script>", "\u2028"]
+    assert report.anchor("\ud800 ä/#") == "sample-%3F%20%C3%A4%2F%23"
+
+
+def test_no_more_samples_than_asked_for_and_it_says_how_they_were_chosen(tmp_path):
+    arguments = make_run(tmp_path)
+    assert seq_alignment.main([*arguments, "--report", str(tmp_path / "r.html"), "--report_limit", "2"]) == 0
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert len(records_of(html)) == 2
+    assert "2 of 5 are on this page, taken in turns from" in html
+
+
+# What is refused, before anything is computed
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """A function that runs the script and returns its one line of refusal."""
+    arguments = make_run(tmp_path)
+
+    def never(*args, **kwargs):
+        raise AssertionError("computed")
+
+    def run(*more, computes=False):
+        if not computes:
+            monkeypatch.setattr(seq_alignment, "predict", never)
+        assert seq_alignment.main([*arguments, *map(str, more)]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
+        assert ";" in err
+        return err
+
+    run.folder = tmp_path
+    return run
+
+
+def test_a_report_that_cannot_be_written_is_refused(refused):
+    (refused.folder / "mine.html").write_text("<p>my page")
+    assert "the folder" in refused("--report", refused.folder / "none" / "r.html")
+    assert "is a folder" in refused("--report", refused.folder)
+    assert "no report of this program" in refused("--report", refused.folder / "mine.html")
+    assert (refused.folder / "mine.html").read_text() == "<p>my page"
+    for output in ("r.html", "r.json"):
+        assert "is where the predictions go" in refused(
+            "--output", refused.folder / output, "--report", refused.folder / output.replace("json", "csv"))
+
+
+def test_figures_that_cannot_be_written_are_refused(refused):
+    (refused.folder / "file").write_text("")
+    assert "does not exist" in refused("--figures", refused.folder / "none" / "figures")
+    assert "is no folder" in refused("--figures", refused.folder / "file")
+
+
+def test_a_sample_that_there_is_not_is_refused(refused):
+    assert "--samples nobody: there is no such sample" in refused("--samples", "plain", "nobody")
+
+
+def test_frames_of_another_run_are_refused(refused):
+    for id, T, part in [("plain", 24, "plain were not encoded from these frames"), ("plain", 3, "plain were not"),
+                        ("other", 24, "has none of the clips")]:
+        with ArrayWriter(refused.folder / f"{id}{T}.npy", "frames", {}) as writer:
+            writer.append(id, np.full((T, 4, 4, 3), 9, np.uint8))
+        assert part in refused("--frames", refused.folder / f"{id}{T}.npy")
+    assert "no such file" in refused("--frames", refused.folder / "none.npy")
+    assert "expected 'frames'" in refused("--frames", refused.folder / "videos.npy")
+
+
+def test_predictions_of_other_questions_are_refused(refused):
+    def renamed(samples):
+        return [Sample(id=one.id, domain=one.domain, options=(*one.options[:2], "other")) for one in samples]
+
+    other = write_other_predictions(refused.folder / "other.json", refused.folder, renamed)
+    assert "had other options" in refused("--compare", other)
+    assert "no such file" in refused("--compare", refused.folder / "none.json")
+
+
+def test_a_library_that_is_not_installed_is_named(refused, monkeypatch):
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    assert "--report: needs plotly" in refused("--report", refused.folder / "r.html")
+    assert "--figures: needs matplotlib" in refused("--figures", refused.folder / "figures")
+
+
+# Runs of which little is known
+
+
+@pytest.mark.parametrize(("answers", "part"), [
+    (dict.fromkeys(LENGTHS), "No answers are known"), ({"plain": 1, **dict.fromkeys([*LENGTHS][1:])}, "of 1 sample"),
+], ids=["none", "one"])
+def test_a_page_of_few_answers_makes_sense(tmp_path, answers, part):
+    arguments = make_run(tmp_path, answers=answers)
+    other = write_other_predictions(tmp_path / "other.json", tmp_path)
+    assert seq_alignment.main([*arguments, "--report", str(tmp_path / "r.html"), "--compare", other]) == 0
+    assert part in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_a_page_of_one_sample_alone_makes_sense(tmp_path):
+    arguments = make_run(tmp_path, lengths={INJECTED: 5})
+    assert seq_alignment.main([*arguments, "--report", str(tmp_path / "r.html")]) == 0
+    assert len(records_of((tmp_path / "r.html").read_text(encoding="utf-8"))) == 1
+
+
+def test_samples_that_were_not_scored_are_named_on_the_page(tmp_path):
+    arguments = make_run(tmp_path)
+    entries = json.loads((tmp_path / "generated.json").read_text(encoding="utf-8"))
+    (tmp_path / "generated.json").write_text(json.dumps(entries[1:]), encoding="utf-8")
+    assert seq_alignment.main([*arguments, "--report", str(tmp_path / "r.html")]) == 0
+    assert "1: <bdi>not among the generated sub-actions</bdi> (<bdi>plain</bdi>)" in (
+        tmp_path / "r.html").read_text(encoding="utf-8")
