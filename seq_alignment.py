@@ -138,41 +138,43 @@ def dtw_batch(similarities, with_paths=False):
     Raises ValueError if a matrix is empty or not finite.
     """
     similarities = [np.asarray(similarity, dtype=np.float64) for similarity in similarities]
-    for similarity in similarities:
-        if similarity.ndim != 2 or 0 in similarity.shape:
-            raise ValueError(f"a similarity matrix must be (T, M) with at least one cell, not {similarity.shape}")
+    shapes = [similarity.shape for similarity in similarities]
+    for shape in shapes:
+        if len(shape) != 2 or 0 in shape:
+            raise ValueError(f"a similarity matrix must be (T, M) with at least one cell, not {shape}")
+    shapes = np.array(shapes).reshape(-1, 2)
     scores = np.empty(len(similarities))
     paths = [None] * len(similarities) if with_paths else None
     workspace = np.empty(0)  # one for all chunks: fresh memory would have to be faulted in for each
-    for chunk, cells in _chunks(similarities):
+    for chunk, cells in _chunks(*shapes.T):
         if cells > len(workspace):
             workspace = np.empty(cells)
-        scores[chunk], chunk_paths = _dtw_chunk([similarities[i] for i in chunk], with_paths, workspace[:cells])
+        matrices = [similarities[i] for i in chunk.tolist()]
+        scores[chunk], chunk_paths = _dtw_chunk(matrices, *shapes[chunk].T, with_paths, workspace[:cells])
         if with_paths:
-            for i, path in zip(chunk, chunk_paths, strict=True):
+            for i, path in zip(chunk.tolist(), chunk_paths, strict=True):
                 paths[i] = path
     return scores, paths
 
 
-def _chunks(similarities):
-    """Split matrices into chunks that fill CELLS_AT_ONCE or are one matrix, those with most diagonals first.
+def _chunks(T, M):
+    """Split matrices (T_i, M_i) into chunks that fill CELLS_AT_ONCE or are one matrix, those with most diagonals first.
 
-    Yields (indices, cells): a list, and what the chunk's diagonals side by side have room for.
+    Yields (indices, cells): an array, and what the chunk's diagonals side by side have room for.
     """
-    shapes = np.array([similarity.shape for similarity in similarities]).reshape(-1, 2)
-    diagonals = shapes.sum(axis=1) - 1
+    diagonals = T + M - 1
     order = np.argsort(-diagonals, kind="stable")
-    widths = np.cumsum(shapes[order, 1] + 1)
+    widths = np.cumsum(M[order] + 1)
     first = 0
     while first < len(order):
         before, most = widths[first - 1] if first else 0, diagonals[order[first]]
         stop = max(int(np.searchsorted(widths, before + CELLS_AT_ONCE // most, side="right")), first + 1)
-        yield order[first:stop].tolist(), int(most * (widths[stop - 1] - before))
+        yield order[first:stop], int(most * (widths[stop - 1] - before))
         first = stop
 
 
-def _dtw_chunk(similarities, with_paths, workspace):
-    """Scores and paths of B matrices, those with most diagonals first; the 1-D workspace is overwritten.
+def _dtw_chunk(similarities, T, M, with_paths, workspace):
+    """Scores and paths of B matrices (T_i, M_i), those with most diagonals first; the 1-D workspace is overwritten.
 
     The cells of one anti-diagonal t + m need only those of the two before, and so all of them, of all matrices, are
     computed at once. Row d of `sums` holds diagonal d of every matrix side by side, whatever their widths: a border
@@ -180,17 +182,15 @@ def _dtw_chunk(similarities, with_paths, workspace):
     What lies in a row outside of a matrix (t < 0) never wins either; where t >= T it is left as it is, since no cell
     of the matrix looks there.
     """
-    T, M = np.array([similarity.shape for similarity in similarities]).T
     diagonals = T + M - 1
     starts = np.concatenate([[0], np.cumsum(M + 1)])  # of the matrices in a row
     m = np.arange(starts[-1]) - np.repeat(starts[:-1] + 1, M + 1)  # (width,), -1 in the borders
     sums = workspace.reshape(diagonals[0], starts[-1])
     sums.fill(0)
     row, cell = sums.strides
-    for similarity, start in zip(similarities, starts.tolist(), strict=False):
-        # The view in which cell (t, m) lies in row t + m.
-        slanted = np.ndarray(similarity.shape, sums.dtype, sums, (start + 1) * cell, (row, row + cell))
-        slanted[...] = similarity
+    slanted = (row, row + cell)  # the strides of a view in which cell (t, m) lies in row t + m
+    for similarity, offset in zip(similarities, ((starts[:-1] + 1) * cell).tolist(), strict=True):
+        np.ndarray(similarity.shape, np.float64, sums, offset, slanted)[...] = similarity
     has_negative = not sums.min() >= 0  # also where a matrix is NaN
     if has_negative and not all(np.isfinite(similarity).all() for similarity in similarities):
         raise ValueError("a similarity matrix must be finite")

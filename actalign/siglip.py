@@ -69,14 +69,18 @@ class Siglip:
     def encode_batches(self, batches):
         """Yield for every batch of frames, in order, what `encode_frames` gives.
 
-        While a batch computes, a thread takes the next one from `batches`. On a CUDA device it travels through pinned
-        memory on a stream of its own meanwhile, and the device has IN_FLIGHT batches to do when the caller is given a
-        result, so that what the caller does with it costs no time there.
+        While a batch computes, a thread takes the next one from `batches`, and the caller has the one before. On a CUDA
+        device the next travels through pinned memory on a stream of its own meanwhile, and the device has IN_FLIGHT
+        batches to do when the caller is given a result, so that what the caller does with it costs no time there.
         """
-        in_flight, results = IN_FLIGHT if self.device.type == "cuda" else 0, deque()
-        for frames in _ahead(map(self._staged, batches)):
+        staged = _ahead(map(self._staged, batches))
+        if self.device.type != "cuda":
+            yield from _ahead(self._finished(*self._begin(frames)) for frames in staged)
+            return
+        results = deque()
+        for frames in staged:
             results.append(self._begin(frames))
-            if len(results) > in_flight:
+            if len(results) > IN_FLIGHT:
                 yield self._finished(*results.popleft())
         while results:
             yield self._finished(*results.popleft())
