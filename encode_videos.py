@@ -12,8 +12,9 @@ import numpy as np
 from actalign import artifacts, console, cores
 from actalign.siglip import DTYPES, SO400M, add_trust_argument, find_checkpoint, load_siglip, resolve_dtype
 
-BATCH_SIZE = 128  # frames a forward pass on CUDA, where they fit
-BATCH_SIZE_ELSEWHERE = 16  # for each core of a CPU; measured (benchmarks/encoding.py)
+BATCH_SIZE = 128  # frames at once on CUDA, where they fit
+PATCHES_A_CORE = 8192  # of frames at once on a CPU; more gain nothing and take memory, measured (benchmarks/)
+LEAST_A_CORE, MOST_A_CORE = 8, 32  # frames
 
 # What later stages need to know of a clip besides its embeddings.
 CLIP_FIELDS = ("domain", "fps", "timestamps")
@@ -77,11 +78,11 @@ def warn_of_other_frames(frames, encoder):
                      f"{encoder.resample}; --resample {encoder.resample} in process_data.py avoids that")
 
 
-def auto_batch_size(device):
-    """Frames a forward pass on a device; `Siglip` takes fewer where these do not fit."""
-    if device.type == "cuda":
-        return BATCH_SIZE
-    return BATCH_SIZE_ELSEWHERE * (cores.count() if device.type == "cpu" else 1)
+def auto_batch_size(device, checkpoint):
+    """Frames at once on a device; `Siglip` takes fewer where these do not fit."""
+    if device.type != "cpu":
+        return BATCH_SIZE if device.type == "cuda" else MOST_A_CORE
+    return cores.count() * min(max(PATCHES_A_CORE // checkpoint.patches, LEAST_A_CORE), MOST_A_CORE)
 
 
 def batch_size(text):
@@ -98,8 +99,8 @@ def parse_args(argv=None):
     parser.add_argument("--model", default=SO400M,
                         help="SigLIP checkpoint, a hub name or a folder (default: %(default)s)")
     parser.add_argument("--batch_size", type=batch_size, default="auto",
-                        help=f"frames at once; auto is {BATCH_SIZE} on CUDA, {BATCH_SIZE_ELSEWHERE} a core elsewhere; "
-                             "fewer where memory does not suffice (default: %(default)s)")
+                        help=f"frames at once; auto is {BATCH_SIZE} on CUDA, {LEAST_A_CORE} to {MOST_A_CORE} for every "
+                             "core of a CPU; fewer where memory does not suffice (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="auto",
                         help="of the forward pass; auto is bfloat16 on CUDA, and for large models on a CPU made for "
                              "it, else float32 (default: %(default)s)")
@@ -117,7 +118,7 @@ def main(argv=None):
     device = console.pick_device(args.device)
     checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
     dtype = resolve_dtype(args.dtype, device, checkpoint)
-    frames_at_once = auto_batch_size(device) if args.batch_size == "auto" else args.batch_size
+    frames_at_once = auto_batch_size(device, checkpoint) if args.batch_size == "auto" else args.batch_size
     encoded, stopwatch = 0, console.Stopwatch()
     with artifacts.ArrayWriter(args.output, "video_embeddings", checkpoint.settings(dtype), {"model": args.model},
                                args.overwrite) as writer:

@@ -1,5 +1,6 @@
 """SigLIP: load a checkpoint, embed frames and texts, read its scale and bias."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -22,7 +23,7 @@ MODEL_TYPE = "siglip"  # SigLIP, and the fixed-resolution checkpoints of SigLIP 
 # Rows of a forward pass come in such multiples: CPU kernels treat the rest of an odd number of rows in another way.
 BATCH_MULTIPLE = 8
 
-IN_FLIGHT = 2  # batches that a CUDA device has to do while the caller writes the results of another
+IN_FLIGHT = 2  # batches that a device has to do while the caller writes the results of another
 
 # What a CPU needs to compute in bfloat16, and the width of layers from which that pays, both measured: layers of 1152
 # features are 1.8 times as fast, those of 128 only 1.1 times.
@@ -69,21 +70,26 @@ class Siglip:
     def encode_batches(self, batches):
         """Yield for every batch of frames, in order, what `encode_frames` gives.
 
-        While a batch computes, a thread takes the next one from `batches`, and the caller has the one before. On a CUDA
-        device the next travels through pinned memory on a stream of its own meanwhile, and the device has IN_FLIGHT
-        batches to do when the caller is given a result, so that what the caller does with it costs no time there.
+        A thread takes the next batch from `batches` meanwhile, and the device has IN_FLIGHT of them to do when the
+        caller is given a result, so that what the caller does with it costs no time there. To a CUDA device batches
+        travel through pinned memory, on a stream of their own. On a CPU every core computes a part of each.
         """
-        staged = _ahead(map(self._staged, batches))
-        if self.device.type != "cuda":
-            yield from _ahead(self._finished(*self._begin(frames)) for frames in staged)
-            return
         results = deque()
-        for frames in staged:
-            results.append(self._begin(frames))
-            if len(results) > IN_FLIGHT:
-                yield self._finished(*results.popleft())
-        while results:
-            yield self._finished(*results.popleft())
+        with contextlib.nullcontext() if self._cores is None else cores.one_torch_thread():
+            for result in self._begun(batches):
+                results.append(result)
+                if len(results) > IN_FLIGHT:
+                    yield self._checked(results.popleft()())
+            while results:
+                yield self._checked(results.popleft()())
+
+    def _begun(self, batches):
+        """Start every batch: yields functions that wait for its (n, D) features, or raise what `batches` did."""
+        try:
+            for frames in _ahead(map(self._staged, batches)):
+                yield self._begin(frames)
+        except Exception as error:  # its turn comes when those before it are done
+            yield functools.partial(_raise, error)
 
     def _staged(self, frames):
         import torch
@@ -92,23 +98,25 @@ class Siglip:
         return frames.pin_memory() if self.device.type == "cuda" else frames
 
     def _begin(self, frames):
-        """Start embedding a batch: (host tensor, the event after which it holds the embeddings or None)."""
+        """Start a batch; returns a function that waits for its features."""
         import torch
 
+        if self._cores is not None:
+            return self._spread(self._image_features, frames)
         with torch.inference_mode():
             features = self._in_parts(self._image_features, self._upload(frames)).float()
             if self.device.type != "cuda":
-                return features, None
+                return lambda: features
             embeddings = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
             embeddings.copy_(features, non_blocking=True)
             done = torch.cuda.Event()
             done.record(torch.cuda.current_stream(self.device))
-            return embeddings, done
 
-    def _finished(self, embeddings, done):
-        if done is not None:
+        def wait():
             done.synchronize()
-        return self._checked(embeddings)
+            return embeddings
+
+        return wait
 
     def _upload(self, frames):
         import torch
@@ -147,37 +155,53 @@ class Siglip:
         if tokens.max() >= self._model.config.text_config.vocab_size:
             raise InputError(f"--model {self.name}: its tokenizer has more tokens than the model; give a checkpoint "
                              "with a tokenizer of its own")
+        def forward(ids):
+            return self._model.get_text_features(input_ids=ids).pooler_output
+
+        tokens = torch.from_numpy(tokens)
+        if self._cores is not None:
+            with cores.one_torch_thread():
+                return self._checked(self._spread(forward, tokens)())
         with torch.inference_mode():
-            features = self._in_parts(lambda ids: self._model.get_text_features(input_ids=ids).pooler_output,
-                                      torch.from_numpy(tokens).to(self.device))
-        return self._checked(features)
+            return self._checked(self._in_parts(forward, tokens.to(self.device)))
+
+    def _parts(self, inputs):
+        """Split (n, ...) into parts of one shape, the last one padded."""
+        return _pad(inputs, -(-len(inputs) // self._rows) * self._rows).split(self._rows)
 
     def _in_parts(self, forward, inputs):
-        """`forward` of (n, ...) in parts of one shape that fit the device's memory: (n, D)."""
+        """`forward` of (n, ...) in parts that fit the device's memory, one after another: (n, D)."""
         import torch
 
         while True:
             try:
-                parts = _pad(inputs, -(-len(inputs) // self._rows) * self._rows).split(self._rows)
-                return torch.cat(self._each(forward, parts))[:len(inputs)]
+                return torch.cat([forward(part) for part in self._parts(inputs)])[:len(inputs)]
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
             self._halve()  # here, where the error no longer holds what the forward pass had allocated
 
-    def _each(self, forward, parts):
-        """`forward` of every part; on a CPU each by a core of its own."""
+    def _spread(self, forward, inputs):
+        """Start `forward` of (n, ...) on a CPU, every part on a core; returns a function that waits for all: (n, D)."""
         import torch
-
-        if self._cores is None:
-            return [forward(part) for part in parts]
 
         def alone(part):
             with torch.inference_mode():  # which every thread has to enter
                 return forward(part)
 
-        with cores.one_torch_thread():
-            return list(self._cores.map(alone, parts))
+        rows, parts = self._rows, [self._cores.submit(alone, part) for part in self._parts(inputs)]
+
+        def wait():
+            try:
+                return torch.cat([part.result() for part in parts])[:len(inputs)]
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+            if rows == self._rows:  # else a batch before this one has done it
+                self._halve()
+            return self._in_parts(alone, inputs)  # one after another, since memory is short
+
+        return wait
 
     def _halve(self):
         import torch
@@ -222,6 +246,10 @@ class Tokenizer:
 def _pad(rows, count):
     """The tensor rows (n, ...) with the last one repeated up to `count`."""
     return rows if len(rows) == count else rows[list(range(len(rows))) + [-1] * (count - len(rows))]
+
+
+def _raise(error):
+    raise error
 
 
 def _ahead(items):
@@ -276,7 +304,7 @@ class Checkpoint:
 
     name         a hub name or a folder               fingerprint  the same for the same weights, whatever their place
     logit_scale  similarity is sigmoid(exp(logit_scale) * cosine + logit_bias)
-    width        features of the vision tower's layers
+    width        features of the vision tower's layers      patches  of a frame, which it attends to
     pickled      whether its weights are a pickle that the user trusts
     """
 
@@ -285,6 +313,7 @@ class Checkpoint:
     logit_scale: float
     logit_bias: float
     width: int
+    patches: int
     pickled: bool = False
 
     def settings(self, dtype):
@@ -343,7 +372,7 @@ def find_checkpoint(name, trust_pickle_weights=False):
         if config.model_type != MODEL_TYPE:
             raise InputError(f"--model {name}: is a {config.model_type!r} checkpoint; give a SigLIP or a "
                              f"fixed-resolution SigLIP 2 checkpoint such as {SO400M}")
-        return _read_checkpoint(str(name), config.vision_config.hidden_size, trust_pickle_weights)
+        return _read_checkpoint(str(name), config.vision_config, trust_pickle_weights)
 
 
 def _be_quiet():
@@ -354,7 +383,7 @@ def _be_quiet():
     transformers.logging.disable_progress_bar()
 
 
-def _read_checkpoint(name, width, trust_pickle_weights):
+def _read_checkpoint(name, vision, trust_pickle_weights):
     state = hashlib.blake2b(digest_size=8)
     numbers = {}
     pickle = _pickled_weights(name)
@@ -378,7 +407,8 @@ def _read_checkpoint(name, width, trust_pickle_weights):
     if not np.isfinite([scale, bias]).all():
         raise InputError(f"--model {name}: its logit_scale {scale} and logit_bias {bias} are no finite numbers; give "
                          "another checkpoint")
-    return Checkpoint(name, state.hexdigest(), scale, bias, width, pickle is not None)
+    return Checkpoint(name, state.hexdigest(), scale, bias, vision.hidden_size,
+                      (vision.image_size // vision.patch_size) ** 2, pickle is not None)
 
 
 def _safe_tensors(name):

@@ -1,5 +1,6 @@
 """encode_videos.py: every frame becomes the embedding it has alone, in order, whatever stops the run."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -335,10 +336,15 @@ def test_bad_usage_is_one_line_and_exit_2(encode, tmp_path, capsys):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["folder.npy"]
 
 
-def test_auto_is_the_default_batch_size(encode, tmp_path):
-    auto = encode_videos.auto_batch_size(torch.device("cpu"))
-    assert auto == encode_videos.BATCH_SIZE_ELSEWHERE * cores.count()
-    assert encode_videos.auto_batch_size(torch.device("cuda:1")) == encode_videos.BATCH_SIZE
+def test_auto_is_the_default_batch_size(encode, checkpoint, tmp_path):
+    tiny, cpu = find_checkpoint(str(checkpoint)), torch.device("cpu")
+    large = dataclasses.replace(tiny, patches=729)
+    assert tiny.patches == 36
+    assert encode_videos.auto_batch_size(cpu, large) == 11 * cores.count()
+    assert encode_videos.auto_batch_size(cpu, dataclasses.replace(tiny, patches=4096)) == 8 * cores.count()
+    assert encode_videos.auto_batch_size(torch.device("cuda:1"), large) == encode_videos.BATCH_SIZE
+    auto = encode_videos.auto_batch_size(cpu, tiny)
+    assert auto == 32 * cores.count()
     for name, flags in (("a", ()), ("b", ("--batch_size", "auto")), ("c", ("--batch_size", auto))):
         assert encode(tmp_path / f"{name}.npy", *flags) == 0
     assert content(tmp_path / "a.npy") == content(tmp_path / "b.npy") == content(tmp_path / "c.npy")
