@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crashes import Points, contents, in_child, kill_here
+from refusals import refusal
 
 from actalign import artifacts
 from actalign.artifacts import ArrayWriter, MissingItems, read_array, read_index, require_same_checkpoint
@@ -52,18 +53,6 @@ def assert_holds(path, ids):
     assert [item["id"] for item in artifact.items] == list(ids)
     for id in ids:
         np.testing.assert_array_equal(artifact.rows(id), ROWS_OF[artifact.meta["checkpoint"]][id])
-
-
-def refusal(call, *parts):
-    """The message of an InputError: one line, with what is given and a next step after a semicolon."""
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert ";" in message
-    for part in parts:
-        assert part in message
-    return message
 
 
 # Stopping a run

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from refusals import refusal
 
 from actalign import console
 from actalign.console import InputError, StageError, pick_device, require_folder_of, script, some_of
@@ -27,18 +28,6 @@ def raising(error):
     def main(argv=None):
         raise error
     return main
-
-
-def refusal(call, *parts):
-    """The message of an InputError: one line, with what is given and a next step after a semicolon."""
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert ";" in message
-    for part in parts:
-        assert part in message
-    return message
 
 
 # Exit codes

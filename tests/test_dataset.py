@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from refusals import refusal
 
 from actalign.console import InputError
 from actalign.dataset import (
@@ -21,18 +22,6 @@ from actalign.dataset import (
 )
 
 ROW = {"video": "clips/flip.mp4", "domain": "skateboarding", "choices": ["Kickflip", "360 flip"]}
-
-
-def refusal(call, *parts):
-    """The message of an InputError: one line, with what is given and a next step after a semicolon."""
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert ";" in message
-    for part in parts:
-        assert part in message
-    return message
 
 
 # Choices

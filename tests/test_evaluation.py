@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 import pytest
+from refusals import refusal
 
 from actalign import evaluation
-from actalign.console import InputError
 from actalign.dataset import Sample
 from actalign.evaluation import (
     Prediction,
@@ -29,18 +29,6 @@ def sample(id="x", options=3, answer=0):
 
 def prediction(scores, answer=0, id="x", paths=None):
     return Prediction(sample(id, len(scores), answer), np.array(scores, dtype=float), paths)
-
-
-def refusal(call, *parts):
-    """The message of an InputError: one line, with what is given and a next step after a semicolon."""
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert ";" in message
-    for part in parts:
-        assert part in message
-    return message
 
 
 # Rankings and hits

@@ -8,23 +8,11 @@ import signal
 import numpy as np
 import pytest
 from crashes import in_child
+from refusals import refusal
 
 from actalign import files
-from actalign.console import InputError
 from actalign.files import Hold, Journal, read_json, reason_of, write_json
 from actalign.json_items import JsonItems
-
-
-def refusal(call, *parts):
-    """The message of an InputError: one line, with what is given and a next step after a semicolon."""
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert ";" in message
-    for part in parts:
-        assert part in message
-    return message
 
 
 def names(folder):

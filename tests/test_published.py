@@ -21,6 +21,7 @@ from made_artifacts import (
     write_subaction_embeddings,
     write_video_embeddings,
 )
+from refusals import refusal
 
 import baseline
 import generate_subactions
@@ -35,18 +36,6 @@ from actalign.unpickle import Refused, unpickle
 OPTIONS = {"a": ["hook shot", "jump shot", "dunk"], "b": ["dunk", "lay-up", "hook shot"],
            "c": ["jump shot", "dunk", "hook shot"]}
 FEWER_OPTIONS = {"a": ["hook shot", "jump shot"], "b": ["dunk", "lay-up", "hook shot"], "c": ["dunk", "hook shot"]}
-
-
-def refusal(call, *parts):
-    """The message of an InputError: one line, with what is given and a next step after a semicolon."""
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert ";" in message
-    for part in parts:
-        assert part in message
-    return message
 
 
 def collapsed(rows, dtype=object):

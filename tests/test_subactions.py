@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from refusals import refusal
 
-from actalign.console import InputError
 from actalign.subactions import Scripts, entry_of, read_scripts, scripts_from_entry
 
 ENTRY = {
@@ -23,18 +23,6 @@ def write(tmp_path, entries):
     path = tmp_path / "generated_subactions.json"
     path.write_text(json.dumps(entries), encoding="utf-8")
     return path
-
-
-def refusal(call, *parts):
-    """The message of an InputError: one line, with what is given and a next step after a semicolon."""
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert ";" in message
-    for part in parts:
-        assert part in message
-    return message
 
 
 def test_fixed_shape_is_read_in_the_order_of_the_options(tmp_path):
