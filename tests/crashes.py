@@ -542,8 +542,9 @@ def load_once():
     import baseline
     import encode_subactions
     import encode_videos
-    from actalign import published, siglip
+    from actalign import cores, published, siglip
 
+    cores.count = lambda: 1  # after a fork, two threads that begin to use MKL at once can hang
     find = functools.cache(siglip.find_checkpoint)
     for module in (baseline, encode_subactions, encode_videos, published):
         module.find_checkpoint = find
