@@ -82,7 +82,8 @@ def auto_batch_size(device, checkpoint):
     """Frames at once on a device; `Siglip` takes fewer where these do not fit."""
     if device.type != "cpu":
         return BATCH_SIZE if device.type == "cuda" else MOST_A_CORE
-    return cores.count() * min(max(PATCHES_A_CORE // checkpoint.patches, LEAST_A_CORE), MOST_A_CORE)
+    a_core = PATCHES_A_CORE // checkpoint.patches // LEAST_A_CORE * LEAST_A_CORE  # `Siglip` pads parts to multiples
+    return cores.count() * min(max(a_core, LEAST_A_CORE), MOST_A_CORE)
 
 
 def batch_size(text):

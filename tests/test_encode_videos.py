@@ -340,7 +340,7 @@ def test_auto_is_the_default_batch_size(encode, checkpoint, tmp_path):
     tiny, cpu = find_checkpoint(str(checkpoint)), torch.device("cpu")
     large = dataclasses.replace(tiny, patches=729)
     assert tiny.patches == 36
-    assert encode_videos.auto_batch_size(cpu, large) == 11 * cores.count()
+    assert encode_videos.auto_batch_size(cpu, large) == 8 * cores.count()
     assert encode_videos.auto_batch_size(cpu, dataclasses.replace(tiny, patches=4096)) == 8 * cores.count()
     assert encode_videos.auto_batch_size(torch.device("cuda:1"), large) == encode_videos.BATCH_SIZE
     auto = encode_videos.auto_batch_size(cpu, tiny)
