@@ -6,6 +6,7 @@ Reads processed_dataset.npy, writes video_embeddings.npy: float32 (frames of all
 """
 
 import argparse
+from collections import deque
 
 import numpy as np
 
@@ -24,14 +25,14 @@ def encode_videos(frames, writer, encoder):
     """Embed the clips of `frames` that `writer` does not hold yet; batches run across the borders of clips.
 
     frames  ArrayArtifact of kind "frames"    writer  ArrayWriter of kind "video_embeddings"    encoder  Siglip
-    Returns the number of frames encoded.
+    Returns the number of frames encoded. Raises InputError if the frames of a clip are not those that were written.
     """
     todo = [item for item in frames.items if item["id"] not in writer]
     total = sum(item["stop"] - item["start"] for item in todo)
     parts = []  # embeddings so far of the first clip of todo
     with console.progress(total, "frames") as bar:
         batches = list(_batches(todo, encoder.batch_size, len(frames.array)))
-        encoded = encoder.encode_batches(frames.read(*batch) for batch in batches)
+        encoded = encoder.encode_batches(_read_checked(frames, todo, batches))
         for (start, stop), embeddings in zip(batches, encoded, strict=True):  # (n, D)
             while todo and todo[0]["start"] < stop:
                 item = todo[0]
@@ -57,6 +58,23 @@ def _batches(items, batch_size, rows):
         for first in range(start, item["stop"], batch_size):
             done = first + batch_size
             yield first, min(done, rows)
+
+
+def _read_checked(frames, items, batches):
+    """The frames of every (start, stop) of `batches`, which hold those of `items`.
+
+    Raises InputError, before it gives the last frames of an item, where these are not the frames that were written.
+    """
+    checks = deque(artifacts.RowsCheck(item) for item in items)
+    for start, stop in batches:
+        rows = frames.read(start, stop)
+        while checks and checks[0].item["start"] < stop:
+            item = checks[0].item
+            checks[0].update(rows[max(item["start"] - start, 0):item["stop"] - start])
+            if item["stop"] > stop:
+                break
+            frames.require_as_written(checks.popleft())
+        yield rows
 
 
 def require_same_frames(writer, frames):

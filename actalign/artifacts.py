@@ -5,9 +5,10 @@
     {"format": "actalign-array", "version": 1, "kind": "video_embeddings",
      "dtype": "float32", "shape": [rows, D],
      "meta": {what made the array: checkpoint, scale, bias, ...},
-     "items": [{"id": "yoga-03", "start": 0, "stop": 96, "digest": "...", ...}, ...]}
+     "items": [{"id": "yoga-03", "start": 0, "stop": 96, "digest": "...", "crc32": 123, ...}, ...]}
 
-Rows of the items follow one another without gaps. Everything joins by `id`, never by position.
+Rows of the items follow one another without gaps. Everything joins by `id`, never by position. The digest of an item's
+rows stands for them wherever two runs or files are compared; the CRC-32 is what is checked when they are read.
 
 While a stage runs, rows go to `NAME.npy.partial` and the committed items to `NAME.json.partial`, a journal with one
 line an item. An item is committed once its rows and then its line are on the disk, so a killed run loses at most the
@@ -22,6 +23,7 @@ import io
 import math
 import os
 import sys
+import zlib
 from array import array
 from pathlib import Path
 
@@ -97,6 +99,7 @@ class ArrayArtifact:
         self._numbers = index.numbers
         self._stops = index.stops
         self._rates = index.rates
+        self._crcs = index.crcs
 
     def __contains__(self, id):
         return id in self._numbers
@@ -138,14 +141,22 @@ class ArrayArtifact:
         and so has no direction.
         """
         rows = self.rows(id)
-        if digest_of(rows) != self.item(id)["digest"]:
-            raise InputError(f"{self.path}: the rows of sample {id} are not those that were written; it is damaged or "
-                             f"was changed: restore a copy, or run {MAKERS[self.kind]} again with --overwrite")
+        crc = self._crcs[self._numbers[id]]
+        check = RowsCheck({"id": id, "crc32": crc} if crc >= 0 else self.item(id))
+        check.update(rows)
+        self.require_as_written(check)
         with np.errstate(all="ignore"):
             squares = np.einsum("nd,nd->n", rows, rows)  # one pass; what it leaves open is looked at closely
         if not (np.isfinite(squares) & (squares > 0)).all():
             self._require_directions(rows, id)
         return rows
+
+    def require_as_written(self, check):
+        """Raise InputError if the rows that an item's RowsCheck was given are not those that were written."""
+        if not check.passes():
+            raise InputError(f"{self.path}: the rows of sample {check.item['id']} are not those that were written; it "
+                             f"is damaged or was changed: restore a copy, or run {MAKERS[self.kind]} again with "
+                             "--overwrite")
 
     def _require_directions(self, rows, id):
         if not np.isfinite(rows).all():
@@ -166,12 +177,13 @@ class Index:
     header  all but the items           items  JsonItems
     numbers  {id: number of the item}   stops  where the rows of each item end; they begin where those before it end
     rates    frames a second of each item's clip, 0 where it does not tell
+    crcs     the CRC-32 of each item's rows, -1 where it does not tell
     problem  what is wrong with it, or None
     """
 
     def __init__(self, path, kind):
         self.items = JsonItems(path, f"index of {path.with_suffix('.npy').name}", "items")
-        self.numbers, self.stops, self.rates = {}, array("q"), array("d")
+        self.numbers, self.stops, self.rates, self.crcs = {}, array("q"), array("d"), array("q")
         state = hashlib.blake2b(digest_size=8)
         problem = None
         for item in self.items:
@@ -180,6 +192,7 @@ class Index:
                 self.numbers[sys.intern(item["id"])] = len(self.numbers)
                 self.stops.append(item["stop"])
                 self.rates.append(_rate_of(item))
+                self.crcs.append(item.get("crc32", -1))
                 state.update(f"{item['id']}\0{item['digest']}\n".encode())
         self.header = self.items.header
         self.fingerprint = state.hexdigest()
@@ -248,6 +261,9 @@ def _item_problem(item, kind, seen, end):
         return f"gives sample {item['id']} the rows {start}:{stop}, which do not follow row {end}"
     if not isinstance(item.get("digest"), str):
         return f"has no digest for sample {item['id']}"
+    crc = item.get("crc32", 0)
+    if type(crc) is not int or not 0 <= crc < 1 << 32:
+        return f"has no proper crc32 for sample {item['id']}"
     if item["id"] in seen:
         return f"names sample {item['id']} twice"
     if kind == "subaction_embeddings" and not _options_are_sound(item):
@@ -442,7 +458,7 @@ class ArrayWriter:
                 raise ValueError(f"item {id} has no rows")
             sync(self._file)
             entry = {"id": id, "start": self.row_count, "stop": self.row_count + item.rows,
-                     "digest": item.digest.hexdigest(), **item.fields}
+                     **item.checksums.fields(), **item.fields}
             self._journal.append(entry)
         except BaseException:
             self._roll_back()
@@ -560,13 +576,12 @@ class ArrayWriter:
         return kept if kept and self._holds(path, kept[0]) else []
 
     def _holds(self, path, item):
-        state = hashlib.blake2b(digest_size=16)
+        check = RowsCheck(item)
         step = max(BYTES_AT_ONCE // self._row_bytes, 1)
         for start in range(item["start"], item["stop"], step):
-            rows = _read_rows(path, self._dtype, self._row_shape, self._header_size, start,
-                              min(start + step, item["stop"]))
-            state.update(rows.data.cast("B"))
-        return state.hexdigest() == item["digest"]
+            check.update(_read_rows(path, self._dtype, self._row_shape, self._header_size, start,
+                                    min(start + step, item["stop"])))
+        return check.passes()
 
     def _take_over(self, meta, items, rows_path):
         for key, value in self._settings.items():
@@ -665,14 +680,14 @@ class _ItemInHand:
         self._writer = writer
         self.rows = 0
         self.fields = {}
-        self.digest = hashlib.blake2b(digest_size=16)
+        self.checksums = Checksums()
 
     def write(self, rows):
         """Add rows (n, ...) of the artifact's dtype and row shape."""
         rows = np.ascontiguousarray(rows)
         if len(rows):
             self._writer._write(rows)
-            self.digest.update(rows.data.cast("B"))
+            self.checksums.update(rows)
             self.rows += len(rows)
 
 
@@ -733,9 +748,53 @@ def _npy_header(dtype, shape):
     return buffer.getvalue()
 
 
-def digest_of(rows):
-    """The digest of one item's rows, as indexes have it."""
-    return hashlib.blake2b(np.ascontiguousarray(rows).data.cast("B"), digest_size=16).hexdigest()
+# Telling an item's rows from others
+
+
+class Checksums:
+    """The checksums of an item's rows, which are given in any number of parts (n, ...)."""
+
+    KEYS = ("digest", "crc32")  # in the index
+
+    def __init__(self):
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._crc = 0
+
+    def update(self, rows):
+        """Take the next rows."""
+        content = np.ascontiguousarray(rows).data.cast("B")
+        self._digest.update(content)
+        self._crc = zlib.crc32(content, self._crc)
+
+    def fields(self):
+        """What the index says of the rows: {key: checksum}."""
+        return {"digest": self._digest.hexdigest(), "crc32": self._crc}
+
+
+class RowsCheck:
+    """Whether the rows of an item, given in any number of parts, are those that were written.
+
+    The CRC takes a quarter of the digest's time, and chance does not change rows without changing it. Where an index
+    has none, the digest is compared.
+    """
+
+    def __init__(self, item):
+        self.item = item
+        self._crc, self._digest = (0, None) if "crc32" in item else (None, hashlib.blake2b(digest_size=16))
+
+    def update(self, rows):
+        """Take the next rows."""
+        content = np.ascontiguousarray(rows).data.cast("B")
+        if self._digest is None:
+            self._crc = zlib.crc32(content, self._crc)
+        else:
+            self._digest.update(content)
+
+    def passes(self):
+        """Whether these were all the rows, unchanged."""
+        if self._digest is None:
+            return self._crc == self.item["crc32"]
+        return self._digest.hexdigest() == self.item["digest"]
 
 
 def _size(path):

@@ -201,8 +201,10 @@ class PublishedArtifact(artifacts.ArrayArtifact):
                                  f"{self._width}; it is damaged, fetch it again")
             self._width = matrix.shape[1]
             self._values[id] = value
+            checksums = artifacts.Checksums()
+            checksums.update(matrix)
             items.append({"id": id, "start": start, "stop": start + len(matrix), "fps": None, **fields,
-                          "digest": artifacts.digest_of(matrix)})
+                          **checksums.fields()})
             start += len(matrix)
         if not items:
             raise InputError(f"{path}: holds no embeddings; fetch it again from where it came")
@@ -212,7 +214,7 @@ class PublishedArtifact(artifacts.ArrayArtifact):
         index = SimpleNamespace(
             header={"kind": kind, "meta": {"made_by": MADE_BY, "dtype": "float32"}}, items=items,
             numbers={item["id"]: number for number, item in enumerate(items)}, stops=[item["stop"] for item in items],
-            rates=[0.0] * len(items), fingerprint=state.hexdigest())
+            rates=[0.0] * len(items), crcs=[item["crc32"] for item in items], fingerprint=state.hexdigest())
         super().__init__(path, index, np.broadcast_to(np.float32(0), (start, self._width)))
 
     def rows(self, id):
@@ -350,7 +352,8 @@ def convert(old, new, kind, same_run, checkpoint, image_size, overwrite=False):
         require_same_content(writer, array.items)
         for item in array.items:
             if item["id"] not in writer:
-                fields = {key: value for key, value in item.items() if key not in ("id", "start", "stop", "digest")}
+                fields = {key: value for key, value in item.items()
+                          if key not in ("id", "start", "stop", *artifacts.Checksums.KEYS)}
                 for option in fields.get("options", ()):
                     for end in ("start", "stop"):
                         option[end] += writer.row_count - item["start"]

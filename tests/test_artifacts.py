@@ -772,6 +772,9 @@ SPOILT_INDICES = {
     "a start that is no whole number": lambda index: changed(index, "items", 0, "start", to=0.0),
     "a start that is true": lambda index: changed(index, "items", 0, "start", to=False),
     "a digest that is no text": lambda index: changed(index, "items", 0, "digest", to=None),
+    "a checksum that is no number": lambda index: changed(index, "items", 0, "crc32", to="1"),
+    "a checksum of too many digits": lambda index: changed(index, "items", 0, "crc32", to=1 << 64),
+    "a checksum below zero": lambda index: changed(index, "items", 0, "crc32", to=-1),
 }
 
 

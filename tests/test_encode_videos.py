@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLIPS
+from made_artifacts import drop_crcs
 
 import encode_videos
 import process_data
@@ -235,6 +236,25 @@ def test_frames_that_changed_since_are_refused(encode, tmp_path, capsys):
     assert content(path) == before
     assert encode(path, "--overwrite", input=own) == 0
     assert content(path) != before
+
+
+@pytest.mark.parametrize("older", [False, True])  # indexes that have digests alone
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_one_damaged_byte_anywhere_in_the_frames_is_refused(encode, tmp_path, capsys, batch_size, older):
+    own, path = tmp_path / "own.npy", tmp_path / "v.npy"
+    write_frames(own)
+    if older:
+        drop_crcs(own)
+    raw, frame = own.read_bytes(), 48 * 48 * 3
+    for id, position in (("a", 128), ("b", 128 + 7 * frame), ("c", 128 + 8 * frame), ("e", len(raw) - 1)):
+        own.write_bytes(raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1:])
+        assert encode(path, "--batch_size", batch_size, input=own) == 2
+        assert f"the rows of sample {id} are not those that were written" in error_line(capsys)
+        assert not path.exists()
+    own.write_bytes(raw)
+    assert encode(path, "--batch_size", batch_size, input=own) == 0
+    assert encode(tmp_path / "whole.npy", "--batch_size", batch_size, input=own) == 0
+    assert content(path) == content(tmp_path / "whole.npy")
 
 
 def test_another_checkpoint_is_refused_and_the_same_under_another_path_is_not(encode, checkpoint, make_checkpoint,
