@@ -24,28 +24,27 @@ CELLS_AT_ONCE = 1 << 19  # of similarity matrices, compared and aligned together
 MOST_WORKERS = 4  # threads; with more of them Python's interpreter lock is what they wait for
 
 
-def smooth(embeddings, window):
-    """Centred moving average over time.
+def window_sums(embeddings, window):
+    """Centred moving average over time, but for its length: sums instead of means, which have the same directions.
 
     embeddings (T, D) float; window in frames, 1 leaves them as they are. An even window reaches one frame further back
-    than ahead. At the ends only the frames that exist are averaged.
+    than ahead. At the ends only the frames that exist are added.
     Returns (T, D) float64.
     """
     T, D = embeddings.shape
     if window == 1:
         return embeddings.astype(np.float64)
-    sums = np.empty((T + 1, D))
-    sums[0], sums[1:] = 0, embeddings
-    for before, row in itertools.pairwise(sums):  # numpy's cumsum down the columns takes ten times as long
-        np.add(before, row, out=row)
-    first, stop = _windows(T, window)
+    before = np.empty((T + 1, D))  # [t] the sum of all frames before t
+    before[0], before[1:] = 0, embeddings
+    for row, following in itertools.pairwise(before):  # numpy's cumsum down the columns takes ten times as long
+        np.add(row, following, out=following)
+    _, stop = _windows(T, window)
     inside = np.searchsorted(stop, T)  # frames whose window ends before the clip does
-    smoothed = np.empty((T, D))
-    smoothed[:inside], smoothed[inside:] = sums[stop[0]:T], sums[T]
+    sums = np.empty((T, D))
+    sums[:inside], sums[inside:] = before[stop[0]:T], before[T]
     if window // 2 < T:
-        smoothed[window // 2:] -= sums[:T - window // 2]
-    smoothed *= 1 / (stop - first)[:, None]  # a division takes twice as long
-    return smoothed
+        sums[window // 2:] -= before[:T - window // 2]
+    return sums
 
 
 def _windows(T, window):
@@ -64,10 +63,10 @@ def similarity_matrix(video, subactions, logit_scale, logit_bias):
     Source: Zhai et al. 2023 (arXiv 2303.15343), section 3.2.
     """
     video, subactions = np.asarray(video, np.float64), np.asarray(subactions, np.float64)
-    logits = video @ _normalised(subactions).T  # (T, M)
-    logits *= np.exp(logit_scale) / _lengths(video)[:, None]
+    logits = _normalised(subactions) @ video.T  # (M, T): a BLAS is quicker with the long side second
+    logits *= np.exp(logit_scale) / _lengths(video)
     logits += logit_bias
-    return _sigmoid(logits)
+    return _sigmoid(logits).T
 
 
 def _lengths(rows):
@@ -84,7 +83,7 @@ def _normalised(rows):
 
 
 def _sigmoid(logits):
-    """1 / (1 + exp(-x)) in place of (T, M)."""
+    """1 / (1 + exp(-x)), in place."""
     with np.errstate(over="ignore"):  # exp(1000) is infinite, and its sigmoid rightly 0
         np.exp(np.negative(logits, out=logits), out=logits)
     logits += 1
@@ -95,7 +94,7 @@ def similarity_matrices_on(device, samples, window, logit_scale, logit_bias):
     """`similarity_matrix` of smoothed frames for many samples at once on a CUDA device.
 
     samples: list of (frames (T, D), subactions (M, D)), not smoothed, in one copy to the device and one back.
-    Returns their (T, M) float64 matrices, those of `smooth` and `similarity_matrix` but for rounding (1e-12).
+    Returns their (T, M) float64 matrices, those of `window_sums` and `similarity_matrix` but for rounding (1e-12).
     """
     import torch
 
@@ -139,10 +138,10 @@ def dtw_batch(similarities, with_paths=False):
     """
     similarities = [np.asarray(similarity, dtype=np.float64) for similarity in similarities]
     shapes = [similarity.shape for similarity in similarities]
-    for shape in shapes:
+    for shape in set(shapes):
         if len(shape) != 2 or 0 in shape:
             raise ValueError(f"a similarity matrix must be (T, M) with at least one cell, not {shape}")
-    shapes = np.array(shapes).reshape(-1, 2)
+    shapes = np.fromiter(itertools.chain.from_iterable(shapes), np.intp, 2 * len(shapes)).reshape(-1, 2)
     scores = np.empty(len(similarities))
     paths = [None] * len(similarities) if with_paths else None
     workspace = np.empty(0)  # one for all chunks: fresh memory would have to be faulted in for each
@@ -200,26 +199,27 @@ def _dtw_chunk(similarities, T, M, with_paths, workspace):
 
     ends = starts[np.searchsorted(-diagonals, -np.arange(len(sums)))]  # (diagonals,) where the rows end
     last = (diagonals - 1, starts[1:] - 1)
-    moves = np.zeros(sums.shape, dtype=np.int8) if with_paths else None
+    moves = None
     with np.errstate(all="ignore"):  # outside of the matrices there may be anything
         if has_negative:
-            cells = _fill_counting(sums, ends, moves)[last]
+            cells, moves = _fill_counting(sums, ends, with_paths)
+            cells = cells[last]
         else:
-            _fill(sums, ends, moves)
+            _fill(sums, ends)
             cells = diagonals
     if not np.isfinite(sums[last]).all():
         raise ValueError("a similarity matrix must be finite")
-    return sums[last] / cells, _trace_back(moves, diagonals, starts, has_negative) if with_paths else None
+    scores = sums[last] / cells
+    if not with_paths:
+        return scores, None
+    visited = _visited_of_moves(moves, diagonals, starts) if has_negative else _visited_of_sums(sums, diagonals, starts)
+    return scores, _paths(*visited)
 
 
-UP, LEFT, DIAGONAL = 0, 1, 2  # moves to a cell from t - 1, from m - 1, and from both
-
-
-def _fill(sums, ends, moves):
+def _fill(sums, ends):
     """The dynamic programme D[t,m] = S[t,m] + max(D[t-1,m], D[t,m-1]) in place, where no S is negative.
 
     sums (diagonals, width) holds S and then D; ends (diagonals,) is where each row ends.
-    moves: None, or (diagonals, width) zeros that take the move to every cell; staying in m wins ties.
     A step in both t and m never beats the two steps around it, and of equal sums the longer path is asked for.
     """
     best = np.empty(sums.shape[1] - 1)
@@ -229,17 +229,20 @@ def _fill(sums, ends, moves):
         if end < len(row):  # some matrices have ended
             best, up, left, row = best[:end], up[:end], left[:end], row[:end]
         np.maximum(up, left, out=best)
-        if moves is not None:
-            np.greater(left, up, out=moves[d, 1:end + 1].view(bool))
         np.add(row, best, out=row)
 
 
-def _fill_counting(sums, ends, moves):
+UP, LEFT, DIAGONAL = 0, 1, 2  # moves to a cell from t - 1, from m - 1, and from both
+
+
+def _fill_counting(sums, ends, with_moves):
     """`_fill` where S may be negative, and so a step in both t and m may be best: it has a cell less.
 
-    Returns (diagonals, width) int: the number of cells of the best path to each cell; of equal sums, of the longest.
+    Returns two (diagonals, width) int arrays: the number of cells of the best path to each cell, of equal sums the
+    longest; and the last move to each cell, or None unless `with_moves`. Staying in m wins ties.
     """
     counts = np.ones(sums.shape, dtype=np.int32)
+    moves = np.zeros(sums.shape, dtype=np.int8) if with_moves else None
     nowhere, nothing = np.full(sums.shape[1], -np.inf), np.zeros(sums.shape[1], dtype=np.int32)
     for d, end in enumerate(ends[1:].tolist(), start=1):
         up, left = slice(1, end), slice(0, end - 1)
@@ -251,43 +254,58 @@ def _fill_counting(sums, ends, moves):
             best[better], count[better], move[better] = other[better], other_count[better], code
         sums[d, up] += best
         counts[d, up] += count
-        if moves is not None:
+        if with_moves:
             moves[d, up] = move
-    return counts
+    return counts, moves
 
 
-def _trace_back(moves, diagonals, starts, has_negative):
-    """The best paths of B matrices from the moves to their cells: B arrays (cells, 2) of (t, m)."""
-    visited = np.full((len(moves), len(diagonals)), -1, dtype=np.int32)  # m of the path's cell on a diagonal, or -1
-    (_visit_some if has_negative else _visit_all)(visited, moves, diagonals, starts)
-    lengths = np.count_nonzero(visited >= 0, axis=0)
-    # One array for all, whose parts the paths are: small ones that stay would keep large freed ones from being used.
-    cells = np.empty((lengths.sum(), 2), dtype=np.int16 if len(moves) < 1 << 15 else np.int32)
-    of_path, diagonal = np.nonzero(visited.T >= 0)
-    cells[:, 1] = visited[diagonal, of_path]
-    cells[:, 0] = diagonal - cells[:, 1]
-    return np.split(cells, np.cumsum(lengths)[:-1])
+# Tracing back B matrices at once. What their best paths visit are two (B, diagonals) arrays: whether a path has a cell
+# on a diagonal, and the m of that cell.
 
 
-def _visit_all(visited, moves, diagonals, starts):
-    """Fill `visited` where no move is DIAGONAL, so that a path has a cell on every diagonal of its matrix."""
-    column, first = starts[1:] - 1, starts[:-1] + 1  # of the cell in hand, and of m = 0
-    alive = np.searchsorted(-diagonals, -np.arange(len(moves)))  # matrices that have the diagonal: the first so many
-    for d in range(len(moves) - 1, -1, -1):
-        here = column[:alive[d]]
-        np.subtract(here, first[:alive[d]], out=visited[d, :alive[d]])
-        here -= moves[d].take(here)
+def _visited_of_sums(sums, diagonals, starts):
+    """What the best paths visit where `_fill` made the sums: a cell on every diagonal. Staying in m wins ties."""
+    moves = sums[:-1, :-1] > sums[:-1, 1:]  # [d-1, column-1] whether a cell is reached from m - 1
+    from_left = np.zeros((len(sums), len(diagonals)), dtype=bool)  # the moves that the paths make
+    columns = starts[1:] - 2  # in `moves`, of the cells in hand
+    alive = np.searchsorted(-diagonals, -np.arange(len(sums))).tolist()  # matrices that have the diagonal come first
+    for d in range(len(sums) - 1, 0, -1):
+        here, move = columns, from_left[d]
+        if alive[d] < len(columns):
+            here, move = here[:alive[d]], move[:alive[d]]
+        moves[d - 1].take(here, out=move, mode="clip")  # any mode but the default writes into `out` directly
+        np.subtract(here, move, out=here)
+    m = np.cumsum(from_left.T, axis=1, dtype=_cell_dtype(sums))
+    return np.arange(len(sums)) < diagonals[:, None], m
 
 
-def _visit_some(visited, moves, diagonals, starts):
-    """Fill `visited` whatever the moves; a DIAGONAL one leaves a diagonal out."""
+def _visited_of_moves(moves, diagonals, starts):
+    """What the best paths visit, by the moves to their cells; a DIAGONAL one leaves a diagonal out."""
+    m = np.full((len(diagonals), len(moves)), -1, dtype=_cell_dtype(moves))
     at, column = diagonals - 1, starts[1:] - 1  # diagonal and column of the cell in hand
     for d in range(len(moves) - 1, -1, -1):
         here = np.flatnonzero(at == d)
         move = moves[d, column[here]]
-        visited[d, here] = column[here] - starts[here] - 1
+        m[here, d] = column[here] - starts[here] - 1
         column[here] -= move != UP
         at[here] -= 1 + (move == DIAGONAL)
+    return m >= 0, m
+
+
+def _cell_dtype(diagonals):
+    """The small one in which the cells of paths over so many diagonals are kept."""
+    return np.int16 if len(diagonals) < 1 << 15 else np.int32
+
+
+def _paths(visited, m):
+    """B arrays (cells, 2) of (t, m)."""
+    # One array for all, whose parts the paths are: small ones that stay would keep large freed ones from being used.
+    ends = np.cumsum(np.count_nonzero(visited, axis=1))
+    cells = np.empty((ends[-1], 2), dtype=m.dtype)
+    cells[:, 1] = m[visited]
+    diagonal = np.broadcast_to(np.arange(m.shape[1], dtype=m.dtype), m.shape)
+    np.subtract(diagonal[visited], cells[:, 1], out=cells[:, 0])
+    return np.split(cells, ends[:-1])
 
 
 def unordered(similarity):
@@ -355,7 +373,8 @@ def compare(samples, video, subactions, window, device="cpu"):
     scale, bias = video.meta["logit_scale"], video.meta["logit_bias"]
     if device == "cpu":
         for frames, options in embeddings:
-            yield _by_option(similarity_matrix(smooth(frames, window), np.concatenate(options), scale, bias), options)
+            matrix = similarity_matrix(window_sums(frames, window), np.concatenate(options), scale, bias)
+            yield _by_option(matrix, options)
     else:
         frames, options = zip(*embeddings, strict=True)
         pairs = [(part, np.concatenate(texts)) for part, texts in zip(frames, options, strict=True)]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from made_artifacts import (
     CHECKPOINT,
+    drop_crcs,
     make_entries,
     random_rows,
     write_entries,
@@ -20,7 +21,7 @@ from made_artifacts import (
 import seq_alignment
 from actalign.artifacts import ArrayWriter, read_array
 from actalign.files import Hold
-from seq_alignment import dtw, dtw_batch, similarity_matrices_on, similarity_matrix, smooth, unordered
+from seq_alignment import dtw, dtw_batch, similarity_matrices_on, similarity_matrix, unordered, window_sums
 
 OPTIONS = {"a": ["hook shot", "jump shot", "dunk"], "b": ["dunk", "lay-up"], "c": ["jump shot", "dunk", "hook shot"]}
 LENGTHS = {"a": 20, "b": 7, "c": 31}
@@ -156,14 +157,14 @@ def test_unordered_is_the_mean_of_every_frames_best():
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4, 7, 30, 100])
 @pytest.mark.parametrize("T", [1, 2, 5, 31])
-def test_smoothing_keeps_the_length_and_averages_frames_that_exist(window, T):
+def test_a_window_adds_the_frames_that_exist(window, T):
     embeddings = np.random.default_rng(8).normal(size=(T, 3)).astype(np.float32)
-    smoothed = smooth(embeddings, window)
+    sums = window_sums(embeddings, window)
     for t in range(T):
         first = t - window // 2
         there = [embeddings[i].astype(np.float64) for i in range(first, first + window) if 0 <= i < T]
-        assert smoothed[t] == pytest.approx(np.mean(there, axis=0), abs=1e-12)
-    assert smoothed.shape == (T, 3)
+        assert sums[t] == pytest.approx(np.sum(there, axis=0), abs=1e-12)
+    assert sums.shape == (T, 3)
 
 
 def test_similarity_is_siglips_formula():
@@ -187,7 +188,7 @@ def test_comparing_many_samples_on_a_device_gives_what_each_gives_alone(window):
                for T, M in ((50, 12), (1, 1), (3, 40), (200, 9))]
     together = similarity_matrices_on("cpu", samples, window, 4.7, -16.5)
     for (frames, texts), similarity in zip(samples, together, strict=True):
-        alone = similarity_matrix(smooth(frames, window), texts, 4.7, -16.5)
+        alone = similarity_matrix(window_sums(frames, window), texts, 4.7, -16.5)
         assert similarity.shape == alone.shape
         assert similarity == pytest.approx(alone, rel=1e-10, abs=1e-300)
 
@@ -243,7 +244,7 @@ def test_predictions_hold_scores_ranking_and_paths(stage, capsys):
     assert [sample["id"] for sample in content["samples"]] == ["a", "b", "c"]
     for sample in content["samples"]:
         T, K = LENGTHS[sample["id"]], len(OPTIONS[sample["id"]])
-        video = smooth(random_rows(T, f"{sample['id']} video", 0), 3)
+        video = window_sums(random_rows(T, f"{sample['id']} video", 0), 3)
         for k, option in enumerate(OPTIONS[sample["id"]]):
             texts = np.concatenate([random_rows(1, f"{option} phase {m}", 0) for m in range(3)])
             score, best = dtw(similarity_matrix(video, texts, CHECKPOINT["logit_scale"], CHECKPOINT["logit_bias"]))
@@ -429,9 +430,14 @@ def test_another_artifact_has_another_fingerprint(stage, capsys, name):
 
 
 @pytest.mark.parametrize("name", ["video_embeddings.npy", "encoded_subactions.npy"])
-def test_one_damaged_byte_anywhere_in_the_embeddings_is_refused_and_no_number_printed(stage, capsys, name):
+@pytest.mark.parametrize("older", [False, True])  # indexes that have digests alone
+def test_one_damaged_byte_anywhere_in_the_embeddings_is_refused_and_no_number_printed(stage, capsys, name, older):
     path = stage.folder / name
     raw = path.read_bytes()
+    if older:
+        drop_crcs(path)
+    assert stage() == 0
+    capsys.readouterr()
     for position in (128, 128 + (len(raw) - 128) // 2, len(raw) - 1):
         path.write_bytes(raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1:])
         assert stage() == 2
