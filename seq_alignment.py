@@ -10,6 +10,8 @@ bias come with the embeddings.
 
 import argparse
 import itertools
+from array import array
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -308,6 +310,29 @@ def _paths(visited, m):
     return np.split(cells, ends[:-1])
 
 
+class PackedPaths(Sequence):
+    """Some paths, two bits a cell: those of all samples are kept until they are written."""
+
+    __slots__ = ("_steps", "_stops")
+
+    def __init__(self, paths):
+        """paths: arrays (cells, 2) of (t, m), as `dtw_batch` returns them."""
+        self._stops = array("q", itertools.accumulate(map(len, paths)))
+        self._steps = np.packbits(np.diff(np.concatenate(paths), axis=0) > 0).tobytes()
+
+    def __len__(self):
+        return len(self._stops)
+
+    def __getitem__(self, k):
+        """Path k: an array (cells, 2) of (t, m)."""
+        k = range(len(self))[k]
+        start, stop = self._stops[k - 1] if k else 0, self._stops[k]
+        path = np.zeros((stop - start, 2), dtype=np.int64)
+        steps = np.unpackbits(np.frombuffer(self._steps, np.uint8), count=2 * stop - 2).reshape(-1, 2)
+        np.cumsum(steps[start:], axis=0, out=path[1:])
+        return path
+
+
 def unordered(similarity):
     """The control that ignores order: every frame takes its best sub-action. Mean over t of max over m of (T, M)."""
     return float(np.mean(np.max(similarity, axis=1)))
@@ -423,8 +448,8 @@ def predict(samples, video, subactions, window, alignment="dtw", device="cpu", w
             stop = 0
             for sample in batch:
                 start, stop = stop, stop + len(sample.options)
-                predictions.append(evaluation.Prediction(sample, scores[start:stop].copy(),
-                                                         None if paths is None else paths[start:stop]))
+                of_sample = None if paths is None else PackedPaths(paths[start:stop])
+                predictions.append(evaluation.Prediction(sample, scores[start:stop].copy(), of_sample))
             bar.update(len(batch))
     return predictions
 

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +27,11 @@ NARROWEST_TEXT = 12  # columns; shorter texts of a table tell too little
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The scores of one sample's K options, and with alignment the path of each: (cells, 2) of (t, m)."""
+    """The scores of one sample's K options, and with alignment a sequence of their paths, each (cells, 2) of (t, m)."""
 
     sample: Sample
     scores: np.ndarray
-    paths: list | None = None
+    paths: Sequence | None = None
 
     def __post_init__(self):
         if len(self.scores) != len(self.sample.options):

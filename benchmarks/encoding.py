@@ -115,7 +115,7 @@ def compare(name, frames, siglip, peer, folder, repeats):
         rates.append((rate, plain, rate / plain))
     rate, plain, ratio = np.median(rates, axis=0)
     dtype = str(siglip._model.dtype).removeprefix("torch.")
-    return rate, (name, f"{len(frames.array)}", dtype, f"{rate:.4g}", f"{plain:.4g}", f"{ratio:.1f} x",
+    return rate, (name, f"{len(frames.array)}", dtype, f"{rate:.4g}", f"{plain:.4g}", f"{ratio:.2f} x",
                   f"{cosine(embeddings, expected):.5f}")
 
 

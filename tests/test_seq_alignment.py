@@ -21,7 +21,15 @@ from made_artifacts import (
 import seq_alignment
 from actalign.artifacts import ArrayWriter, read_array
 from actalign.files import Hold
-from seq_alignment import dtw, dtw_batch, similarity_matrices_on, similarity_matrix, unordered, window_sums
+from seq_alignment import (
+    PackedPaths,
+    dtw,
+    dtw_batch,
+    similarity_matrices_on,
+    similarity_matrix,
+    unordered,
+    window_sums,
+)
 
 OPTIONS = {"a": ["hook shot", "jump shot", "dunk"], "b": ["dunk", "lay-up"], "c": ["jump shot", "dunk", "hook shot"]}
 LENGTHS = {"a": 20, "b": 7, "c": 31}
@@ -149,6 +157,20 @@ def test_order_decides_under_dtw_and_not_in_the_unordered_control():
     backwards = forwards[:, ::-1]
     assert unordered(forwards) == unordered(backwards) == 1.0
     assert dtw(forwards)[0] > dtw(backwards)[0]
+
+
+@pytest.mark.parametrize("lowest", [-1, 0])  # with negative entries a path may step in both at once
+def test_packed_paths_are_the_paths(lowest):
+    rng = np.random.default_rng(12)
+    shapes = [(1, 1), (1, 5), (7, 1), (1, 1), (3, 3), (200, 11), (2, 30), (1, 1)]
+    _, paths = dtw_batch([rng.uniform(lowest, 1, shape) for shape in shapes], with_paths=True)
+    for some in (paths, paths[:1], paths[5:6], paths[3:7]):
+        packed = PackedPaths(some)
+        assert len(packed) == len(some)
+        assert [path.tolist() for path in packed] == [path.tolist() for path in some]
+        assert packed[-1].tolist() == some[-1].tolist()
+        with pytest.raises(IndexError):
+            packed[len(some)]
 
 
 def test_unordered_is_the_mean_of_every_frames_best():
