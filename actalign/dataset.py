@@ -85,8 +85,8 @@ def sample_from_record(record, source):
     if answer is not None and (type(answer) is not int or not 0 <= answer < len(options)):
         raise InputError(f"{source}: sample {id} has answer index {answer!r}, its {len(options)} options allow "
                          f"0 to {len(options) - 1} or null; mend it or remove the sample")
-    options = tuple(options)
-    # Ids and domains are in several artifacts and samples: one copy of each is enough.
+    # Ids, domains and actions are in several artifacts and samples: one copy of each is enough.
+    options = tuple(map(sys.intern, options))
     return Sample(id=sys.intern(id), domain=sys.intern(str(record.get("domain") or "")), options=options, answer=answer,
                   labels=options, action=record.get("action"), question=record.get("question"),
                   youtube_id=record.get("youtube_id"))
