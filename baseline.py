@@ -22,8 +22,9 @@ def label_sentence(option, domain):
 
 
 def normalised(rows):
-    """(..., D) with every row of length 1."""
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    """(..., D) with every row of length 1, NaN where it has no direction."""
+    with np.errstate(invalid="ignore"):
+        return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
 def mean_pool_scores(video, labels):
@@ -45,11 +46,18 @@ def encode_labels(samples, encoder):
 
 
 def predict(samples, video, labels):
-    """One Prediction for each sample, from its frames in `video` and {sentence: embedding} `labels`."""
+    """One Prediction for each sample, from its frames in `video` and {sentence: embedding} `labels`.
+
+    Raises InputError if the frames of a sample cancel out.
+    """
     predictions = []
     for sample in samples:
         texts = [labels[label_sentence(option, sample.domain)] for option in sample.options]  # K of (D,)
-        predictions.append(evaluation.Prediction(sample, mean_pool_scores(video.embeddings(sample.id), texts)))
+        scores = mean_pool_scores(video.embeddings(sample.id), texts)
+        if not np.isfinite(scores).all():
+            raise console.InputError(f"{video.path}: the frames of sample {sample.id} cancel out, so that their mean "
+                                     "has no direction; run encode_videos.py again with --overwrite")
+        predictions.append(evaluation.Prediction(sample, scores))
     return predictions
 
 

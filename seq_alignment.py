@@ -59,16 +59,17 @@ def similarity_matrix(video, subactions, logit_scale, logit_bias):
     """SigLIP's similarity of every frame with every sub-action: sigmoid(exp(logit_scale) * cosine + logit_bias).
 
     video (T, D), subactions (M, D); logit_scale and logit_bias are the checkpoint's.
-    Returns (T, M) float64 in (0, 1). All of it is float64: small values of the sigmoid underflow in float32, and what
-    is rounded to 0 for every option cannot be ranked; and scores then depend on no device, batch or number of threads
-    beyond their tenth digit.
+    Returns (T, M) float64 in (0, 1), NaN for a frame without direction. All of it is float64: small values of the
+    sigmoid underflow in float32, and what is rounded to 0 for every option cannot be ranked; and scores then depend on
+    no device, batch or number of threads beyond their tenth digit.
     Source: Zhai et al. 2023 (arXiv 2303.15343), section 3.2.
     """
     video, subactions = np.asarray(video, np.float64), np.asarray(subactions, np.float64)
-    logits = _normalised(subactions) @ video.T  # (M, T): a BLAS is quicker with the long side second
-    logits *= np.exp(logit_scale) / _lengths(video)
-    logits += logit_bias
-    return _sigmoid(logits).T
+    with np.errstate(all="ignore"):  # of rows without direction
+        logits = _normalised(subactions) @ video.T  # (M, T): a BLAS is quicker with the long side second
+        logits *= np.exp(logit_scale) / _lengths(video)
+        logits += logit_bias
+        return _sigmoid(logits).T
 
 
 def _lengths(rows):
@@ -85,9 +86,8 @@ def _normalised(rows):
 
 
 def _sigmoid(logits):
-    """1 / (1 + exp(-x)), in place."""
-    with np.errstate(over="ignore"):  # exp(1000) is infinite, and its sigmoid rightly 0
-        np.exp(np.negative(logits, out=logits), out=logits)
+    """1 / (1 + exp(-x)), in place; exp(1000) is infinite, and its sigmoid rightly 0."""
+    np.exp(np.negative(logits, out=logits), out=logits)
     logits += 1
     return np.reciprocal(logits, out=logits)
 
@@ -393,22 +393,31 @@ def sample_similarities(sample, video, subactions, window, device="cpu"):
 
 
 def compare(samples, video, subactions, window, device="cpu"):
-    """For every sample its K similarity matrices (T, M); on a CUDA device all samples are compared at once."""
+    """For every sample its K similarity matrices (T, M); on a CUDA device all samples are compared at once.
+
+    Raises InputError if frames cancel out within a window.
+    """
     embeddings = ((video.embeddings(sample.id), option_embeddings(sample, subactions)) for sample in samples)
     scale, bias = video.meta["logit_scale"], video.meta["logit_bias"]
     if device == "cpu":
-        for frames, options in embeddings:
+        for sample, (frames, options) in zip(samples, embeddings, strict=True):
             matrix = similarity_matrix(window_sums(frames, window), np.concatenate(options), scale, bias)
-            yield _by_option(matrix, options)
+            yield _by_option(matrix, options, sample, video, window)
     else:
         frames, options = zip(*embeddings, strict=True)
         pairs = [(part, np.concatenate(texts)) for part, texts in zip(frames, options, strict=True)]
-        for matrix, texts in zip(similarity_matrices_on(device, pairs, window, scale, bias), options, strict=True):
-            yield _by_option(matrix, texts)
+        matrices = similarity_matrices_on(device, pairs, window, scale, bias)
+        for sample, matrix, texts in zip(samples, matrices, options, strict=True):
+            yield _by_option(matrix, texts, sample, video, window)
 
 
-def _by_option(matrix, options):
+def _by_option(matrix, options, sample, video, window):
     """Split the columns of (T, M of all options) into K matrices."""
+    lost = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    if len(lost):
+        raise console.InputError(f"{video.path}: frame {lost[0]} of sample {sample.id} has no direction within the "
+                                 f"smoothing window of {window} frames, whose embeddings cancel out; choose another "
+                                 "--smooth")
     return np.split(matrix, np.cumsum([len(option) for option in options])[:-1], axis=1)
 
 

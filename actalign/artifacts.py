@@ -137,8 +137,8 @@ class ArrayArtifact:
     def embeddings(self, id):
         """The (n, D) rows of one sample in memory.
 
-        Raises InputError if they are not the rows that were written, a value is NaN or infinite, or a row is all zero
-        and so has no direction.
+        Raises InputError if they are not the rows that were written, a value is NaN or infinite, or a row has no
+        direction, all zero or beyond what float64 holds.
         """
         rows = self.rows(id)
         crc = self._crcs[self._numbers[id]]
@@ -164,6 +164,11 @@ class ArrayArtifact:
                              f"run {MAKERS[self.kind]} again with --overwrite (float32 if the device is the cause)")
         if not rows.any(axis=1).all():
             raise InputError(f"{self.path}: an all-zero embedding in sample {id}; "
+                             f"run {MAKERS[self.kind]} again with --overwrite")
+        with np.errstate(all="ignore"):
+            squares = np.square(rows, dtype=np.float64).sum(axis=1)
+        if not (np.isfinite(squares) & (squares > 0)).all():
+            raise InputError(f"{self.path}: sample {id} has numbers too large or too small for a length; "
                              f"run {MAKERS[self.kind]} again with --overwrite")
 
     def source(self):

@@ -829,6 +829,18 @@ def test_embeddings_without_a_direction_are_refused_by_name(tmp_path, value, pro
     refusal(lambda: artifact.embeddings("bad"), "a.npy", problem, "bad", "encode_videos.py")
 
 
+@pytest.mark.parametrize(("scale", "is_fine"), [(1e20, True), (1e-30, True), (1e200, False), (1e-200, False)])
+def test_embeddings_beyond_float64_are_refused_by_name(tmp_path, scale, is_fine):
+    rows = ROWS["clip-1"].astype(np.float32 if is_fine else np.float64) * scale
+    with ArrayWriter(tmp_path / "a.npy", KIND, SETTINGS) as writer:
+        writer.append("x", rows)
+    artifact = read_array(tmp_path / "a.npy", KIND)
+    if is_fine:
+        np.testing.assert_array_equal(artifact.embeddings("x"), rows)
+    else:
+        refusal(lambda: artifact.embeddings("x"), "a.npy", "too large or too small", "sample x", "encode_videos.py")
+
+
 def test_one_nan_among_good_values_is_refused(tmp_path):
     spoilt = ROWS["clip-1"].copy()
     spoilt[2, D - 1] = np.nan

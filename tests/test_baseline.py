@@ -57,6 +57,19 @@ def test_the_label_that_the_frames_point_at_wins(stage, capsys):
     assert "mean pool" in printed
 
 
+def test_frames_that_cancel_out_are_refused_by_name(stage, checkpoint, capsys):
+    found = find_checkpoint(str(checkpoint))
+    with ArrayWriter(stage.folder / "video.npy", "video_embeddings", found.settings("float32"),
+                     {"model": str(checkpoint)}, overwrite=True) as writer:
+        row = np.ones(found.width, np.float32)
+        writer.append("a", np.stack([row, row]), fps=25.0)
+        writer.append("b", np.stack([row, -row]), fps=25.0)
+    assert stage() == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "sample b cancel out" in captured.err
+
+
 def test_the_frames_themselves_are_not_needed(stage):
     (stage.folder / "processed_dataset.npy").unlink()
     assert stage() == 0

@@ -439,6 +439,23 @@ def test_the_artifacts_that_made_a_result_are_printed_and_recorded(stage, capsys
     assert line in capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.parametrize("more", [(), ("--alignment", "unordered")])
+def test_frames_that_cancel_out_within_the_window_are_refused_by_name(stage, capsys, more):
+    with ArrayWriter(stage.folder / "video_embeddings.npy", "video_embeddings", CHECKPOINT, overwrite=True) as writer:
+        for id, T in LENGTHS.items():
+            rows = random_rows(T, id, 0)
+            if id == "b":
+                rows[3:6] = [[1] * 8, [0.5] * 8, [-1.5] * 8]
+            writer.append(id, rows)
+    assert stage(*more) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    line, = (line for line in captured.err.splitlines() if "error" in line)
+    assert "frame 4 of sample b has no direction" in line
+    assert "--smooth" in line
+    assert stage("--smooth", "1", *more) == 0
+
+
 @pytest.mark.parametrize("name", ["subactions", "video_embeddings", "subaction_embeddings"])
 def test_another_artifact_has_another_fingerprint(stage, capsys, name):
     assert stage() == 0
