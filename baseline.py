@@ -56,7 +56,7 @@ def predict(samples, video, labels):
         scores = mean_pool_scores(video.embeddings(sample.id), texts)
         if not np.isfinite(scores).all():
             raise console.InputError(f"{video.path}: the frames of sample {sample.id} cancel out, so that their mean "
-                                     "has no direction; run encode_videos.py again with --overwrite")
+                                     "has no direction; take the sample out of the dataset")
         predictions.append(evaluation.Prediction(sample, scores))
     return predictions
 

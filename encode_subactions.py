@@ -20,23 +20,33 @@ BATCH_SIZE_ELSEWHERE = 32
 
 
 class KnownTexts:
-    """Where the embedding of each text that was encoded before can be read: (array with `read`, row)."""
+    """Where the embedding of each text that was encoded before can be read: (array with `read`, row, item).
+
+    An item whose rows are asked for is checked once, so that none that was damaged gets into another item.
+    """
 
     def __init__(self):
         self._rows = {}
+        self._checked = set()
 
     def __contains__(self, text):
         return text in self._rows
 
     def __getitem__(self, text):
-        source, row = self._rows[text]
+        source, row, item = self._rows[text]
+        if (source, item["id"]) not in self._checked:
+            check = artifacts.RowsCheck.of(item)
+            check.update(source.read(item["start"], item["stop"]))
+            artifacts.require_as_written(source, check)
+            self._checked.add((source, item["id"]))
         return source.read(row, row + 1)[0]
 
     def add_item(self, item, source):
         """Learn the texts of one index entry."""
+        rows = {key: item[key] for key in ("id", "start", "stop", *artifacts.Checksums.KEYS) if key in item}
         for option in item["options"]:
             for text, row in zip(option["texts"], range(option["start"], option["stop"]), strict=True):
-                self._rows.setdefault(text, (source, row))
+                self._rows.setdefault(text, (source, row, rows))
 
 
 def encode_subactions(scripts, writer, encoder, known):

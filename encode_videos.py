@@ -65,15 +65,17 @@ def _read_checked(frames, items, batches):
 
     Raises InputError, before it gives the last frames of an item, where these are not the frames that were written.
     """
-    checks = deque(artifacts.RowsCheck(item) for item in items)
+    items, check = deque(items), None
     for start, stop in batches:
         rows = frames.read(start, stop)
-        while checks and checks[0].item["start"] < stop:
-            item = checks[0].item
-            checks[0].update(rows[max(item["start"] - start, 0):item["stop"] - start])
-            if item["stop"] > stop:
+        while items and items[0]["start"] < stop:
+            check = check or artifacts.RowsCheck.of(items[0])
+            check.update(rows[max(items[0]["start"] - start, 0):items[0]["stop"] - start])
+            if items[0]["stop"] > stop:
                 break
-            frames.require_as_written(checks.popleft())
+            artifacts.require_as_written(frames, check)
+            items.popleft()
+            check = None
         yield rows
 
 

@@ -65,7 +65,7 @@ def similarity_matrix(video, subactions, logit_scale, logit_bias):
     Source: Zhai et al. 2023 (arXiv 2303.15343), section 3.2.
     """
     video, subactions = np.asarray(video, np.float64), np.asarray(subactions, np.float64)
-    with np.errstate(all="ignore"):  # of rows without direction
+    with np.errstate(all="ignore"):  # of rows without direction; and exp(1000) is infinite, its sigmoid rightly 0
         logits = _normalised(subactions) @ video.T  # (M, T): a BLAS is quicker with the long side second
         logits *= np.exp(logit_scale) / _lengths(video)
         logits += logit_bias
@@ -86,7 +86,7 @@ def _normalised(rows):
 
 
 def _sigmoid(logits):
-    """1 / (1 + exp(-x)), in place; exp(1000) is infinite, and its sigmoid rightly 0."""
+    """1 / (1 + exp(-x)), in place."""
     np.exp(np.negative(logits, out=logits), out=logits)
     logits += 1
     return np.reciprocal(logits, out=logits)
@@ -324,7 +324,9 @@ class PackedPaths(Sequence):
         return len(self._stops)
 
     def __getitem__(self, k):
-        """Path k: an array (cells, 2) of (t, m)."""
+        """Path k: an array (cells, 2) of (t, m); of a slice, the list of them."""
+        if isinstance(k, slice):
+            return [self[i] for i in range(len(self))[k]]
         k = range(len(self))[k]
         start, stop = self._stops[k - 1] if k else 0, self._stops[k]
         path = np.zeros((stop - start, 2), dtype=np.int64)
@@ -412,7 +414,7 @@ def compare(samples, video, subactions, window, device="cpu"):
 
 
 def _by_option(matrix, options, sample, video, window):
-    """Split the columns of (T, M of all options) into K matrices."""
+    """Split the columns of (T, M of all options) into K matrices. Raises InputError if a row is not finite."""
     lost = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if len(lost):
         raise console.InputError(f"{video.path}: frame {lost[0]} of sample {sample.id} has no direction within the "

@@ -5,10 +5,12 @@
     {"format": "actalign-array", "version": 1, "kind": "video_embeddings",
      "dtype": "float32", "shape": [rows, D],
      "meta": {what made the array: checkpoint, scale, bias, ...},
-     "items": [{"id": "yoga-03", "start": 0, "stop": 96, "digest": "...", "crc32": 123, ...}, ...]}
+     "items": [{"id": "yoga-03", "start": 0, "stop": 96, "digest": "...", "check": 123, ...}, ...]}
 
 Rows of the items follow one another without gaps. Everything joins by `id`, never by position. The digest of an item's
-rows stands for them wherever two runs or files are compared; the CRC-32 is what is checked when they are read.
+rows stands for them wherever two runs or files are compared; `check` is what they are checked by when they are read,
+the CRC-32 of the rows XOR that of the digest's text, so that neither changes unnoticed. Where an index has no `check`,
+the digest is.
 
 While a stage runs, rows go to `NAME.npy.partial` and the committed items to `NAME.json.partial`, a journal with one
 line an item. An item is committed once its rows and then its line are on the disk, so a killed run loses at most the
@@ -40,6 +42,7 @@ VERSION = 1
 
 BYTES_AT_ONCE = 1 << 26  # of rows that are read back
 MOST_SCALE, MOST_BIAS = 50, 1e6  # of a checkpoint; SigLIP's are about 4.7 and -16.5, and exp(50) is still a fine number
+LEAST_SQUARE, MOST_SQUARE = 1e-250, 1e250  # of an embedding; sums of many and their squares are fine numbers then too
 FORWARD_DTYPES = ("float32", "bfloat16", "float16")
 
 MOST_ROWS = 1 << 62  # an index may claim any number; this one still fits where row numbers are kept
@@ -82,7 +85,7 @@ class ArrayArtifact:
 
     path   where the array is            kind   what it is, a key of MAKERS
     array  (rows, ...) memory map        meta   what made it
-    items  one dict a sample, in order, with `id`, `start`, `stop`, `digest` and what the stage added
+    items  one dict a sample, in order, with `id`, `start`, `stop`, `digest`, `check` and what the stage added
     fingerprint  a short hash of the array's content by sample: two artifacts with one fingerprint give one result
 
     Items and rows are copied from their files when they are asked for, so that memory grows neither with the number
@@ -138,25 +141,19 @@ class ArrayArtifact:
         """The (n, D) rows of one sample in memory.
 
         Raises InputError if they are not the rows that were written, a value is NaN or infinite, or a row has no
-        direction, all zero or beyond what float64 holds.
+        direction that could be computed with, all zero or of numbers at the ends of float64's range.
         """
         rows = self.rows(id)
         crc = self._crcs[self._numbers[id]]
-        check = RowsCheck({"id": id, "crc32": crc} if crc >= 0 else self.item(id))
+        check = RowsCheck(id, crc, None) if crc >= 0 else RowsCheck.of(self.item(id))
         check.update(rows)
-        self.require_as_written(check)
+        require_as_written(self, check)
         with np.errstate(all="ignore"):
-            squares = np.einsum("nd,nd->n", rows, rows)  # one pass; what it leaves open is looked at closely
-        if not (np.isfinite(squares) & (squares > 0)).all():
+            # One pass over the rows in their own dtype; what it leaves open is looked at closely.
+            squares = np.einsum("nd,nd->n", rows, rows).astype(np.float64)
+        if not ((squares > LEAST_SQUARE) & (squares < MOST_SQUARE)).all():
             self._require_directions(rows, id)
         return rows
-
-    def require_as_written(self, check):
-        """Raise InputError if the rows that an item's RowsCheck was given are not those that were written."""
-        if not check.passes():
-            raise InputError(f"{self.path}: the rows of sample {check.item['id']} are not those that were written; it "
-                             f"is damaged or was changed: restore a copy, or run {MAKERS[self.kind]} again with "
-                             "--overwrite")
 
     def _require_directions(self, rows, id):
         if not np.isfinite(rows).all():
@@ -167,7 +164,7 @@ class ArrayArtifact:
                              f"run {MAKERS[self.kind]} again with --overwrite")
         with np.errstate(all="ignore"):
             squares = np.square(rows, dtype=np.float64).sum(axis=1)
-        if not (np.isfinite(squares) & (squares > 0)).all():
+        if not ((squares > LEAST_SQUARE) & (squares < MOST_SQUARE)).all():
             raise InputError(f"{self.path}: sample {id} has numbers too large or too small for a length; "
                              f"run {MAKERS[self.kind]} again with --overwrite")
 
@@ -182,7 +179,7 @@ class Index:
     header  all but the items           items  JsonItems
     numbers  {id: number of the item}   stops  where the rows of each item end; they begin where those before it end
     rates    frames a second of each item's clip, 0 where it does not tell
-    crcs     the CRC-32 of each item's rows, -1 where it does not tell
+    crcs     the CRC-32 of each item's rows by its `check` and digest, -1 where it has no `check`
     problem  what is wrong with it, or None
     """
 
@@ -197,7 +194,7 @@ class Index:
                 self.numbers[sys.intern(item["id"])] = len(self.numbers)
                 self.stops.append(item["stop"])
                 self.rates.append(_rate_of(item))
-                self.crcs.append(item.get("crc32", -1))
+                self.crcs.append(crc_of(item))
                 state.update(f"{item['id']}\0{item['digest']}\n".encode())
         self.header = self.items.header
         self.fingerprint = state.hexdigest()
@@ -266,9 +263,9 @@ def _item_problem(item, kind, seen, end):
         return f"gives sample {item['id']} the rows {start}:{stop}, which do not follow row {end}"
     if not isinstance(item.get("digest"), str):
         return f"has no digest for sample {item['id']}"
-    crc = item.get("crc32", 0)
-    if type(crc) is not int or not 0 <= crc < 1 << 32:
-        return f"has no proper crc32 for sample {item['id']}"
+    check = item.get("check", 0)
+    if type(check) is not int or not 0 <= check < 1 << 32:
+        return f"has no proper check for sample {item['id']}"
     if item["id"] in seen:
         return f"names sample {item['id']} twice"
     if kind == "subaction_embeddings" and not _options_are_sound(item):
@@ -528,7 +525,7 @@ class ArrayWriter:
         """Take over what earlier runs left.
 
         A journal's rows are in the partial file, or in the finished one where a run was killed between renaming that
-        and what goes with it; their digests tell. A journal without its rows is worth nothing.
+        and what goes with it; their checksums tell. A journal without its rows is worth nothing.
         """
         lines = self._journal.read()
         header, items = (lines[0], lines[1:]) if lines else (None, [])
@@ -581,7 +578,7 @@ class ArrayWriter:
         return kept if kept and self._holds(path, kept[0]) else []
 
     def _holds(self, path, item):
-        check = RowsCheck(item)
+        check = RowsCheck.of(item)
         step = max(BYTES_AT_ONCE // self._row_bytes, 1)
         for start in range(item["start"], item["stop"], step):
             check.update(_read_rows(path, self._dtype, self._row_shape, self._header_size, start,
@@ -759,7 +756,7 @@ def _npy_header(dtype, shape):
 class Checksums:
     """The checksums of an item's rows, which are given in any number of parts (n, ...)."""
 
-    KEYS = ("digest", "crc32")  # in the index
+    KEYS = ("digest", "check")  # in the index
 
     def __init__(self):
         self._digest = hashlib.blake2b(digest_size=16)
@@ -773,19 +770,25 @@ class Checksums:
 
     def fields(self):
         """What the index says of the rows: {key: checksum}."""
-        return {"digest": self._digest.hexdigest(), "crc32": self._crc}
+        digest = self._digest.hexdigest()
+        return {"digest": digest, "check": self._crc ^ zlib.crc32(digest.encode())}
 
 
 class RowsCheck:
-    """Whether the rows of an item, given in any number of parts, are those that were written.
+    """Whether the rows of the item `id`, given in any number of parts, are those that were written.
 
-    The CRC takes a quarter of the digest's time, and chance does not change rows without changing it. Where an index
-    has none, the digest is compared.
+    crc: their CRC-32, or -1; then their digest is compared, which takes four times as long.
     """
 
-    def __init__(self, item):
-        self.item = item
-        self._crc, self._digest = (0, None) if "crc32" in item else (None, hashlib.blake2b(digest_size=16))
+    def __init__(self, id, crc, digest):
+        self.id = id
+        self._expected = digest if crc < 0 else crc
+        self._crc, self._digest = 0, hashlib.blake2b(digest_size=16) if crc < 0 else None
+
+    @classmethod
+    def of(cls, item):
+        """The RowsCheck of an item of an index."""
+        return cls(item["id"], crc_of(item), item["digest"])
 
     def update(self, rows):
         """Take the next rows."""
@@ -797,9 +800,22 @@ class RowsCheck:
 
     def passes(self):
         """Whether these were all the rows, unchanged."""
-        if self._digest is None:
-            return self._crc == self.item["crc32"]
-        return self._digest.hexdigest() == self.item["digest"]
+        return self._expected == (self._crc if self._digest is None else self._digest.hexdigest())
+
+
+def require_as_written(source, check):
+    """Raise InputError if the rows that a RowsCheck was given are not those that were written.
+
+    source: the ArrayArtifact or ArrayWriter that they were read from
+    """
+    if not check.passes():
+        raise InputError(f"{source.path}: the rows of sample {check.id} are not those that were written; it is damaged "
+                         f"or was changed: restore a copy, or run {MAKERS[source.kind]} again with --overwrite")
+
+
+def crc_of(item):
+    """The CRC-32 of an item's rows by its `check` and digest, -1 where it has no `check`."""
+    return item["check"] ^ zlib.crc32(item["digest"].encode()) if "check" in item else -1
 
 
 def _size(path):

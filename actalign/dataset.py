@@ -85,7 +85,7 @@ def sample_from_record(record, source):
     if answer is not None and (type(answer) is not int or not 0 <= answer < len(options)):
         raise InputError(f"{source}: sample {id} has answer index {answer!r}, its {len(options)} options allow "
                          f"0 to {len(options) - 1} or null; mend it or remove the sample")
-    # Ids, domains and actions are in several artifacts and samples: one copy of each is enough.
+    # Ids, domains and options are in several artifacts and samples: one copy of each is enough.
     options = tuple(sys.intern(str(option)) for option in options)
     return Sample(id=sys.intern(id), domain=sys.intern(str(record.get("domain") or "")), options=options, answer=answer,
                   labels=options, action=record.get("action"), question=record.get("question"),

@@ -214,7 +214,7 @@ class PublishedArtifact(artifacts.ArrayArtifact):
         index = SimpleNamespace(
             header={"kind": kind, "meta": {"made_by": MADE_BY, "dtype": "float32"}}, items=items,
             numbers={item["id"]: number for number, item in enumerate(items)}, stops=[item["stop"] for item in items],
-            rates=[0.0] * len(items), crcs=[item["crc32"] for item in items], fingerprint=state.hexdigest())
+            rates=[0.0] * len(items), crcs=list(map(artifacts.crc_of, items)), fingerprint=state.hexdigest())
         super().__init__(path, index, np.broadcast_to(np.float32(0), (start, self._width)))
 
     def rows(self, id):

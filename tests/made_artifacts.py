@@ -62,12 +62,12 @@ def write_subaction_embeddings(folder, entries, seed=0, name="encoded_subactions
     return path
 
 
-def drop_crcs(path):
+def drop_checks(path):
     """Make an artifact's index one of those that have digests alone."""
     where = path.with_suffix(".json")
     index = json.loads(where.read_text(encoding="utf-8"))
     for item in index["items"]:
-        del item["crc32"]
+        del item["check"]
     where.write_text(json.dumps(index), encoding="utf-8")
 
 

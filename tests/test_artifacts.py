@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crashes import Points, contents, in_child, kill_here
+from made_artifacts import drop_checks
 from refusals import refusal
 
 from actalign import artifacts
@@ -772,9 +773,9 @@ SPOILT_INDICES = {
     "a start that is no whole number": lambda index: changed(index, "items", 0, "start", to=0.0),
     "a start that is true": lambda index: changed(index, "items", 0, "start", to=False),
     "a digest that is no text": lambda index: changed(index, "items", 0, "digest", to=None),
-    "a checksum that is no number": lambda index: changed(index, "items", 0, "crc32", to="1"),
-    "a checksum of too many digits": lambda index: changed(index, "items", 0, "crc32", to=1 << 64),
-    "a checksum below zero": lambda index: changed(index, "items", 0, "crc32", to=-1),
+    "a check that is no number": lambda index: changed(index, "items", 0, "check", to="1"),
+    "a check of too many digits": lambda index: changed(index, "items", 0, "check", to=1 << 64),
+    "a check below zero": lambda index: changed(index, "items", 0, "check", to=-1),
 }
 
 
@@ -811,6 +812,29 @@ def test_strange_value_anywhere_in_an_index_is_refused_in_one_line_or_harmless(f
             assert [len(artifact.rows(item["id"])) for item in artifact.items] == [2, 3, 4], (path, value)
         except InputError:
             refusal(lambda: read_array(finished, KIND), "a.json")
+
+
+@pytest.mark.parametrize("finished_before", [True, False])
+def test_what_an_older_version_left_without_checks_is_continued(tmp_path, finished_before):
+    path = tmp_path / "a.npy"
+    with contextlib.suppress(KeyboardInterrupt), ArrayWriter(path, KIND, SETTINGS) as writer:
+        writer.append("clip-0", ROWS["clip-0"])
+        if not finished_before:
+            raise KeyboardInterrupt
+    if finished_before:
+        drop_checks(path)
+    else:
+        journal = path.with_name("a.json.partial")
+        header, item = map(json.loads, journal.read_text().splitlines())
+        del item["check"]
+        journal.write_text(f"{json.dumps(header)}\n{json.dumps(item)}\n")
+    with ArrayWriter(path, KIND, SETTINGS) as writer:
+        assert list(writer.items) == ["clip-0"]
+        writer.append("clip-1", ROWS["clip-1"])
+    artifact = read_array(path, KIND)
+    assert ["check" in item for item in artifact.items] == [False, True]
+    for id in ("clip-0", "clip-1"):
+        np.testing.assert_array_equal(artifact.embeddings(id), ROWS[id])
 
 
 # Embeddings

@@ -79,6 +79,25 @@ def test_changed_subactions_are_encoded_and_the_others_kept(stage, monkeypatch, 
     assert np.array_equal(changed, read_array(stage.path, "subaction_embeddings").array)
 
 
+@pytest.mark.parametrize("change", ["a text", "a sample"])
+def test_damaged_embeddings_are_not_kept_for_what_changed(stage, capsys, change):
+    entries = make_entries({"a": OPTIONS["a"]} if change == "a sample" else OPTIONS)
+    assert stage(entries) == 0
+    raw = stage.path.read_bytes()
+    damaged = raw[:200] + bytes([raw[200] ^ 1]) + raw[201:]
+    stage.path.write_bytes(damaged)
+    entries = make_entries(OPTIONS)  # sample b has texts of sample a
+    if change == "a text":
+        entries[1]["subactions"]["dunk in sport"][1] = "both hands hang on the rim"
+    capsys.readouterr()
+    assert stage(entries) == 2
+    assert "the rows of sample a are not those that were written" in capsys.readouterr().err
+    assert stage(entries, "--overwrite") == 0
+    artifact = read_array(stage.path, "subaction_embeddings")
+    for id in OPTIONS:
+        artifact.embeddings(id)
+
+
 def test_an_option_without_subactions_is_said_and_left_out(stage, capsys):
     entries = make_entries(OPTIONS)
     del entries[0]["subactions"]["hook shot in sport"]

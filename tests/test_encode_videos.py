@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLIPS
-from made_artifacts import drop_crcs
+from made_artifacts import drop_checks
 
 import encode_videos
 import process_data
@@ -244,7 +244,7 @@ def test_one_damaged_byte_anywhere_in_the_frames_is_refused(encode, tmp_path, ca
     own, path = tmp_path / "own.npy", tmp_path / "v.npy"
     write_frames(own)
     if older:
-        drop_crcs(own)
+        drop_checks(own)
     raw, frame = own.read_bytes(), 48 * 48 * 3
     for id, position in (("a", 128), ("b", 128 + 7 * frame), ("c", 128 + 8 * frame), ("e", len(raw) - 1)):
         own.write_bytes(raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1:])

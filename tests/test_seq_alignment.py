@@ -8,9 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from made_artifacts import (
     CHECKPOINT,
-    drop_crcs,
+    drop_checks,
     make_entries,
     random_rows,
     write_entries,
@@ -20,7 +21,9 @@ from made_artifacts import (
 
 import seq_alignment
 from actalign.artifacts import ArrayWriter, read_array
+from actalign.console import InputError
 from actalign.files import Hold
+from actalign.subactions import iter_scripts
 from seq_alignment import (
     PackedPaths,
     dtw,
@@ -159,6 +162,16 @@ def test_order_decides_under_dtw_and_not_in_the_unordered_control():
     assert dtw(forwards)[0] > dtw(backwards)[0]
 
 
+@pytest.mark.parametrize("lowest", [-1, 0])
+def test_paths_over_more_diagonals_than_small_numbers_hold(lowest):
+    similarity = np.random.default_rng(13).uniform(lowest, 1, (33_000, 2))
+    score, path = dtw(similarity)
+    assert path[0].tolist() == [0, 0]
+    assert path[-1].tolist() == [32_999, 1]
+    assert (np.diff(path, axis=0) >= 0).all()
+    assert score == pytest.approx(similarity[path[:, 0], path[:, 1]].mean())
+
+
 @pytest.mark.parametrize("lowest", [-1, 0])  # with negative entries a path may step in both at once
 def test_packed_paths_are_the_paths(lowest):
     rng = np.random.default_rng(12)
@@ -169,6 +182,7 @@ def test_packed_paths_are_the_paths(lowest):
         assert len(packed) == len(some)
         assert [path.tolist() for path in packed] == [path.tolist() for path in some]
         assert packed[-1].tolist() == some[-1].tolist()
+        assert [path.tolist() for path in packed[1:]] == [path.tolist() for path in some[1:]]
         with pytest.raises(IndexError):
             packed[len(some)]
 
@@ -439,6 +453,32 @@ def test_the_artifacts_that_made_a_result_are_printed_and_recorded(stage, capsys
     assert line in capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.parametrize("name", ["video_embeddings.npy", "encoded_subactions.npy"])
+@pytest.mark.parametrize(("key", "value"), [("digest", "0" * 32), ("check", 1)])
+def test_checksums_that_are_not_those_of_the_rows_are_refused(stage, capsys, name, key, value):
+    where = (stage.folder / name).with_suffix(".json")
+    index = json.loads(where.read_text())
+    index["items"][1][key] = value
+    where.write_text(json.dumps(index))
+    assert stage() == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "the rows of sample b are not those that were written" in captured.err
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])  # the second is compared as on a CUDA device
+def test_a_frame_that_cancels_out_is_named_on_every_device(stage, device):
+    with ArrayWriter(stage.folder / "video_embeddings.npy", "video_embeddings", CHECKPOINT, overwrite=True) as writer:
+        rows = random_rows(4, "a", 0)
+        writer.append("a", np.concatenate([rows, -rows[3:]]))
+    video = read_array(stage.folder / "video_embeddings.npy", "video_embeddings")
+    subactions = read_array(stage.folder / "encoded_subactions.npy", "subaction_embeddings")
+    samples, _ = seq_alignment.join(iter_scripts(stage.folder / "generated.json"), video, subactions)
+    with pytest.raises(InputError, match=r"frame 4 of sample a has no direction .* window of 2 frames"):
+        seq_alignment.sample_similarities(samples[0], video, subactions, 2, device)
+    assert seq_alignment.sample_similarities(samples[0], video, subactions, 4, device)[0].shape == (5, 3)
+
+
 @pytest.mark.parametrize("more", [(), ("--alignment", "unordered")])
 def test_frames_that_cancel_out_within_the_window_are_refused_by_name(stage, capsys, more):
     with ArrayWriter(stage.folder / "video_embeddings.npy", "video_embeddings", CHECKPOINT, overwrite=True) as writer:
@@ -474,7 +514,7 @@ def test_one_damaged_byte_anywhere_in_the_embeddings_is_refused_and_no_number_pr
     path = stage.folder / name
     raw = path.read_bytes()
     if older:
-        drop_crcs(path)
+        drop_checks(path)
     assert stage() == 0
     capsys.readouterr()
     for position in (128, 128 + (len(raw) - 128) // 2, len(raw) - 1):
