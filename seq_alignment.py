@@ -189,7 +189,9 @@ def _dtw_chunk(similarities, T, M, with_paths, workspace):
     sums = workspace.reshape(diagonals[0], starts[-1])
     sums.fill(0)
     row, cell = sums.strides
-    slanted = (row, row + cell)  # the strides of a view in which cell (t, m) lies in row t + m
+    # The strides of a view in which cell (t, m) lies in row t + m. With m backwards C-order matrices would take 0.94 of
+    # the time, but those of `similarity_matrix`, whose frames follow one another in memory, 1.3 times as long.
+    slanted = (row, row + cell)
     for similarity, offset in zip(similarities, ((starts[:-1] + 1) * cell).tolist(), strict=True):
         np.ndarray(similarity.shape, np.float64, sums, offset, slanted)[...] = similarity
     has_negative = not sums.min() >= 0  # also where a matrix is NaN
