@@ -151,7 +151,7 @@ class ArrayArtifact:
         with np.errstate(all="ignore"):
             # One pass over the rows in their own dtype; what it leaves open is looked at closely.
             squares = np.einsum("nd,nd->n", rows, rows).astype(np.float64)
-        if not ((squares > LEAST_SQUARE) & (squares < MOST_SQUARE)).all():
+        if not _have_lengths(squares):
             self._require_directions(rows, id)
         return rows
 
@@ -164,13 +164,18 @@ class ArrayArtifact:
                              f"run {MAKERS[self.kind]} again with --overwrite")
         with np.errstate(all="ignore"):
             squares = np.square(rows, dtype=np.float64).sum(axis=1)
-        if not ((squares > LEAST_SQUARE) & (squares < MOST_SQUARE)).all():
+        if not _have_lengths(squares):
             raise InputError(f"{self.path}: sample {id} has numbers too large or too small for a length; "
                              f"run {MAKERS[self.kind]} again with --overwrite")
 
     def source(self):
         """What a result says of this artifact, so that it can be traced."""
         return {"path": str(self.path), "fingerprint": self.fingerprint, **self.meta}
+
+
+def _have_lengths(squares):
+    """Whether all of some squared lengths are such that can be computed with."""
+    return ((squares > LEAST_SQUARE) & (squares < MOST_SQUARE)).all()
 
 
 class Index:
@@ -195,7 +200,7 @@ class Index:
                 self.stops.append(item["stop"])
                 self.rates.append(_rate_of(item))
                 self.crcs.append(crc_of(item))
-                state.update(f"{item['id']}\0{item['digest']}\n".encode())
+                state.update(fingerprint_line(item))
         self.header = self.items.header
         self.fingerprint = state.hexdigest()
         self.problem = _header_problem(self.header, kind) or problem or self._end_problem()
@@ -205,6 +210,11 @@ class Index:
             return "names no samples"
         end, rows = self.stops[-1], self.header["shape"][0]
         return None if end == rows else f"ends at row {end} of {rows}"
+
+
+def fingerprint_line(item):
+    """What an item adds to the fingerprint of its artifact: bytes."""
+    return f"{item['id']}\0{item['digest']}\n".encode()
 
 
 def read_index(path, kind):

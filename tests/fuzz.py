@@ -42,17 +42,13 @@ class Wrong(Exception):
 class Reader:
     """What reads one kind of file.
 
-    prepare(folder) makes whole files and returns those that are damaged, one in every case
-    read(folder) reads them: a result, or an exception; what `check` does not raise at is right
+    Each of them has
+
+    prepare(folder), which makes whole files and returns those that are damaged, one in every case
+    read(folder), which reads them: a result, or an exception; what `check` does not raise at is right
     """
 
     is_json = False
-
-    def prepare(self, folder):
-        raise NotImplementedError
-
-    def read(self, folder):
-        raise NotImplementedError
 
     def check(self, whole, found):
         """Raise Wrong if `found` is not right; `whole` is what the whole files gave."""

@@ -3,6 +3,7 @@
 import pytest
 
 from actalign.console import InputError
+from actalign.files import Hold
 
 
 def refusal(call, *parts):
@@ -15,3 +16,14 @@ def refusal(call, *parts):
     for part in parts:
         assert part in message
     return message
+
+
+def require_one_run_at_a_time(stage, path, capsys):
+    """While another run writes its predictions, a stage refuses to, works without --output, and leaves no lock."""
+    hold = Hold(path)
+    assert stage("--output", str(path)) == 2
+    assert "another run is writing it" in capsys.readouterr().err
+    assert stage() == 0
+    hold.release()
+    assert stage("--output", str(path)) == 0
+    assert not path.with_name(path.name + ".lock").exists()

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from made_artifacts import make_entries, write_frames_index
+from refusals import require_one_run_at_a_time
 
 import baseline
 from actalign.artifacts import ArrayWriter
-from actalign.files import Hold
 from actalign.siglip import find_checkpoint, load_siglip
 
 OPTIONS = {"a": ["hook shot", "jump shot", "dunk"], "b": ["dunk", "lay-up"]}
@@ -117,8 +117,4 @@ def test_an_index_that_does_not_tell_the_checkpoint_is_refused(stage, capsys, me
 
 
 def test_predictions_are_kept_to_one_run(stage, capsys):
-    path = stage.folder / "predictions.json"
-    hold = Hold(path)
-    assert stage("--output", str(path)) == 2
-    assert "another run is writing it" in capsys.readouterr().err
-    hold.release()
+    require_one_run_at_a_time(stage, stage.folder / "predictions.json", capsys)

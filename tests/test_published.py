@@ -160,6 +160,16 @@ def test_pickles_of_numpy_1_are_read(both):
     assert run(run.old, *run.model)[1] == run(run.new)[1]
 
 
+def test_rows_are_read_by_range_as_those_of_our_arrays(both):
+    run = both(OPTIONS, [20, None, 31])
+    for name, kind in (("video_embeddings", "video_embeddings"), ("encoded_subactions", "subaction_embeddings")):
+        ours = read_array(run.new / f"{name}.npy", kind)
+        theirs = read_array(run.old / f"{name}.npy", kind, run.old / "generated_subactions.json")
+        n = len(ours.array)
+        for start, stop in ((0, n), (0, 1), (n - 1, n), (5, 24), (19, 21), (20, 20)):
+            np.testing.assert_array_equal(theirs.read(start, stop), ours.read(start, stop))
+
+
 def test_a_row_without_embeddings_changes_no_other_score(both):
     whole = both(OPTIONS, [20, 7, 31])
     _, everything, _, _ = whole(whole.old, *whole.model)

@@ -192,12 +192,17 @@ def test_a_link_opens_its_sample_even_where_it_was_filtered_away(made, open_page
 # One cell
 
 
-def test_pointing_at_a_cell_shows_its_frame_time_sub_action_and_similarity(made, open_page):
-    page = open_page(made / "report.html")
+def first_heatmap(page):
+    """The first similarity of the sample "plain", scrolled to, and the box of its plot."""
     heat = opened(page, "plain").locator(".heat").first
     heat.scroll_into_view_if_needed()
     page.wait_for_timeout(100)
-    box = heat.locator(".plot").bounding_box()
+    return heat, heat.locator(".plot").bounding_box()
+
+
+def test_pointing_at_a_cell_shows_its_frame_time_sub_action_and_similarity(made, open_page):
+    page = open_page(made / "report.html")
+    heat, box = first_heatmap(page)
     t, m = 10, 2
     heat.hover(position={"x": 12 + (box["width"] - 24) * (t + 0.5) / LENGTHS["plain"], "y": 34 * (m + 0.5)})
     tip = page.locator("#tip")
@@ -216,10 +221,7 @@ def test_pointing_at_a_cell_shows_its_frame_time_sub_action_and_similarity(made,
 
 def test_a_part_of_the_time_is_looked_at_closer(made, open_page):
     page = open_page(made / "report.html")
-    heat = opened(page, "plain").locator(".heat").first
-    heat.scroll_into_view_if_needed()
-    page.wait_for_timeout(100)
-    box = heat.locator(".plot").bounding_box()
+    _, box = first_heatmap(page)
     width, y = box["width"] - 24, box["y"] + 20
     page.mouse.move(box["x"] + 12 + width / 2, y)
     page.mouse.down()

@@ -18,11 +18,11 @@ from made_artifacts import (
     write_subaction_embeddings,
     write_video_embeddings,
 )
+from refusals import require_one_run_at_a_time
 
 import seq_alignment
 from actalign.artifacts import ArrayWriter, read_array
 from actalign.console import InputError
-from actalign.files import Hold
 from actalign.subactions import iter_scripts
 from seq_alignment import (
     PackedPaths,
@@ -556,14 +556,7 @@ def test_a_scale_and_bias_that_no_checkpoint_has_are_refused(stage, capsys, key,
 
 
 def test_predictions_are_kept_to_one_run(stage, capsys):
-    path = stage.folder / "predictions.json"
-    hold = Hold(path)
-    assert stage("--output", str(path)) == 2
-    assert "another run is writing it" in capsys.readouterr().err
-    assert stage() == 0
-    hold.release()
-    assert stage("--output", str(path)) == 0
-    assert not path.with_name("predictions.json.lock").exists()
+    require_one_run_at_a_time(stage, stage.folder / "predictions.json", capsys)
 
 
 def test_a_sample_that_was_joined_twice_or_lost_stops_the_run_before_a_number_is_printed(stage, monkeypatch, capsys):
