@@ -430,7 +430,7 @@ def write(args, run):
         from actalign import figures
 
         drawn = figures.write_figures(args.figures, run, args.samples)
-        print(f"{len(drawn)} figures -> {args.figures}")
+        print(f"{len(drawn)} {'figure' if len(drawn) == 1 else 'figures'} -> {args.figures}")
 
 
 def write_report(path, run, ids=None, limit=MOST_SAMPLES):
