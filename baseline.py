@@ -11,6 +11,7 @@ import argparse
 import numpy as np
 
 from actalign import artifacts, console, evaluation
+from actalign.predictions import csv_path, predictions_output, write_predictions
 from actalign.siglip import add_trust_argument, find_checkpoint, load_siglip
 
 BATCH_SIZE = 32  # texts a forward pass
@@ -78,7 +79,7 @@ def parse_args(argv=None):
 @console.script
 def main(argv=None):
     args = parse_args(argv)
-    with evaluation.predictions_output(args.output):
+    with predictions_output(args.output):
         return score(args)
 
 
@@ -111,8 +112,8 @@ def score(args):
     sources = {"input_dataset": dataset, "video_embeddings": video.source()}
     print(evaluation.made_from(sources))
     if args.output:
-        evaluation.write_predictions(args.output, {"name": "mean pool"}, sources, predictions, not_scored)
-        print(f"predictions -> {args.output}, {evaluation.csv_path(args.output)}")
+        write_predictions(args.output, {"name": "mean pool"}, sources, predictions, not_scored)
+        print(f"predictions -> {args.output}, {csv_path(args.output)}")
     if not predictions:
         raise console.StageError("no sample could be scored; the lines above say why")
 

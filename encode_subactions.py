@@ -13,7 +13,7 @@ import numpy as np
 
 from actalign import artifacts, console
 from actalign.siglip import DTYPES, SO400M, add_trust_argument, find_checkpoint, load_siglip, resolve_dtype
-from actalign.subactions import read_scripts
+from actalign.subactions import read_subactions
 
 BATCH_SIZE = 256  # texts a forward pass on CUDA
 BATCH_SIZE_ELSEWHERE = 32
@@ -52,7 +52,7 @@ class KnownTexts:
 def encode_subactions(scripts, writer, encoder, known):
     """Embed the sub-actions of the samples that `writer` does not hold yet.
 
-    scripts  list of Scripts with at least one option that has sub-actions    writer  ArrayWriter
+    scripts  list of SubActions with at least one option that has sub-actions    writer  ArrayWriter
     encoder  Siglip    known  KnownTexts
     Returns the number of texts that were encoded.
     """
@@ -116,8 +116,8 @@ def open_writer(args, checkpoint, dtype, scripts, known):
                 known.add_item(item, writer)
             yield writer
             return
-    console.say(f"sub-actions of {len(stale)} samples have changed, {stale[0]} for one; texts that were encoded before "
-                "are kept")
+    console.log.info(f"sub-actions of {len(stale)} samples have changed, {stale[0]} for one; texts that were encoded "
+                     "before are kept")
     finished = artifacts.read_array(args.output, "subaction_embeddings")
     for item in finished.items:
         known.add_item(item, finished)
@@ -149,7 +149,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     console.require_folder_of(args.output)
-    scripts = read_scripts(args.subactions)
+    scripts = read_subactions(args.subactions)
     device = console.pick_device(args.device)
     checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
     dtype = resolve_dtype(args.dtype, device, checkpoint)
@@ -166,8 +166,8 @@ def main(argv=None):
             texts = {text for script in todo for texts in script.texts for text in texts}
             long = encoder.tokenizer.too_long(sorted(texts))
             if long:
-                console.warn(f"{len(long)} sub-actions are longer than the checkpoint reads and are cut, for one "
-                             f"{long[0]!r}")
+                console.log.warning(f"{len(long)} sub-actions are longer than the checkpoint reads and are cut, for "
+                                    f"one {long[0]!r}")
             encoded = encode_subactions(todo, writer, encoder, known)
         done, rows = len(writer.items) - kept, writer.row_count
     lacking = [script.sample.id for script in scripts if script.lacking]

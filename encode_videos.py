@@ -90,11 +90,11 @@ def require_same_frames(writer, frames):
 def warn_of_other_frames(frames, encoder):
     """Say it once where the frames are not what the checkpoint's own image processor would have made."""
     if frames.array.shape[1:3] != (encoder.image_size, encoder.image_size):
-        console.warn(f"frames of {frames.array.shape[1]} pixels are resized to {encoder.image_size} for this "
+        console.log.warning(f"frames of {frames.array.shape[1]} pixels are resized to {encoder.image_size} for this "
                      f"checkpoint; --image_size {encoder.image_size} in process_data.py avoids that")
     resample = frames.meta.get("resample", encoder.resample)
     if resample != encoder.resample:
-        console.warn(f"frames were resized by {resample} filtering, this checkpoint's image processor uses "
+        console.log.warning(f"frames were resized by {resample} filtering, this checkpoint's image processor uses "
                      f"{encoder.resample}; --resample {encoder.resample} in process_data.py avoids that")
 
 

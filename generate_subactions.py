@@ -21,7 +21,7 @@ from actalign import artifacts, console, files
 from actalign.dataset import require_unique_ids, sample_from_record
 from actalign.language_model import TIMEOUT, LanguageModel, NoAnswer, Request, answer_part, text_of_answer
 from actalign.replies import MIN_SUBACTIONS, MOST_SUBACTIONS, bare, parse_reply
-from actalign.subactions import Scripts, entry_of, folded_key, read_scripts, scripts_from_entry
+from actalign.subactions import SubActions, entry_of, folded_key, read_subactions, subactions_from_entry
 
 MODEL = "gpt-5.4-mini"
 TEMPERATURE = 0.2  # the published setting
@@ -148,7 +148,7 @@ def collect_questions(samples, generated):
     for group in groups.values():
         known, todo = {}, []
         for sample in group:
-            there = generated.scripts_of(sample)
+            there = generated.subactions_of(sample)
             if there.lacking:
                 todo.append(sample)
             known |= there.known
@@ -235,7 +235,7 @@ class GeneratedFile:
         self.path = Path(path)
         self.entries = {}
         self._journal = files.Journal(self.path.with_name(self.path.name + ".partial"), "take that line out")
-        self._hold = files.Hold(path)
+        self._lock = files.Lock(path)
         try:
             entries = files.read_json(path, "list of samples") if self.path.exists() else []
             if not isinstance(entries, list):
@@ -245,11 +245,11 @@ class GeneratedFile:
                 self._learn(entry, self._journal.path)
             self.missing = artifacts.MissingItems(path)
         except BaseException:
-            self._hold.release()
+            self._lock.release()
             raise
 
     def _learn(self, entry, source):
-        sample = scripts_from_entry(entry, source).sample
+        sample = subactions_from_entry(entry, source).sample
         self.entries[sample.id] = entry
         return sample
 
@@ -257,21 +257,21 @@ class GeneratedFile:
         return self
 
     def __exit__(self, *_):
-        self._hold.release()
+        self._lock.release()
 
-    def scripts_of(self, sample):
-        """The Scripts of a sample, without sub-actions if it is not there.
+    def subactions_of(self, sample):
+        """The SubActions of a sample, without sub-actions if it is not there.
 
         Raises InputError if it is there with other options.
         """
         entry = self.entries.get(sample.id)
         if entry is None:
-            return Scripts(sample, ((),) * len(sample.options))
-        there = scripts_from_entry(entry, self.path).sample
+            return SubActions(sample, ((),) * len(sample.options))
+        there = subactions_from_entry(entry, self.path).sample
         if sorted(map(folded_key, there.keys)) != sorted(map(folded_key, sample.keys)):
             raise console.InputError(f"{self.path}: sample {sample.id} is there with other options than in the "
                                      "dataset; move the file away or choose another --output")
-        return scripts_from_entry({**entry, **sample.record()}, self.path)
+        return subactions_from_entry({**entry, **sample.record()}, self.path)
 
     def require_same_settings(self, settings):
         """Raise InputError if sub-actions came from another model, temperature or prompt.
@@ -279,7 +279,7 @@ class GeneratedFile:
         Files that do not say are taken as they are.
         """
         for id, entry in self.entries.items():
-            earlier, there = entry.get("generated_with"), scripts_from_entry(entry, self.path)
+            earlier, there = entry.get("generated_with"), subactions_from_entry(entry, self.path)
             if not isinstance(earlier, dict) or not any(there.texts):
                 continue
             for name, value in generated_with(settings, there.sample, settings.temp).items():
@@ -290,8 +290,9 @@ class GeneratedFile:
 
     def add(self, sample, texts, generated_with):
         """Commit what is known of one sample: {option: phrases}. What it has already stays."""
-        there = self.scripts_of(sample)
-        scripts = Scripts(sample, tuple(there.known.get(option) or texts.get(option, ()) for option in sample.options))
+        there = self.subactions_of(sample)
+        scripts = SubActions(sample, tuple(there.known.get(option) or texts.get(option, ())
+                                           for option in sample.options))
         entry = {**self.entries.get(sample.id, {}), **entry_of(scripts)}
         if scripts.texts != there.texts:
             entry["generated_with"] = generated_with
@@ -366,7 +367,7 @@ def read_batch(path, questions, generated, settings):
     for question in answered.values():
         settle(question, generated, settings, settings.temp)
     if questions and not answered:
-        console.warn(f"{path} answers none of the questions that are left")
+        console.log.warning(f"{path} answers none of the questions that are left")
 
 
 def _take_batch_answer(question, line, settings):
@@ -385,7 +386,7 @@ def _take_batch_answer(question, line, settings):
 
 def check_file(path, text_model, min_subactions):
     """Lines about a generated_subactions.json: what is missing, repeated, or too long to be read whole. Yields them."""
-    scripts = read_scripts(path)
+    scripts = read_subactions(path)
     too_long, how = _length_check(text_model)
     count = 0
     for script in scripts:
@@ -505,7 +506,7 @@ def main(argv=None):
                 tokens = f"; {language_model.tokens_asked} tokens asked, {language_model.tokens_answered} answered"
         finally:
             generated.finish([sample.id for sample in samples])
-        failed = [sample.id for sample in todo if generated.scripts_of(sample).lacking]
+        failed = [sample.id for sample in todo if generated.subactions_of(sample).lacking]
     if failed:
         print(f"{len(failed)} samples lack an option{'' if args.batch_results else f' after {args.attempts} attempts'} "
               f"({console.some_of(failed)}); {artifacts.missing_path(args.output)} says why, run again to ask again")

@@ -235,7 +235,7 @@ def main(argv=None):
         raise console.InputError(f"--videos_dir {folder}: no such folder")
     masked = sum(bool(sample.masks) for sample in samples)
     if masked:
-        console.say(f"{masked} of {len(samples)} samples have masks; what they cover is blurred")
+        console.log.info(f"{masked} of {len(samples)} samples have masks; what they cover is blurred")
     downloader = Downloader(downloads_folder(args.output), args.cookies, args.cookies_from_browser)
     settings = {"image_size": args.image_size, "resample": args.resample, "fps": args.fps}
     stopwatch = console.Stopwatch()

@@ -17,9 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from actalign import artifacts, comparison, console, cores, evaluation, files, report
+from actalign import artifacts, comparison, console, cores, evaluation, files
+from actalign.predictions import csv_path, predictions_output, write_predictions
+from actalign.report import page as report
 from actalign.siglip import add_trust_argument
-from actalign.subactions import iter_scripts
+from actalign.subactions import iter_subactions
 
 SMOOTH_FRAMES = 30  # the published window, about one second
 CELLS_AT_ONCE = 1 << 19  # of similarity matrices, compared and aligned together: 4 MB, measured (benchmarks/)
@@ -348,7 +350,7 @@ def unordered(similarity):
 def join(scripts, video, subactions):
     """Bring together by id what belongs to one sample.
 
-    scripts: iterable of Scripts, of which one at a time is held; video, subactions: ArrayArtifact.
+    scripts: iterable of SubActions, of which one at a time is held; video, subactions: ArrayArtifact.
     Returns (samples, not_scored): the Samples that can be scored, and {id: reason} of the others.
     Raises InputError if the embeddings were made from other sub-actions than those of `scripts`.
     """
@@ -541,7 +543,7 @@ def keep_freed_memory():
 def main(argv=None):
     args = parse_args(argv)
     report.require_usable(args)
-    with evaluation.predictions_output(args.output):
+    with predictions_output(args.output):
         return align(args)
 
 
@@ -554,7 +556,7 @@ def align(args):
     device = pick_device(args.device)
 
     ids = set(video)
-    samples, not_scored = join(_noting(ids, iter_scripts(args.subactions)), video, subactions)
+    samples, not_scored = join(_noting(ids, iter_subactions(args.subactions)), video, subactions)
     method = {"name": args.alignment, "smooth": args.smooth}
     compared = comparison.read_compared(args.compare, samples, method) if args.compare else None
     frames = report.open_frames(args.frames, video) if args.frames else None
@@ -575,8 +577,8 @@ def align(args):
                "video_embeddings": video.source(), "subaction_embeddings": subactions.source()}
     print(evaluation.made_from(sources))
     if args.output:
-        evaluation.write_predictions(args.output, method, sources, predictions, not_scored)
-        print(f"predictions -> {args.output}, {evaluation.csv_path(args.output)}")
+        write_predictions(args.output, method, sources, predictions, not_scored)
+        print(f"predictions -> {args.output}, {csv_path(args.output)}")
     if not predictions:
         raise console.StageError("no sample could be scored; the lines above say why")
     if args.report or args.figures:

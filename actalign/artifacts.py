@@ -33,7 +33,7 @@ import numpy as np
 
 from actalign.console import InputError
 from actalign.dataset import sample_from_record
-from actalign.files import Hold, Journal, fingerprint, read_json, reason_of, sync, write_json, write_json_items
+from actalign.files import Journal, Lock, fingerprint, read_json, reason_of, sync, write_json, write_json_items
 from actalign.json_items import JsonItems
 from actalign.npy import read_header
 
@@ -439,14 +439,14 @@ class ArrayWriter:
         self._dtype = self._row_shape = self._header_size = None
         self._was_finished = False
         self._abandoned = False
-        self._hold = Hold(self.path)
+        self._lock = Lock(self.path)
         try:
             self._refuse_foreign_index()
             if not overwrite:
                 self._find_earlier()
             self.missing = MissingItems(path, self.items)
         except BaseException:
-            self._hold.release()
+            self._lock.release()
             raise
 
     def __contains__(self, id):
@@ -505,7 +505,7 @@ class ArrayWriter:
         finally:
             self._journal.close()
             self._close_rows()
-            self._hold.release()
+            self._lock.release()
 
     @property
     def row_count(self):

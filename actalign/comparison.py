@@ -6,7 +6,9 @@ from math import comb
 from pathlib import Path
 
 from actalign.console import InputError, some_of
-from actalign.evaluation import Prediction, read_predictions, shortened
+from actalign.evaluation import Prediction
+from actalign.predictions import read_predictions
+from actalign.tables import shortened
 
 NAMES = {"dtw": "alignment"}  # what a method is called where people read of it
 NAME_COLUMNS = 24

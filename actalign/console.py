@@ -6,6 +6,7 @@ Results go to stdout; everything said on the way (progress, warnings, errors) go
 import contextlib
 import errno
 import functools
+import logging
 import os
 import sys
 import time
@@ -90,20 +91,24 @@ def _drop_output():
 
 
 def _fail(message, code):
-    say(f"error: {message}")
+    log.error(message)
     return code
 
 
-def say(message):
-    """Print one log line on stderr, above a progress bar if there is one."""
-    from tqdm import tqdm
+class _StderrHandler(logging.Handler):
+    """Writes log lines on stderr, above a progress bar if there is one."""
 
-    tqdm.write(f"{Path(sys.argv[0]).stem}: {one_line(message)}", file=sys.stderr)
+    def emit(self, record):
+        from tqdm import tqdm
+
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        tqdm.write(f"{Path(sys.argv[0]).stem}: {level}{one_line(record.getMessage())}", file=sys.stderr)
 
 
-def warn(message):
-    """Print one warning line on stderr."""
-    say(f"warning: {message}")
+log = logging.getLogger("actalign")
+log.setLevel(logging.INFO)
+log.propagate = False  # these lines are a script's own, whatever the libraries around it log
+log.addHandler(_StderrHandler())
 
 
 def some_of(names, most=3):

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from actalign.console import InputError, StageError, say
+from actalign.console import InputError, StageError, log
 from actalign.video import VideoError
 
 YOUTUBE_URL = "https://www.youtube.com/watch?v={youtube_id}"
@@ -139,7 +139,7 @@ class Downloader:
                 if last:
                     raise VideoError(f"{url}: {refused}", retry=True) from None
                 pause = min(refused.retry_after or 2.0 ** attempt, LONGEST_PAUSE)
-                say(f"{url}: {refused}; trying again in {pause:.0f} s")
+                log.info(f"{url}: {refused}; trying again in {pause:.0f} s")
                 time.sleep(pause)
         raise AssertionError("unreachable")
 

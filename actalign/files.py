@@ -257,7 +257,7 @@ def _line(content):
     return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
 
-class Hold:
+class Lock:
     """Keeps an output to one run. The system lets go of it when the process ends, however it ends.
 
     Raises InputError if another run holds it.

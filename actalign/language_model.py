@@ -6,7 +6,7 @@ import re
 import threading
 import time
 
-from actalign.console import StageError, warn
+from actalign.console import StageError, log
 
 TRIES = 6  # of one request that meets a rate limit, a lost connection or a server error
 TIMEOUT = 120  # s for one answer
@@ -126,7 +126,7 @@ class LanguageModel:
             self.tokens_answered += _count(answer_part(answer, "usage", "completion_tokens"))
             first_cut, self._has_cut = cut and not self._has_cut, self._has_cut or cut
         if first_cut:
-            warn(f"{self.model}: an answer was cut at the token limit; a higher --max_tokens may be needed")
+            log.warning(f"{self.model}: an answer was cut at the token limit; a higher --max_tokens may be needed")
         # No file holds the key, even if a server says it.
         return text_of_answer(answer).replace(self._key, "") if len(self._key) >= 8 else text_of_answer(answer)
 
@@ -139,7 +139,7 @@ class LanguageModel:
             if changed is None:
                 return False
             self._request, noted = changed
-        warn(f"{self.model}: the server does not take {noted}")
+        log.warning(f"{self.model}: the server does not take {noted}")
         return True
 
     def _is_final(self, error):

@@ -26,7 +26,7 @@ from actalign.dataset import Sample, require_unique_ids, sample_from_row
 from actalign.files import read_json, reason_of
 from actalign.npy import read_header
 from actalign.siglip import SO400M, add_trust_argument, find_checkpoint
-from actalign.subactions import folded_key, read_scripts
+from actalign.subactions import folded_key, read_subactions
 from actalign.unpickle import Array, unpickle
 from actalign.video import resize
 
@@ -79,7 +79,7 @@ def read_places(same_run):
     if Path(same_run).suffix == ".npy":
         return [place for place, _ in read_dataset(same_run)]
     entries = read_json(same_run, "list of samples with sub-actions")
-    scripts = read_scripts(same_run)
+    scripts = read_subactions(same_run)
     if any("generated_with" in entry for entry in entries):
         raise InputError(f"{same_run}: was written by this project's generate_subactions.py and so is not of the run "
                          "that made the array, whose rows have no ids; give the file of the same run, or convert the "

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from actalign import cores
-from actalign.console import InputError, StageError, warn
+from actalign.console import InputError, StageError, log
 from actalign.files import reason_of
 
 SO400M = "google/siglip-so400m-patch14-384"
@@ -212,7 +212,8 @@ class Siglip:
         tried, self._rows = self._rows, self._rows // 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        warn(f"a batch of {tried} does not fit into the memory of {self.device}; going on with {self._rows} at once")
+        log.warning(f"a batch of {tried} does not fit into the memory of {self.device}; going on with {self._rows} at "
+                    "once")
 
     def _checked(self, features):
         embeddings = features.float().cpu().numpy()

@@ -8,7 +8,7 @@ from actalign.json_items import JsonItems
 
 
 @dataclass(frozen=True)
-class Scripts:
+class SubActions:
     """What the options of one sample consist of: K tuples of ordered sub-actions, empty where there are none."""
 
     sample: Sample
@@ -25,20 +25,20 @@ class Scripts:
         return {option: texts for option, texts in zip(self.sample.options, self.texts, strict=True) if texts}
 
 
-def read_scripts(path):
-    """One Scripts a sample of a generated_subactions.json, in its order. Raises InputError as `iter_scripts` does."""
-    return list(iter_scripts(path))
+def read_subactions(path):
+    """The SubActions of every sample of a generated_subactions.json. Raises InputError as `iter_subactions` does."""
+    return list(iter_subactions(path))
 
 
-def iter_scripts(path):
-    """Yields what `read_scripts` returns, one by one, from the file.
+def iter_subactions(path):
+    """Yields what `read_subactions` returns, one by one, from the file.
 
     Raises InputError if the file is no list of samples with options, an option's sub-actions are no list of texts, or
     ids repeat.
     """
     entries, seen = JsonItems(path, "list of samples with sub-actions"), set()
     for entry in entries:
-        scripts = scripts_from_entry(entry, path)
+        scripts = subactions_from_entry(entry, path)
         if scripts.sample.id in seen:
             raise repeated_id(scripts.sample.id, path)
         seen.add(scripts.sample.id)
@@ -47,8 +47,8 @@ def iter_scripts(path):
         raise InputError(f"{path}: is no list of samples; give the output of generate_subactions.py")
 
 
-def scripts_from_entry(entry, source):
-    """The Scripts of one entry of the file; `source` names the file in errors."""
+def subactions_from_entry(entry, source):
+    """The SubActions of one entry of the file; `source` names the file in errors."""
     sample = sample_from_record(entry, source)
     by_key = entry.get("subactions")
     if by_key is not None and not isinstance(by_key, dict):
@@ -56,11 +56,11 @@ def scripts_from_entry(entry, source):
     exact = by_key or {}  # for options that differ by nothing but case and white space
     folded = {folded_key(key): texts for key, texts in exact.items()}
     texts = tuple(_checked(exact.get(key, folded.get(folded_key(key))), key, sample, source) for key in sample.keys)
-    return Scripts(sample, texts)
+    return SubActions(sample, texts)
 
 
 def entry_of(scripts):
-    """The entry of the file for one Scripts; options without sub-actions are left out."""
+    """The entry of the file for one SubActions; options without sub-actions are left out."""
     subactions = {key: list(texts) for key, texts in zip(scripts.sample.keys, scripts.texts, strict=True) if texts}
     return {**scripts.sample.record(), "subactions": subactions}
 

@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import seq_alignment  # noqa: E402
-from actalign import artifacts, evaluation  # noqa: E402
-from actalign.subactions import iter_scripts  # noqa: E402
+from actalign import artifacts, evaluation, tables  # noqa: E402
+from actalign.subactions import iter_subactions  # noqa: E402
 from seq_alignment import dtw_batch  # noqa: E402
 
 SAMPLES, OPTIONS = 898, 5  # the clips of ActionAtlas that the published figures were measured on
@@ -137,7 +137,7 @@ def compare_with_peers(repeats):
                 raise ValueError(f"the scores of {name} differ by {difference}")
             rows.append((name, f"{seconds:.3f}", f"{seconds / ours:.1f}",
                          "another score" if "series" in name else f"{difference:.0e}"))
-    yield from evaluation.table(rows)
+    yield from tables.table(rows)
 
 
 def growth(repeats):
@@ -153,7 +153,7 @@ def growth(repeats):
         jobs = (make_job(samples * factor) if name == "N" else make_job(samples, **{name.lower(): factor})
                 for factor in (2, 4, 8))
         rows.append((name, *(f"{seconds_of(job) / seconds:.1f}" for job in jobs)))
-    yield from evaluation.table(rows)
+    yield from tables.table(rows)
 
 
 # The whole stage
@@ -199,7 +199,7 @@ def profile(folder, repeats):
         artifacts.read_array(folder / "v.npy", "video_embeddings"),
         artifacts.read_array(folder / "u.npy", "subaction_embeddings")))
     samples, _ = measure("read sub-actions, join by id", lambda: seq_alignment.join(
-        iter_scripts(folder / "g.json"), video, subactions))
+        iter_subactions(folder / "g.json"), video, subactions))
     measure("read embeddings", lambda: [(video.embeddings(sample.id), subactions.embeddings(sample.id))
                                         for sample in samples])
     matrices = measure("the same, smoothed and compared", lambda: [
@@ -211,7 +211,7 @@ def profile(folder, repeats):
     measure("accuracy with intervals", lambda: evaluation.accuracy_table({"dtw": predictions}))
     whole, _ = best_time(lambda: run_stage(args), repeats)
     yield f"the stage on {SAMPLES} samples of {FEATURES} features, files in memory"
-    yield from evaluation.table([("", "seconds")] + [(name, f"{value:.3f}") for name, value in seconds.items()]
+    yield from tables.table([("", "seconds")] + [(name, f"{value:.3f}") for name, value in seconds.items()]
                                 + [("the script, with its start", f"{whole:.3f}")])
     work = seconds["all three, batches side by side"]
     yield f"beyond reading, comparing and aligning: {100 * (whole - work) / whole:.0f}% of the script's time"

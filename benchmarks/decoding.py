@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import process_data
 from actalign import cores
 from actalign.dataset import Sample
-from actalign.evaluation import table
+from actalign.tables import table
 
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
 FRAMES = 96

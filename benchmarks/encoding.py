@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import encode_videos  # noqa: E402
-from actalign import artifacts, console, evaluation  # noqa: E402
+from actalign import artifacts, console, tables  # noqa: E402
 from actalign.siglip import Siglip, find_checkpoint, load_siglip, resolve_dtype  # noqa: E402
 
 SO400M_VISION = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
@@ -170,7 +170,7 @@ def main(argv=None):
         if on_cuda:
             share = rate * FLOP_A_FRAME / matrix_rate(device)
             notes.append(f"so400m: {100 * share:.0f}% of the device's measured bfloat16 matrix rate")
-    print("\n".join([*evaluation.table(rows), *notes]))
+    print("\n".join([*tables.table(rows), *notes]))
     return 0
 
 

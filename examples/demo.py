@@ -16,6 +16,7 @@ DEMO = ROOT / "demo"
 sys.path.insert(0, str(ROOT))
 
 from actalign import evaluation  # noqa: E402
+from actalign.predictions import read_predictions  # noqa: E402
 
 IMAGE_SIZE = 48  # pixels, what the example's checkpoint takes
 SMOOTH = 6  # frames; the published 30 would be longer than a phase of these short clips, and blur it
@@ -67,7 +68,7 @@ def print_comparison(folder):
     """The table that everything was for, and where the files are."""
     methods = {"mean pool": "baseline_predictions.json", "unordered": "unordered_predictions.json",
                "alignment": "predictions.json"}
-    predictions = {name: evaluation.read_predictions(folder / file)[1] for name, file in methods.items()}
+    predictions = {name: read_predictions(folder / file)[1] for name, file in methods.items()}
     print(f"\n{WHAT_IT_IS}\n")
     print("\n".join(evaluation.accuracy_table(predictions)))
     print("""

@@ -108,7 +108,7 @@ class Alignment(Reader):
 
     def read(self, folder):
         import seq_alignment
-        from actalign.evaluation import read_predictions
+        from actalign.predictions import read_predictions
 
         model = ["--model", self._checkpoint] if self._old else []
         output = folder / "predictions.json"
@@ -280,12 +280,12 @@ class BatchResults(Reader):
 
     def read(self, folder):
         import generate_subactions
-        from actalign.subactions import read_scripts
+        from actalign.subactions import read_subactions
 
         output = folder / "s.json"
         run(generate_subactions.main, "--input", folder / "processed_dataset.npy", "--output", output,
             "--batch_results", folder / "results.jsonl")
-        return {script.sample.id: script for script in read_scripts(output)} if output.exists() else {}
+        return {script.sample.id: script for script in read_subactions(output)} if output.exists() else {}
 
     def check(self, whole, found):
         for id, script in found.items():
@@ -333,11 +333,11 @@ class HalfAnswered(Reader):
 
     def read(self, folder):
         import generate_subactions
-        from actalign.subactions import read_scripts
+        from actalign.subactions import read_subactions
 
         run(generate_subactions.main, "--input", folder / "processed_dataset.npy", "--output", folder / "s.json",
             "--batch_results", folder / "none.jsonl", "--min_subactions", "1")
-        return read_scripts(folder / "s.json")
+        return read_subactions(folder / "s.json")
 
 
 class Predictions(Reader):
@@ -347,7 +347,8 @@ class Predictions(Reader):
 
     def prepare(self, folder):
         from actalign.dataset import Sample
-        from actalign.evaluation import Prediction, write_predictions
+        from actalign.evaluation import Prediction
+        from actalign.predictions import write_predictions
 
         predictions = [Prediction(Sample(id, "sport", ("dunk", "lay-up"), answer=1), np.array([0.25, 0.5]),
                                   [np.array([[0, 0], [1, 1]])] * 2) for id in "abc"]
@@ -356,8 +357,9 @@ class Predictions(Reader):
 
     def read(self, folder):
         from actalign import evaluation
+        from actalign.predictions import read_predictions
 
-        predictions = evaluation.read_predictions(folder / "p.json")[1]
+        predictions = read_predictions(folder / "p.json")[1]
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.print_results("dtw", predictions, {})
         return predictions

@@ -3,7 +3,7 @@
 import pytest
 
 from actalign.console import InputError
-from actalign.files import Hold
+from actalign.files import Lock
 
 
 def refusal(call, *parts):
@@ -20,10 +20,10 @@ def refusal(call, *parts):
 
 def require_one_run_at_a_time(stage, path, capsys):
     """While another run writes its predictions, a stage refuses to, works without --output, and leaves no lock."""
-    hold = Hold(path)
+    lock = Lock(path)
     assert stage("--output", str(path)) == 2
     assert "another run is writing it" in capsys.readouterr().err
     assert stage() == 0
-    hold.release()
+    lock.release()
     assert stage("--output", str(path)) == 0
     assert not path.with_name(path.name + ".lock").exists()

@@ -5,8 +5,9 @@ from made_artifacts import CHECKPOINT, make_entries, random_rows, write_entries,
 
 import seq_alignment
 from actalign.artifacts import ArrayWriter, read_array
-from actalign.evaluation import Prediction, write_predictions
-from actalign.subactions import read_scripts
+from actalign.evaluation import Prediction
+from actalign.predictions import write_predictions
+from actalign.subactions import read_subactions
 
 INJECTED = '<img src=x onerror="document.title=\'hacked\'">'
 HOSTILE = [
@@ -60,7 +61,7 @@ def _write_frames(path, lengths, size):
 
 def write_other_predictions(path, folder, change=lambda samples: samples, name="mean <pool>"):
     """Write predictions of another method: the last option of every sample of the run in `folder`."""
-    samples = change([script.sample for script in read_scripts(folder / "generated.json")])
+    samples = change([script.sample for script in read_subactions(folder / "generated.json")])
     write_predictions(path, {"name": name}, {}, [
         Prediction(sample, np.arange(len(sample.options), dtype=float)) for sample in samples], {})
     return str(path)

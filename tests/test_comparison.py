@@ -9,7 +9,8 @@ from actalign import comparison
 from actalign.comparison import mcnemar, paired, read_compared
 from actalign.console import InputError
 from actalign.dataset import Sample
-from actalign.evaluation import Prediction, write_predictions
+from actalign.evaluation import Prediction
+from actalign.predictions import write_predictions
 
 DTW = {"name": "dtw", "smooth": 30}
 

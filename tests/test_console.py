@@ -155,8 +155,8 @@ def test_full_disk_elsewhere_leaves_stdout_to_its_owner(tmp_path, monkeypatch):
 
 
 def test_log_lines_go_to_stderr_in_one_line_each(capsys):
-    console.say("two\nlines")
-    console.warn(ValueError("careful"))
+    console.log.info("two\nlines")
+    console.log.warning(ValueError("careful"))
     assert capsys.readouterr() == ("", "encode_videos: two lines\nencode_videos: warning: careful\n")
 
 

@@ -7,20 +7,11 @@ import numpy as np
 import pytest
 from refusals import refusal
 
-from actalign import evaluation
+from actalign import evaluation, predictions, tables
 from actalign.dataset import Sample
-from actalign.evaluation import (
-    Prediction,
-    accuracy,
-    accuracy_table,
-    chance,
-    print_results,
-    read_predictions,
-    require_replaceable,
-    table,
-    top_k_hits,
-    write_predictions,
-)
+from actalign.evaluation import Prediction, accuracy, accuracy_table, chance, print_results, top_k_hits
+from actalign.predictions import read_predictions, require_replaceable, write_predictions
+from actalign.tables import table
 
 
 def sample(id="x", options=3, answer=0):
@@ -130,13 +121,13 @@ def test_table_is_aligned():
 def test_long_labels_are_cut_so_that_lines_fit_a_terminal(label):
     lines = table([("sample", "prediction", "score", "margin"), (label, label, "0.1234", "0.0001"),
                    ("a", "b", "0.5", "0.1")], texts=2)
-    assert [evaluation.width_of(line) for line in lines] == [80, 80, 80, 80]
+    assert [tables.width_of(line) for line in lines] == [80, 80, 80, 80]
     assert lines[2].count("…") == 2
     assert lines[2].endswith("0.1234  0.0001")
 
 
 def test_wide_and_combining_characters_are_counted_as_a_terminal_shows_them():
-    assert [evaluation.width_of(text) for text in ("abc", "日本", "e\u0301", "カ\uff76", "")] == [3, 4, 1, 3, 0]
+    assert [tables.width_of(text) for text in ("abc", "日本", "e\u0301", "カ\uff76", "")] == [3, 4, 1, 3, 0]
     lines = table([("", "n"), ("日本", "1"), ("abcd", "2")])
     assert lines[2:] == ["日本  1", "abcd  2"]
 
@@ -148,7 +139,7 @@ def test_no_label_steers_the_terminal():
 
 
 def test_scores_too_small_for_four_decimals_are_still_seen():
-    assert [evaluation.score_text(value) for value in (0.25, 0.001, 0.00012, 3e-9, 0)] == [
+    assert [tables.score_text(value) for value in (0.25, 0.001, 0.00012, 3e-9, 0)] == [
         "0.2500", "0.0010", "1.2e-04", "3.0e-09", "0.0000"]
 
 
@@ -288,14 +279,14 @@ ENTRY = {"id": "a", "cleaned_options": ["x", "y"], "correct_answer_index": 0, "s
 ], ids=lambda samples: repr(samples)[-40:].lstrip("0"))
 def test_damaged_predictions_are_refused(tmp_path, samples):
     path = tmp_path / "p.json"
-    path.write_text(json.dumps({"format": evaluation.FORMAT, "version": evaluation.VERSION, "method": {"name": "dtw"},
+    path.write_text(json.dumps({"format": predictions.FORMAT, "version": predictions.VERSION, "method": {"name": "dtw"},
                                 "samples": samples}))
     refusal(lambda: read_predictions(path), str(path))
 
 
 @pytest.mark.parametrize("content", ["[]", "5", "{}", '{"format": "other", "version": 1}', "", "cut {",
-                                     json.dumps({"format": evaluation.FORMAT, "version": 99, "samples": []}),
-                                     json.dumps({"format": evaluation.FORMAT, "version": 1, "samples": []})])
+                                     json.dumps({"format": predictions.FORMAT, "version": 99, "samples": []}),
+                                     json.dumps({"format": predictions.FORMAT, "version": 1, "samples": []})])
 def test_file_of_another_kind_is_refused(tmp_path, content):
     path = tmp_path / "p.json"
     path.write_text(content)
@@ -346,7 +337,7 @@ def test_the_csv_twin_has_a_row_for_every_sample_and_option(tmp_path):
     first = Prediction(Sample(id="001", domain="a,b", options=labels, answer=2), np.array([0.1, 1 / 3, 1e-12, -2.5]))
     write_some(tmp_path / "p.json", [first, prediction([2, 1], 1, "b")])
     frame = pandas.read_csv(tmp_path / "p.csv", dtype={"id": str})
-    assert tuple(frame.columns) == evaluation.COLUMNS
+    assert tuple(frame.columns) == predictions.COLUMNS
     assert frame["id"].tolist() == ["001"] * 4 + ["b"] * 2
     assert tuple(frame["option"][:4]) == labels
     assert frame["score"].tolist() == [0.1, 1 / 3, 1e-12, -2.5, 2, 1]

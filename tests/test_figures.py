@@ -8,10 +8,10 @@ from PIL import Image
 from report_runs import LENGTHS, make_run, run_all
 
 import seq_alignment
-from actalign import figures
 from actalign.dataset import Sample
 from actalign.evaluation import Prediction
-from actalign.figures import file_name, mark, options_drawn
+from actalign.report import figures
+from actalign.report.figures import file_name, mark, options_drawn
 
 
 def prediction(scores, answer=0):

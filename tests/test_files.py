@@ -11,7 +11,7 @@ from crashes import in_child
 from refusals import refusal
 
 from actalign import files
-from actalign.files import Hold, Journal, read_json, reason_of, write_json
+from actalign.files import Journal, Lock, read_json, reason_of, write_json
 from actalign.json_items import JsonItems
 
 
@@ -285,14 +285,14 @@ def test_failed_replacement_leaves_the_old_journal_and_nothing_else(journal):
 
 def test_output_is_held_by_one_run_until_it_lets_go(tmp_path):
     path = tmp_path / "a.npy"
-    hold = Hold(path)
-    refusal(lambda: Hold(path), str(path), "another run")
-    assert in_child(lambda: refusal(lambda: Hold(path), "another run")) == 0
-    Hold(tmp_path / "b.npy").release()
-    hold.release()
+    lock = Lock(path)
+    refusal(lambda: Lock(path), str(path), "another run")
+    assert in_child(lambda: refusal(lambda: Lock(path), "another run")) == 0
+    Lock(tmp_path / "b.npy").release()
+    lock.release()
     assert names(tmp_path) == []
-    Hold(path).release()
-    hold.release()  # once more does no harm
+    Lock(path).release()
+    lock.release()  # once more does no harm
     assert names(tmp_path) == []
 
 
@@ -300,21 +300,21 @@ def test_hold_ends_with_the_process_however_it_ends(tmp_path):
     path = tmp_path / "a.npy"
 
     def hold_and_die():
-        hold = Hold(path)
+        lock = Lock(path)
         os.kill(os.getpid(), signal.SIGKILL)
-        hold.release()
+        lock.release()
 
     assert in_child(hold_and_die) == -signal.SIGKILL
-    hold = Hold(path)
-    refusal(lambda: Hold(path), "another run")
-    hold.release()
+    lock = Lock(path)
+    refusal(lambda: Lock(path), "another run")
+    lock.release()
     assert names(tmp_path) == []
 
 
 def test_released_hold_does_not_let_two_runs_in(tmp_path, monkeypatch):
     """The run before removes the lock file after the next one opened it, and before that one locks it."""
     path = tmp_path / "a.npy"
-    before = Hold(path)
+    before = Lock(path)
     lock = files.fcntl.flock
 
     def lock_after_release(file, flags):
@@ -323,9 +323,9 @@ def test_released_hold_does_not_let_two_runs_in(tmp_path, monkeypatch):
         lock(file, flags)
 
     monkeypatch.setattr(files.fcntl, "flock", lock_after_release)
-    hold = Hold(path)
-    refusal(lambda: Hold(path), "another run")
-    hold.release()
+    lock = Lock(path)
+    refusal(lambda: Lock(path), "another run")
+    lock.release()
 
 
 def test_files_can_be_written_where_there_are_no_locks(tmp_path, monkeypatch):
@@ -334,8 +334,8 @@ def test_files_can_be_written_where_there_are_no_locks(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(files.fcntl, "flock", no_locks)
-        Hold(tmp_path / "a.npy").release()
+        Lock(tmp_path / "a.npy").release()
     with monkeypatch.context() as patch:
         patch.setattr(files, "fcntl", None)
-        Hold(tmp_path / "a.npy").release()
+        Lock(tmp_path / "a.npy").release()
     assert names(tmp_path) == []

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actalign.evaluation import accuracy, read_predictions, top_k_hits
+from actalign.evaluation import accuracy, top_k_hits
+from actalign.predictions import read_predictions
 from examples import demo
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,12 +12,12 @@ from PIL import Image
 from report_runs import HOSTILE, INJECTED, LENGTHS, make_run, run_all, write_other_predictions
 
 import seq_alignment
-from actalign import report
 from actalign.artifacts import ArrayWriter, read_array
 from actalign.comparison import Compared
 from actalign.dataset import Sample
 from actalign.evaluation import Prediction
-from actalign.report import Run, chosen_predictions, moves_of, sample_record, small_number, sprite, telling
+from actalign.report import page as report
+from actalign.report.page import Run, chosen_predictions, moves_of, sample_record, small_number, sprite, telling
 
 
 @pytest.fixture(scope="module")

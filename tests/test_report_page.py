@@ -6,7 +6,7 @@ import pytest
 from report_runs import HOSTILE, INJECTED, LENGTHS, make_run, run_all
 
 import seq_alignment
-from actalign.report import anchor
+from actalign.report.page import anchor
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from refusals import require_one_run_at_a_time
 import seq_alignment
 from actalign.artifacts import ArrayWriter, read_array
 from actalign.console import InputError
-from actalign.subactions import iter_scripts
+from actalign.subactions import iter_subactions
 from seq_alignment import (
     PackedPaths,
     dtw,
@@ -473,7 +473,7 @@ def test_a_frame_that_cancels_out_is_named_on_every_device(stage, device):
         writer.append("a", np.concatenate([rows, -rows[3:]]))
     video = read_array(stage.folder / "video_embeddings.npy", "video_embeddings")
     subactions = read_array(stage.folder / "encoded_subactions.npy", "subaction_embeddings")
-    samples, _ = seq_alignment.join(iter_scripts(stage.folder / "generated.json"), video, subactions)
+    samples, _ = seq_alignment.join(iter_subactions(stage.folder / "generated.json"), video, subactions)
     with pytest.raises(InputError, match=r"frame 4 of sample a has no direction .* window of 2 frames"):
         seq_alignment.sample_similarities(samples[0], video, subactions, 2, device)
     assert seq_alignment.sample_similarities(samples[0], video, subactions, 4, device)[0].shape == (5, 3)

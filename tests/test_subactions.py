@@ -5,7 +5,7 @@ import json
 import pytest
 from refusals import refusal
 
-from actalign.subactions import Scripts, entry_of, read_scripts, scripts_from_entry
+from actalign.subactions import SubActions, entry_of, read_subactions, subactions_from_entry
 
 ENTRY = {
     "youtube_id": "dQw4w9WgXcQ", "id": "dQw4w9WgXcQ_1", "domain": "Basketball", "action": "Euro Step",
@@ -27,7 +27,7 @@ def write(tmp_path, entries):
 
 def test_fixed_shape_is_read_in_the_order_of_the_options(tmp_path):
     shuffled = {**ENTRY, "id": "second", "subactions": dict(reversed(ENTRY["subactions"].items()))}
-    first, second = read_scripts(write(tmp_path, [ENTRY, shuffled]))
+    first, second = read_subactions(write(tmp_path, [ENTRY, shuffled]))
     sample = first.sample
     assert (sample.id, sample.youtube_id, sample.domain, sample.action, sample.question, sample.answer) == (
         "dQw4w9WgXcQ_1", "dQw4w9WgXcQ", "Basketball", "Euro Step", "Which move is it?", 1)
@@ -41,22 +41,22 @@ def test_fixed_shape_is_read_in_the_order_of_the_options(tmp_path):
 
 
 def test_entry_comes_back(tmp_path):
-    scripts = read_scripts(write(tmp_path, [ENTRY]))[0]
+    scripts = read_subactions(write(tmp_path, [ENTRY]))[0]
     assert entry_of(scripts) == ENTRY
     assert list(entry_of(scripts)) == list(ENTRY)
-    assert read_scripts(write(tmp_path, [entry_of(scripts)])) == [scripts]
+    assert read_subactions(write(tmp_path, [entry_of(scripts)])) == [scripts]
 
 
 @pytest.mark.parametrize("key", ["Euro Step in Basketball", " euro  step in basketball ", "EURO\tSTEP IN\nBASKETBALL"])
 def test_keys_are_matched_without_regard_to_case_and_white_space(key):
     entry = {**ENTRY, "subactions": {key: ["gathers"], "crossover in Basketball": ["dribbles"]}}
-    assert scripts_from_entry(entry, "a.json").texts == (("dribbles",), ("gathers",), ())
+    assert subactions_from_entry(entry, "a.json").texts == (("dribbles",), ("gathers",), ())
 
 
 def test_keys_of_other_alphabets_are_matched_too():
     entry = {**ENTRY, "domain": "Fußball", "cleaned_options": ["ÜBERSTEIGER"],
              "correct_answer_index": 0, "subactions": {"übersteiger in FUSSBALL": ["steps over the ball"]}}
-    assert scripts_from_entry(entry, "a.json").texts == (("steps over the ball",),)
+    assert subactions_from_entry(entry, "a.json").texts == (("steps over the ball",),)
 
 
 @pytest.mark.parametrize("subactions", [
@@ -67,18 +67,18 @@ def test_keys_of_other_alphabets_are_matched_too():
     {"crossover in Basketball": ["dribbles"], "unknown in Basketball": "of another type"},
 ])
 def test_option_without_sub_actions_is_empty_and_named(subactions):
-    scripts = scripts_from_entry({**ENTRY, "subactions": subactions}, "a.json")
+    scripts = subactions_from_entry({**ENTRY, "subactions": subactions}, "a.json")
     assert scripts.texts == (("dribbles",), (), ())
     assert scripts.lacking == ["euro step", "360 layup"]
     assert entry_of(scripts)["subactions"] == {"crossover in Basketball": ["dribbles"]}
-    assert scripts_from_entry(entry_of(scripts), "a.json") == scripts
+    assert subactions_from_entry(entry_of(scripts), "a.json") == scripts
 
 
 @pytest.mark.parametrize("subactions", [{}, None])
 def test_entry_without_any_sub_actions_lacks_all(subactions):
-    assert scripts_from_entry({**ENTRY, "subactions": subactions}, "a.json").texts == ((), (), ())
+    assert subactions_from_entry({**ENTRY, "subactions": subactions}, "a.json").texts == ((), (), ())
     without = {key: value for key, value in ENTRY.items() if key != "subactions"}
-    assert scripts_from_entry(without, "a.json").lacking == ENTRY["cleaned_options"]
+    assert subactions_from_entry(without, "a.json").lacking == ENTRY["cleaned_options"]
 
 
 @pytest.mark.parametrize("texts", ["gathers", 5, True, {"1": "gathers"}, [""], [" "], ["gathers", None],
@@ -86,13 +86,13 @@ def test_entry_without_any_sub_actions_lacks_all(subactions):
 def test_sub_actions_that_are_no_list_of_texts_are_refused(tmp_path, texts):
     entry = {**ENTRY, "subactions": {**ENTRY["subactions"], "euro step in Basketball": texts}}
     path = write(tmp_path, [ENTRY | {"id": "good"}, entry])
-    refusal(lambda: read_scripts(path), str(path), "dQw4w9WgXcQ_1", "euro step")
+    refusal(lambda: read_subactions(path), str(path), "dQw4w9WgXcQ_1", "euro step")
 
 
 @pytest.mark.parametrize("subactions", [[], ["gathers"], "gathers", 5, True])
 def test_sub_actions_that_are_no_object_are_refused(tmp_path, subactions):
     path = write(tmp_path, [{**ENTRY, "subactions": subactions}])
-    refusal(lambda: read_scripts(path), str(path), "dQw4w9WgXcQ_1")
+    refusal(lambda: read_subactions(path), str(path), "dQw4w9WgXcQ_1")
 
 
 @pytest.mark.parametrize("entries", [
@@ -103,34 +103,34 @@ def test_sub_actions_that_are_no_object_are_refused(tmp_path, subactions):
 ], ids=lambda entries: repr(entries)[:20])
 def test_file_of_another_shape_is_refused(tmp_path, entries):
     path = write(tmp_path, entries)
-    refusal(lambda: read_scripts(path), str(path))
+    refusal(lambda: read_subactions(path), str(path))
 
 
 def test_file_that_is_no_json_is_refused(tmp_path):
     path = tmp_path / "generated_subactions.json"
-    refusal(lambda: read_scripts(path), str(path), "no such file")
+    refusal(lambda: read_subactions(path), str(path), "no such file")
     for raw in (b"", b"[", json.dumps([ENTRY])[:-9].encode(), b"\xff\xfe"):
         path.write_bytes(raw)
-        refusal(lambda: read_scripts(path), str(path))
+        refusal(lambda: read_subactions(path), str(path))
 
 
 def test_further_keys_are_no_matter():
     entry = {**ENTRY, "generated_with": {"model": "x"}, "temperature": 0.2, "notes": [None]}
-    assert scripts_from_entry(entry, "a.json") == scripts_from_entry(ENTRY, "a.json")
+    assert subactions_from_entry(entry, "a.json") == subactions_from_entry(ENTRY, "a.json")
 
 
 @pytest.mark.parametrize("answer", [-1, None])
 def test_entry_without_an_answer_has_none(answer):
-    scripts = scripts_from_entry({**ENTRY, "correct_answer_index": answer}, "a.json")
+    scripts = subactions_from_entry({**ENTRY, "correct_answer_index": answer}, "a.json")
     assert scripts.sample.answer is None
     assert entry_of(scripts)["correct_answer_index"] is None
 
 
 def test_number_as_an_id_is_read_as_text():
-    assert scripts_from_entry({**ENTRY, "id": 17}, "a.json").sample.id == "17"
+    assert subactions_from_entry({**ENTRY, "id": 17}, "a.json").sample.id == "17"
 
 
 def test_scripts_are_as_many_as_options():
-    scripts = scripts_from_entry(ENTRY, "a.json")
+    scripts = subactions_from_entry(ENTRY, "a.json")
     with pytest.raises(ValueError, match="zip"):
-        _ = Scripts(scripts.sample, scripts.texts[:2]).lacking
+        _ = SubActions(scripts.sample, scripts.texts[:2]).lacking

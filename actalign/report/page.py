@@ -1,6 +1,6 @@
 """The report of a run: one HTML page, complete in itself, that shows why each sample was answered as it was.
 
-Here is what the page holds, as plain records; report.html.jinja, report.css and report.js beside this file are how it
+Here is what the page holds, as plain records; page.html.jinja, page.css and page.js beside this file are how it
 looks. The page asks nothing of any network: Plotly, the frames and all figures are inside.
 """
 
@@ -18,9 +18,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from actalign import artifacts, comparison, console, evaluation
+from actalign import artifacts, comparison, console, evaluation, tables
 from actalign.console import InputError, some_of
 from actalign.files import replacing
+from actalign.predictions import csv_path
 
 MOST_SAMPLES = 100  # on a page, unless --report_limit says otherwise
 PAGE_FRAME_BYTES = 10_000_000  # of all samples' pictures: with Plotly and 100 samples the page stays under 25 MB
@@ -83,7 +84,7 @@ def require_usable(args):
     """Raise InputError if what the flags of seq_alignment.py ask for cannot be written, or lacks a library."""
     if args.report:
         if args.output and Path(args.report).resolve() in (Path(args.output).resolve(),
-                                                           evaluation.csv_path(args.output).resolve()):
+                                                           csv_path(args.output).resolve()):
             raise InputError(f"--report {args.report}: is where the predictions go; choose another name")
         _require_writable(args.report)
         require_installed("--report", "plotly", "jinja2")
@@ -427,7 +428,7 @@ def write(args, run):
         count, size = write_report(args.report, run, args.samples, args.report_limit)
         print(f"report of {count} samples ({size / 1e6:.1f} MB) -> {args.report}")
     if args.figures:
-        from actalign import figures
+        from actalign.report import figures
 
         drawn = figures.write_figures(args.figures, run, args.samples)
         print(f"{len(drawn)} {'figure' if len(drawn) == 1 else 'figures'} -> {args.figures}")
@@ -461,14 +462,14 @@ def render(page, rows, records):
     folder = Path(__file__).parent
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(percent=lambda value: f"{value:.1f}", score=evaluation.score_text, anchor=anchor,
+    environment.filters.update(percent=lambda value: f"{value:.1f}", score=tables.score_text, anchor=anchor,
                                upfirst=lambda text: text[:1].upper() + text[1:])
-    plotly, script = _script(get_plotlyjs()), _script((folder / "report.js").read_text(encoding="utf-8"))
+    plotly, script = _script(get_plotlyjs()), _script((folder / "page.js").read_text(encoding="utf-8"))
     labels = {"name": page["name"], "other": page["other"], "ordered": page["ordered"], "levels": LEVELS}
-    return environment.get_template("report.html.jinja").render(
+    return environment.get_template("page.html.jinja").render(
         page=page, rows=rows, records=records, plotly=plotly, script=script,
         hashes=[_csp_hash(plotly), _csp_hash(script)],
-        labels=_escaped_json(labels), style=(folder / "report.css").read_text(encoding="utf-8"), generator=GENERATOR,
+        labels=_escaped_json(labels), style=(folder / "page.css").read_text(encoding="utf-8"), generator=GENERATOR,
         words=_escaped_json([row["words"] for row in rows]))
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from actalign import console
-from actalign.evaluation import printable, shortened
 from actalign.files import replacing
-from actalign.report import chosen_predictions, small_number
+from actalign.report.page import chosen_predictions, small_number
+from actalign.tables import printable, shortened
 
 MOST_FIGURES = 8  # unless --samples names them
 WIDTH = 10.0  # inches

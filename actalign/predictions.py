@@ -1,0 +1,141 @@
+"""predictions.json and its CSV twin: the scores of every option of every sample, written and read."""
+
+import contextlib
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from actalign.console import InputError, require_folder_of
+from actalign.dataset import require_unique_ids, sample_from_record
+from actalign.evaluation import TOP_K, Prediction, accuracy, chance, top_k_hits
+from actalign.files import Lock, read_json, replacing, write_json_items
+from actalign.json_items import JsonItems
+
+FORMAT = "actalign-predictions"
+VERSION = 1
+COLUMNS = ("id", "domain", "option_index", "option", "score", "rank", "is_prediction", "is_answer")  # of the CSV twin
+
+
+def write_predictions(path, method, sources, predictions, not_scored):
+    """Write predictions.json: the method and its settings, the artifacts it read, and every sample's scores.
+
+    Beside it goes its CSV twin, a row for every sample and option. docs/predictions.md describes both.
+    method: {"name": ..., settings}   sources: {flag: {"path", "fingerprint", ...}}   not_scored: {id: reason}
+    """
+    answered = [prediction for prediction in predictions if prediction.sample.answer is not None]
+    header = {"format": FORMAT, "version": VERSION, "method": method, "sources": sources,
+              "summary": _summary(predictions, answered, not_scored),
+              "not_scored": [{"id": id, "reason": reason} for id, reason in not_scored.items()]}
+    write_json_items(path, header, "samples", (_entry(prediction) for prediction in predictions))
+    with replacing(csv_path(path)) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for prediction in predictions:
+            writer.writerows(_rows(prediction))
+
+
+def csv_path(path):
+    """The CSV twin of the predictions at `path`."""
+    return Path(path).with_suffix(".csv")
+
+
+def _rows(prediction):
+    """K rows of COLUMNS; the first rank is 1, and is_answer is empty where the answer is not known."""
+    sample, ranks = prediction.sample, np.argsort(prediction.ranking)
+    for k, (option, score, rank) in enumerate(zip(sample.options, prediction.scores, ranks, strict=True)):
+        is_answer = "" if sample.answer is None else k == sample.answer
+        yield sample.id, sample.domain, k, option, repr(float(score)), rank + 1, rank == 0, is_answer
+
+
+def _summary(predictions, answered, not_scored):
+    summary = {"scored": len(predictions), "with_answer": len(answered), "not_scored": len(not_scored)}
+    for k in TOP_K if answered else ():
+        result = accuracy(top_k_hits(answered, k))
+        summary[f"top{k}"] = {"accuracy": result.value, "low": result.low, "high": result.high,
+                              "chance": chance([prediction.sample for prediction in answered], k)}
+    return summary
+
+
+def _entry(prediction):
+    entry = {**prediction.sample.record(), "scores": [float(score) for score in prediction.scores],
+             "ranking": [int(k) for k in prediction.ranking]}
+    if prediction.paths is not None:
+        entry["paths"] = [np.asarray(path).tolist() for path in prediction.paths]
+    return entry
+
+
+def read_predictions(path):
+    """(method, predictions) of a predictions.json. Raises InputError if it is none."""
+    content = read_json(path, "predictions")
+    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
+        raise InputError(f"{path}: holds no predictions of this version; give what --output of seq_alignment.py or "
+                         "baseline.py wrote")
+    try:
+        predictions = [_prediction(entry, path) for entry in content["samples"]]
+        require_unique_ids([prediction.sample for prediction in predictions], path)
+        return content["method"], predictions
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: is damaged ({error}); run the stage that writes it again") from None
+
+
+def _prediction(entry, path):
+    sample = sample_from_record(entry, path)
+    scores = np.array(entry["scores"], dtype=np.float64)
+    if scores.ndim != 1 or not np.isfinite(scores).all():
+        raise ValueError(f"the scores of sample {sample.id} are no list of numbers")
+    paths = entry.get("paths")
+    if paths is not None and (len(paths) != len(scores) or not all(map(_is_path, paths))):
+        raise ValueError(f"the paths of sample {sample.id} are no lists of frame and sub-action, one an option")
+    return Prediction(sample, scores, paths)
+
+
+def _is_path(path):
+    cells = np.array(path)
+    return cells.ndim == 2 and cells.shape[1] == 2 and cells.dtype.kind == "i" and (cells >= 0).all()
+
+
+@contextlib.contextmanager
+def predictions_output(path):
+    """Keep predictions that are to be written to `path` to this run; nothing is done where `path` is None.
+
+    Raises InputError if its folder is not there, it is a file of another kind, or another run holds it.
+    """
+    if path is None:
+        yield
+        return
+    require_folder_of(path)
+    require_replaceable(path)
+    lock = Lock(path)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def require_replaceable(path):
+    """Raise InputError if writing predictions and their CSV twin to `path` would replace files of another kind."""
+    twin = csv_path(path)
+    if twin == Path(path):
+        raise InputError(f"--output {path}: .csv is what the table beside the predictions is called; choose a name "
+                         f"such as {twin.with_suffix('.json').name}")
+    if Path(path).exists():
+        content = JsonItems(path, "predictions", "samples")
+        try:
+            next(iter(content), None)  # the format stands before the samples; these need not be read
+            ours = (content.header or {}).get("format") == FORMAT
+        except InputError:
+            ours = False
+        if not ours:
+            raise InputError(f"--output {path}: is there and holds no predictions; choose another name")
+    if twin.exists() and not _is_twin(twin):
+        raise InputError(f"--output {path}: {twin} would be written beside it and is there with other content; "
+                         "choose another name")
+
+
+def _is_twin(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.readline(1000).rstrip("\r\n") == ",".join(COLUMNS)
+    except (OSError, UnicodeDecodeError):
+        return False
