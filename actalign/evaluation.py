@@ -27,6 +27,8 @@ class Prediction:
         if len(self.scores) != len(self.sample.options):
             raise ValueError(f"sample {self.sample.id}: {len(self.scores)} scores for "
                              f"{len(self.sample.options)} options")
+        if not np.isfinite(self.scores).all():
+            raise ValueError(f"sample {self.sample.id}: scores {list(self.scores)} are no finite numbers")
 
     @property
     def ranking(self):

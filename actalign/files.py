@@ -1,14 +1,14 @@
-"""Files that survive crashes: JSON replaced in one step, journals that only grow, and outputs held by one run.
+"""Files that survive crashes: JSON replaced in one step, journals that only grow, and outputs locked by one run.
 
-What is read may come from strangers: sizes, nesting and numbers are bounded before anyone relies on them.
+What is read may come from strangers, so that its size and form are checked where it enters, here.
 """
 
 import contextlib
 import hashlib
-import json
-import math
 import os
 from pathlib import Path
+
+import orjson
 
 from actalign.console import InputError
 
@@ -17,60 +17,27 @@ try:
 except ImportError:  # Windows has no flock: two runs on one output are then the user's to avoid
     fcntl = None
 
-MOST_JSON_BYTES = 1 << 29  # of one file; the predictions of ten times ActionAtlas, with all paths, have a fifth
-MOST_LEVELS = 64  # of lists and objects in one another; artifacts have six, and what a dataset brought along
-MOST_DIGITS = 20  # of a whole number: 64 bits
+MOST_JSON_BYTES = 1 << 30  # of one file; an index of 100,000 samples has a third
 
 
-def parse_json(text, levels=MOST_LEVELS):
-    """The value of a JSON text; NaN and infinities, which JSON does not know, become None.
+def parse_json(text):
+    """The value of a JSON text or its bytes.
 
-    Raises ValueError if it is no JSON, nests deeper than so many levels or holds a whole number beyond 64 bits.
+    Raises ValueError if it is no JSON: NaN, infinities and halves of characters are none, nor is what nests deeper than
+    1,024 levels.
     """
+    return orjson.loads(text)
+
+
+def dump_json(content, options=0):
+    """JSON bytes of a value, which may hold numpy arrays and numbers. Raises InputError if it nests too deep."""
     try:
-        value = DECODER.decode(text)
-    except RecursionError:
-        raise ValueError("lists and objects nest too deep") from None
-    require_shallow(value, levels)
-    return value
-
-
-def parse_artifact(text):
-    """`parse_json` of what this project writes: also refuses halves of characters, which could not be written again."""
-    value = parse_json(text)
-    require_whole_characters(value, text)
-    return value
-
-
-def require_shallow(value, levels=MOST_LEVELS):
-    """Raise ValueError if lists and objects nest deeper than so many levels."""
-    level = [[value]]
-    for _ in range(levels + 1):
-        level = [part for outer in level for part in (outer.values() if type(outer) is dict else outer)
-                 if type(part) in (dict, list)]
-        if not level:
-            return
-    raise ValueError(f"lists and objects nest deeper than {levels} levels")
-
-
-def require_whole_characters(value, text):
-    """Raise ValueError if a value, whose JSON is `text`, holds halves of characters."""
-    if "\\ud" in text.lower():
-        json.dumps(value, ensure_ascii=False).encode()
-
-
-def _whole_number(digits):
-    if len(digits) > MOST_DIGITS:
-        raise ValueError(f"a number of {len(digits)} digits")
-    return int(digits)
-
-
-def _finite(digits):
-    value = float(digits)
-    return value if math.isfinite(value) else None
-
-
-DECODER = json.JSONDecoder(parse_int=_whole_number, parse_float=_finite, parse_constant=lambda name: None)
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | options)
+    except orjson.JSONEncodeError as error:
+        if "ecursion" not in str(error):
+            raise
+        raise InputError("lists and objects nest deeper than the 254 levels that can be written; take them out of the "
+                         "file that they come from") from None
 
 
 def read_bytes(path):
@@ -84,11 +51,11 @@ def read_bytes(path):
 
 def fingerprint(path):
     """A short hash of a file's bytes, so that a result can be traced to it; `b2sum -l 64` gives the same."""
+    state = hashlib.blake2b(digest_size=8)
     with open(path, "rb") as file:
-        state = hashlib.blake2b(digest_size=8)
         while part := file.read(1 << 20):
             state.update(part)
-        return state.hexdigest()
+    return state.hexdigest()
 
 
 def read_json(path, what="JSON"):
@@ -96,9 +63,8 @@ def read_json(path, what="JSON"):
 
     Raises InputError if it is missing, empty, cut short or not JSON.
     """
-    text = _read_text(path, what)
     try:
-        return parse_artifact(text)
+        return parse_json(_read_some(path, what))
     except ValueError as error:
         raise InputError(f"{path}: is not valid JSON ({reason_of(error)}); it may be cut short: restore a copy, "
                          "or remove it and run the stage that writes it again") from None
@@ -110,48 +76,43 @@ def read_json_lines(path, what="JSON"):
     Raises InputError if it is missing, empty, or a line is not JSON.
     """
     values = []
-    for number, line in enumerate(_read_text(path, what).split("\n"), start=1):
+    for number, line in enumerate(_read_some(path, what).split(b"\n"), start=1):
         try:
-            values += [parse_artifact(line)] if line.strip() else []
+            values += [parse_json(line)] if line.strip() else []
         except ValueError as error:
             raise InputError(f"{path}: line {number} is not valid JSON ({reason_of(error)}); it may be cut short: "
                              f"give the whole {what}") from None
     return values
 
 
-def _read_text(path, what):
-    path = Path(path)
+def _read_some(path, what):
+    """The bytes of a file that is not empty."""
     try:
-        text = read_bytes(path).decode()
+        content = read_bytes(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give the path of the {what}, "
                          "or run the stage that writes it") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise InputError(f"{path}: cannot be read as {what} ({reason_of(error)}); "
                          "give the path of another file") from None
-    if not text.strip():
+    if not content.strip():
         raise InputError(f"{path}: is empty, expected {what}; remove it and run the stage that writes it again")
-    return text
+    return content
 
 
-def write_json(path, content, indent=None):
-    """Replace `path` by `content` in one step: a reader sees the old file or the new one, never a part.
-
-    Numbers that JSON does not know (NaN, infinities) raise ValueError.
-    """
-    separators = (",", ":") if indent is None else None
-    with replacing(path) as file:
-        json.dump(content, file, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators)
-        file.write("\n")
+def write_json(path, content, indent=False):
+    """Replace `path` by `content` in one step: a reader sees the old file or the new one, never a part."""
+    with replacing(path, binary=True) as file:
+        file.write(dump_json(content, orjson.OPT_INDENT_2 if indent else 0) + b"\n")
 
 
 def write_json_items(path, header, key, items):
     """`write_json` of {**header, key: [items]} that holds one item at a time; an item a line."""
-    with replacing(path) as file:
-        file.write(_line(header)[:-2] + f',"{key}":[')
+    with replacing(path, binary=True) as file:
+        file.write(dump_json(header)[:-1] + b"," + dump_json(key) + b":[")
         for number, item in enumerate(items):
-            file.write((",\n" if number else "\n") + _line(item).rstrip("\n"))
-        file.write("]}\n")
+            file.write((b",\n" if number else b"\n") + dump_json(item))
+        file.write(b"]}\n")
 
 
 @contextlib.contextmanager
@@ -193,19 +154,26 @@ class Journal:
 
     def read(self):
         """All committed lines; an empty list if there is no such file. Raises InputError if a line is damaged."""
-        lines, _ = self._scan()
+        lines = []
+        for number, line in enumerate(self._committed().splitlines(), start=1):
+            try:
+                lines.append(parse_json(line))
+            except ValueError as error:
+                raise InputError(f"{self.path}: line {number} is damaged ({reason_of(error)}); "
+                                 f"{self._advice}") from None
         return lines
 
     def append(self, content):
         """Commit one line."""
         if self._file is None:
-            _, committed = self._scan()
+            self.read()  # nothing is added to a damaged journal
+            committed = len(self._committed())
             self._file = open(self.path, "ab")
             self._file.truncate(committed)
             self._file.seek(committed)
         end = self._file.tell()
         try:
-            self._file.write(_line(content).encode())
+            self._file.write(dump_json(content) + b"\n")
             sync(self._file)
         except BaseException:
             with contextlib.suppress(OSError):  # a full disk does not take buffered bytes
@@ -221,30 +189,22 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def _scan(self):
+    def _committed(self):
+        """The bytes up to the end of the last whole line."""
         try:
             raw = read_bytes(self.path)
         except FileNotFoundError:
-            return [], 0
+            return b""
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({reason_of(error)}); move it away, or choose another "
                              "--output") from None
-        committed = raw.rfind(b"\n") + 1
-        lines = []
-        for number, line in enumerate(raw[:committed].splitlines(), start=1):
-            try:
-                lines.append(parse_artifact(line.decode()))
-            except ValueError as error:
-                raise InputError(f"{self.path}: line {number} is damaged ({reason_of(error)}); "
-                                 f"{self._advice}") from None
-        return lines, committed
+        return raw[:raw.rfind(b"\n") + 1]
 
     def replace(self, contents):
         """Replace all lines in one step."""
         self.close()
-        with replacing(self.path) as file:
-            for content in contents:
-                file.write(_line(content))
+        with replacing(self.path, binary=True) as file:
+            file.writelines(dump_json(content) + b"\n" for content in contents)
 
     def remove(self):
         """Remove the file, if it is there."""
@@ -253,14 +213,11 @@ class Journal:
         self.path.with_name(self.path.name + ".tmp").unlink(missing_ok=True)
 
 
-def _line(content):
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
-
-
 class Lock:
-    """Keeps an output to one run. The system lets go of it when the process ends, however it ends.
+    """Keeps an output to one run. The system releases it when the process ends, however it ends.
 
-    Raises InputError if another run holds it.
+    The file is removed with the lock, which the library filelock does not do.
+    Raises InputError if another run has it.
     """
 
     def __init__(self, path):
@@ -270,7 +227,7 @@ class Lock:
             self._file = self._try(path)
 
     def release(self):
-        """Let go of the output."""
+        """Let other runs have the output."""
         if self._file is not None:
             self._path.unlink(missing_ok=True)
             self._file.close()

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from actalign.console import InputError, require_folder_of
 from actalign.dataset import require_unique_ids, sample_from_record
 from actalign.evaluation import TOP_K, Prediction, accuracy, chance, top_k_hits
 from actalign.files import Lock, read_json, replacing, write_json_items
-from actalign.json_items import JsonItems
 
 FORMAT = "actalign-predictions"
 VERSION = 1
@@ -58,10 +58,9 @@ def _summary(predictions, answered, not_scored):
 
 
 def _entry(prediction):
-    entry = {**prediction.sample.record(), "scores": [float(score) for score in prediction.scores],
-             "ranking": [int(k) for k in prediction.ranking]}
+    entry = {**prediction.sample.record(), "scores": prediction.scores, "ranking": prediction.ranking}
     if prediction.paths is not None:
-        entry["paths"] = [np.asarray(path).tolist() for path in prediction.paths]
+        entry["paths"] = prediction.paths
     return entry
 
 
@@ -119,23 +118,16 @@ def require_replaceable(path):
     if twin == Path(path):
         raise InputError(f"--output {path}: .csv is what the table beside the predictions is called; choose a name "
                          f"such as {twin.with_suffix('.json').name}")
-    if Path(path).exists():
-        content = JsonItems(path, "predictions", "samples")
-        try:
-            next(iter(content), None)  # the format stands before the samples; these need not be read
-            ours = (content.header or {}).get("format") == FORMAT
-        except InputError:
-            ours = False
-        if not ours:
-            raise InputError(f"--output {path}: is there and holds no predictions; choose another name")
-    if twin.exists() and not _is_twin(twin):
+    if Path(path).exists() and not _begins_with(path, rf'\s*{{\s*"format"\s*:\s*"{FORMAT}"'):
+        raise InputError(f"--output {path}: is there and holds no predictions; choose another name")
+    if twin.exists() and not _begins_with(twin, ",".join(COLUMNS)):
         raise InputError(f"--output {path}: {twin} would be written beside it and is there with other content; "
                          "choose another name")
 
 
-def _is_twin(path):
+def _begins_with(path, pattern):
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.readline(1000).rstrip("\r\n") == ",".join(COLUMNS)
-    except (OSError, UnicodeDecodeError):
+        with open(path, "rb") as file:
+            return re.match(pattern.encode(), file.read(1000)) is not None
+    except OSError:
         return False

@@ -6,46 +6,38 @@ TERMINAL_COLUMNS = 80
 NARROWEST_TEXT = 12  # columns; shorter texts of a table tell too little
 
 
-def table(rows, texts=1, columns=TERMINAL_COLUMNS):
+def table(rows, texts=1):
     """Lines of a text table whose first row is a header: so many columns of texts, then numbers.
 
-    Texts are shortened until the lines fit into so many columns of a terminal, the widest first.
+    Texts are shortened until the lines fit into a terminal, the widest first; numbers never are.
     """
+    from rich.cells import cell_len, set_cell_size
+
     rows = [[*map(printable, row[:texts]), *row[texts:]] for row in rows]
-    widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
-    while sum(widths) + 2 * (len(widths) - 1) > columns and max(widths[:texts]) > NARROWEST_TEXT:
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    while sum(widths) + 2 * (len(widths) - 1) > TERMINAL_COLUMNS and max(widths[:texts]) > NARROWEST_TEXT:
         widths[widths.index(max(widths[:texts]))] -= 1
     lines = []
     for row in rows:
-        cells = [_padded(shortened(cell, width), width) if column < texts else cell.rjust(width)
+        cells = [set_cell_size(shortened(cell, width), width) if column < texts else cell.rjust(width)
                  for column, (cell, width) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
-    return [lines[0], "-" * max(map(width_of, lines)), *lines[1:]]
+    return [lines[0], "-" * max(map(cell_len, lines)), *lines[1:]]
 
 
 def printable(text):
     """A text in one line without what steers a terminal: control characters are spaces, marks without shape go."""
     text = "".join("" if unicodedata.category(c) == "Cf" else c if c.isprintable() else " " for c in text)
-    return " ".join(text.split()) if "  " in text else text
-
-
-def width_of(text):
-    """How many columns of a terminal a text takes: two for what is wide in East Asia, none for combining marks."""
-    return len(text) if text.isascii() else sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    return " ".join(text.split())
 
 
 def shortened(text, width):
     """A text in at most so many columns of a terminal, ending in an ellipsis where it was longer."""
-    if width_of(text) <= width:
-        return text
-    while text and width_of(text) >= width:
-        text = text[:-1]
-    return text.rstrip() + "…"
+    from rich.text import Text
 
-
-def _padded(text, width):
-    return text + " " * (width - width_of(text))
+    text = Text(text)
+    text.truncate(width, overflow="ellipsis")
+    return text.plain.rstrip()
 
 
 def score_text(value):

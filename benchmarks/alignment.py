@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 import seq_alignment  # noqa: E402
 from actalign import artifacts, evaluation, tables  # noqa: E402
-from actalign.subactions import iter_subactions  # noqa: E402
+from actalign.subactions import read_subactions  # noqa: E402
 from seq_alignment import dtw_batch  # noqa: E402
 
 SAMPLES, OPTIONS = 898, 5  # the clips of ActionAtlas that the published figures were measured on
@@ -199,7 +199,7 @@ def profile(folder, repeats):
         artifacts.read_array(folder / "v.npy", "video_embeddings"),
         artifacts.read_array(folder / "u.npy", "subaction_embeddings")))
     samples, _ = measure("read sub-actions, join by id", lambda: seq_alignment.join(
-        iter_subactions(folder / "g.json"), video, subactions))
+        read_subactions(folder / "g.json"), video, subactions))
     measure("read embeddings", lambda: [(video.embeddings(sample.id), subactions.embeddings(sample.id))
                                         for sample in samples])
     matrices = measure("the same, smoothed and compared", lambda: [

@@ -166,7 +166,7 @@ def process_data_extended_stage(folder):
 def _frames(folder, count=4):
     from made_artifacts import make_entries
 
-    from actalign.artifacts import ArrayWriter
+    from actalign.artifacts.writer import ArrayWriter
 
     entries = make_entries({f"clip-{n}": ["dunk", "lay-up"] for n in range(count)})
     with ArrayWriter(folder / "frames.npy", "frames", {"image_size": 48, "fps": None}) as writer:

@@ -162,7 +162,7 @@ class Journals(Reader):
     def prepare(self, folder):
         from made_artifacts import CHECKPOINT, random_rows
 
-        from actalign.artifacts import ArrayWriter
+        from actalign.artifacts.writer import ArrayWriter
 
         with contextlib.suppress(KeyboardInterrupt), \
                 ArrayWriter(folder / "v.npy", "video_embeddings", CHECKPOINT) as writer:
@@ -174,7 +174,8 @@ class Journals(Reader):
     def read(self, folder):
         from made_artifacts import CHECKPOINT, random_rows
 
-        from actalign.artifacts import ArrayWriter, read_array
+        from actalign.artifacts import read_array
+        from actalign.artifacts.writer import ArrayWriter
 
         with ArrayWriter(folder / "v.npy", "video_embeddings", CHECKPOINT) as writer:
             for id in "abcd":

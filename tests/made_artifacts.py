@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from actalign.artifacts import ArrayWriter
+from actalign.artifacts.writer import ArrayWriter
 from actalign.dataset import subaction_key
 
 CHECKPOINT = {"checkpoint": "0123456789abcdef", "logit_scale": 2.0, "logit_bias": -1.0, "dtype": "float32"}
@@ -60,15 +60,6 @@ def write_subaction_embeddings(folder, entries, seed=0, name="encoded_subactions
                 start += len(texts)
             writer.append(entry["id"], np.stack(rows), options=options)
     return path
-
-
-def drop_checks(path):
-    """Make an artifact's index one of those that have digests alone."""
-    where = path.with_suffix(".json")
-    index = json.loads(where.read_text(encoding="utf-8"))
-    for item in index["items"]:
-        del item["check"]
-    where.write_text(json.dumps(index), encoding="utf-8")
 
 
 def random_rows(count, name, seed, features=D):

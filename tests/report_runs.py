@@ -4,7 +4,8 @@ import numpy as np
 from made_artifacts import CHECKPOINT, make_entries, random_rows, write_entries, write_subaction_embeddings
 
 import seq_alignment
-from actalign.artifacts import ArrayWriter, read_array
+from actalign.artifacts import read_array
+from actalign.artifacts.writer import ArrayWriter
 from actalign.evaluation import Prediction
 from actalign.predictions import write_predictions
 from actalign.subactions import read_subactions

@@ -5,14 +5,12 @@ import os
 import resource
 import signal
 
-import numpy as np
 import pytest
 from crashes import in_child
 from refusals import refusal
 
 from actalign import files
 from actalign.files import Journal, Lock, read_json, reason_of, write_json
-from actalign.json_items import JsonItems
 
 
 def names(folder):
@@ -23,20 +21,20 @@ def names(folder):
 
 
 @pytest.mark.parametrize("content", [None, 0.1, "née 技", [], {"a": [1, 2.5, None, True], "b": {"c": "\n"}}, 10**18])
-@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("indent", [False, True])
 def test_json_comes_back(tmp_path, content, indent):
     write_json(tmp_path / "a.json", content, indent)
     assert read_json(tmp_path / "a.json") == content
     assert names(tmp_path) == ["a.json"]
 
 
-@pytest.mark.parametrize("content", [{"a": float("nan")}, [float("inf")], {"a": {1}}, [np.float32(1)], "\ud83d"])
+@pytest.mark.parametrize("content", [{"a": {1}}, {1: 2}, [object()], "\ud83d"])
 def test_json_that_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path, content):
     path = tmp_path / "a.json"
     write_json(path, {"old": "x" * 10_000})
     before = path.read_bytes()
-    with pytest.raises((ValueError, TypeError)):
-        write_json(path, ["x" * 100_000, content])  # more than a buffer, so that a part is written
+    with pytest.raises(TypeError):
+        write_json(path, ["x" * 100_000, content])  # more than a buffer, so that a part would be written
     assert path.read_bytes() == before
     assert names(tmp_path) == ["a.json"]
 
@@ -102,26 +100,35 @@ def nested(levels):
 
 
 @pytest.mark.parametrize(("text", "value"), [
-    (nested(64), None), ('{"a": [' + nested(62) + "]}", None), (str(2**64 - 1), 2**64 - 1), (str(-2**63), -2**63),
-    ("[NaN, Infinity, -Infinity, 1e999, 1e308]", [None, None, None, None, 1e308]), ('"\\ud83d\\udc4d"', "\U0001f44d"),
+    (nested(250), None), ('{"a": [' + nested(248) + "]}", None), (str(2**64 - 1), 2**64 - 1), (str(-2**63), -2**63),
+    ("[1e308, -0.0, 1e-320]", [1e308, -0.0, 1e-320]), ('"\\ud83d\\udc4d"', "\U0001f44d"),
 ])
 def test_json_within_bounds_is_read(tmp_path, text, value):
     (tmp_path / "a.json").write_text(text)
     found = read_json(tmp_path / "a.json")
     assert value is None or found == value
+    write_json(tmp_path / "a.json", found)
+    assert read_json(tmp_path / "a.json") == found
 
 
 @pytest.mark.parametrize(("text", "part"), [
-    (nested(65), "deep"), ('{"a": ' * 65 + "1" + "}" * 65, "deep"), ("9" * 21, "21 digits"),
-    ('"\\ud83d"', "surrogates"), ('{"\\uDC4D": 1}', "surrogates"),
+    (nested(1025), "depth"), ('{"a": ' * 1025 + "1" + "}" * 1025, "depth"), ("9" * 400, "infinity"),
+    ("[NaN]", "unexpected character"), ("[-Infinity]", "char"), ("[1e999]", "infinity"),
+    ('"\\ud83d"', "surrogate"), ('{"\\uDC4D": 1}', "surrogate"),
 ])
 def test_json_beyond_bounds_is_refused(tmp_path, text, part):
     (tmp_path / "a.json").write_text(text)
     refusal(lambda: read_json(tmp_path / "a.json"), part)
     (tmp_path / "j.partial").write_text(text + "\n")
     refusal(Journal(tmp_path / "j.partial").read, part)
-    (tmp_path / "l.json").write_text(f"[1, {text}]")
-    refusal(lambda: list(JsonItems(tmp_path / "l.json", "list")), part)
+
+
+def test_what_nests_too_deep_to_be_written_again_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text(nested(300))
+    content = read_json(tmp_path / "a.json")
+    refusal(lambda: write_json(tmp_path / "b.json", content), "254 levels")
+    refusal(lambda: Journal(tmp_path / "j.partial").append(content), "254 levels")
+    assert read_json(tmp_path / "a.json") == content
 
 
 def test_a_file_too_large_to_be_json_of_ours_is_not_read(tmp_path):
@@ -219,10 +226,9 @@ def test_damage_in_the_middle_is_refused_and_not_appended_to(journal, damaged):
     assert journal.path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [float("nan"), {1}])
-def test_line_that_is_no_json_is_not_appended(journal, content):
-    with pytest.raises((ValueError, TypeError)):
-        journal.append({"n": content})
+def test_line_that_is_no_json_is_not_appended(journal):
+    with pytest.raises(TypeError):
+        journal.append({"n": {1}})
     journal.append(4)
     assert journal.read() == [*LINES, 4]
 
@@ -274,16 +280,16 @@ def test_replaced_journal_holds_the_new_lines_and_grows(journal):
 
 
 def test_failed_replacement_leaves_the_old_journal_and_nothing_else(journal):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        journal.replace(["a", float("nan")])
+    with pytest.raises(TypeError):
+        journal.replace(["a", {1}])
     assert journal.read() == LINES
     assert names(journal.path.parent) == [journal.path.name]
 
 
-# Holding an output
+# Locking an output
 
 
-def test_output_is_held_by_one_run_until_it_lets_go(tmp_path):
+def test_output_is_locked_by_one_run_until_it_releases_it(tmp_path):
     path = tmp_path / "a.npy"
     lock = Lock(path)
     refusal(lambda: Lock(path), str(path), "another run")
@@ -296,31 +302,31 @@ def test_output_is_held_by_one_run_until_it_lets_go(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_hold_ends_with_the_process_however_it_ends(tmp_path):
+def test_lock_ends_with_the_process_however_it_ends(tmp_path):
     path = tmp_path / "a.npy"
 
-    def hold_and_die():
+    def lock_and_die():
         lock = Lock(path)
         os.kill(os.getpid(), signal.SIGKILL)
         lock.release()
 
-    assert in_child(hold_and_die) == -signal.SIGKILL
+    assert in_child(lock_and_die) == -signal.SIGKILL
     lock = Lock(path)
     refusal(lambda: Lock(path), "another run")
     lock.release()
     assert names(tmp_path) == []
 
 
-def test_released_hold_does_not_let_two_runs_in(tmp_path, monkeypatch):
+def test_released_lock_does_not_let_two_runs_in(tmp_path, monkeypatch):
     """The run before removes the lock file after the next one opened it, and before that one locks it."""
     path = tmp_path / "a.npy"
     before = Lock(path)
-    lock = files.fcntl.flock
+    flock = files.fcntl.flock
 
     def lock_after_release(file, flags):
-        monkeypatch.setattr(files.fcntl, "flock", lock)
+        monkeypatch.setattr(files.fcntl, "flock", flock)
         before.release()
-        lock(file, flags)
+        flock(file, flags)
 
     monkeypatch.setattr(files.fcntl, "flock", lock_after_release)
     lock = Lock(path)

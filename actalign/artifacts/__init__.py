@@ -1,0 +1,409 @@
+"""What the stages hand to one another on disk: an array, and beside it an index that says whose rows are whose.
+
+`NAME.npy` is one plain C-order array. `NAME.json` is its index:
+
+    {"format": "actalign-array", "version": 2, "kind": "video_embeddings",
+     "dtype": "float32", "shape": [rows, D],
+     "meta": {what made the array: checkpoint, scale, bias, ...},
+     "items": [{"id": "yoga-03", "start": 0, "stop": 96, "checksum": "...", ...}, ...]}
+
+Rows of the items follow one another without gaps. Everything joins by `id`, never by position. The checksum of an
+item's rows (xxh3-128) tells them from others, and they are compared with it when they are read. What could not be made
+is named in `NAME.missing.json`. writer.py beside this file writes such pairs.
+
+    python -m actalign.artifacts convert OLD NEW    makes such an artifact of what the published scripts wrote
+"""
+
+import hashlib
+import math
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from actalign.console import InputError
+from actalign.dataset import sample_from_record
+from actalign.files import fingerprint, read_json, reason_of, write_json
+
+FORMAT = "actalign-array"
+VERSION = 2
+
+MOST_HEADER = 10_000  # bytes of a .npy file's header, numpy's own limit
+MOST_SCALE, MOST_BIAS = 50, 1e6  # of a checkpoint; SigLIP's are about 4.7 and -16.5, and exp(50) is still a fine number
+LEAST_SQUARE, MOST_SQUARE = 1e-250, 1e250  # of an embedding; sums of many and their squares are fine numbers then too
+FORWARD_DTYPES = ("float32", "bfloat16", "float16")
+MOST_ROWS = 1 << 62  # an index may claim any number; this one still fits where row numbers are kept
+DTYPES = ("uint8", "float16", "float32", "float64")
+
+# What each kind of array is called and which script makes it: the "next step" of error messages.
+MAKERS = {
+    "frames": "process_data.py",
+    "video_embeddings": "encode_videos.py",
+    "subaction_embeddings": "encode_subactions.py",
+}
+
+Checksum = xxhash.xxh3_128  # of an item's rows, which may come in any number of parts
+
+
+def index_path(path):
+    """The index that belongs to the array file `path`. Raises InputError unless that ends in .npy."""
+    path = Path(path)
+    if path.suffix != ".npy":
+        raise InputError(f"{path}: an array artifact ends in .npy; choose a name such as {path.stem or 'NAME'}.npy")
+    return path.with_suffix(".json")
+
+
+def missing_path(path):
+    """Where the items that could not be made for the output `path` are named."""
+    return Path(path).with_suffix(".missing.json")
+
+
+def partial_path(path):
+    """Where the file `path` lies while its stage runs."""
+    return path.with_name(path.name + ".partial")
+
+
+def require_checksum(source, item, checksum):
+    """Raise InputError if the rows that a Checksum was given are not those that were written for an index's `item`.
+
+    source: the ArrayArtifact or ArrayWriter that they were read from
+    """
+    if checksum.hexdigest() != item["checksum"]:
+        raise InputError(f"{source.path}: the rows of sample {item['id']} are not those that were written; it is "
+                         f"damaged or was changed: restore a copy, or run {MAKERS[source.kind]} again with --overwrite")
+
+
+# Reading
+
+
+class ArrayArtifact:
+    """An array on disk with its index. Rows are read when they are asked for; iterating gives the ids.
+
+    path   where the array is            kind   what it is, a key of MAKERS
+    shape, dtype   of the array          meta   what made it
+    items  one dict a sample, in order, with `id`, `start`, `stop`, `checksum` and what the stage added
+    fingerprint  a short hash of the array's content by sample: two artifacts with one fingerprint give one result
+    """
+
+    def __init__(self, path, index, offset):
+        self.path = Path(path)
+        self.kind = index["kind"]
+        self.meta = index["meta"]
+        self.items = index["items"]
+        self.shape, self.dtype = tuple(index["shape"]), np.dtype(index["dtype"])
+        self.fingerprint = hashlib.blake2b("".join(f"{item['id']}\0{item['checksum']}\n" for item in self.items)
+                                           .encode(), digest_size=8).hexdigest()
+        self._offset = offset
+        self._by_id = {item["id"]: item for item in self.items}
+
+    def __contains__(self, id):
+        return id in self._by_id
+
+    def __iter__(self):
+        return iter(self._by_id)
+
+    def item(self, id):
+        """The index entry of one sample; KeyError if there is none."""
+        return self._by_id[id]
+
+    def length(self, id):
+        """The number of one sample's rows; KeyError if there is none."""
+        item = self._by_id[id]
+        return item["stop"] - item["start"]
+
+    def frame_rate(self, id):
+        """Frames a second of one sample's clip, None where the index does not tell; KeyError if there is no sample."""
+        rate = self._by_id[id].get("fps")
+        return rate if type(rate) in (int, float) and 0 < rate < MOST_ROWS else None
+
+    def read(self, start, stop):
+        """Rows start:stop in memory."""
+        return read_rows(self.path, self.dtype, self.shape[1:], self._offset, start, stop)
+
+    def rows(self, id):
+        """The rows of one sample in memory; KeyError if there is none."""
+        item = self._by_id[id]
+        return self.read(item["start"], item["stop"])
+
+    def embeddings(self, id):
+        """The (n, D) rows of one sample in memory.
+
+        Raises InputError if they are not the rows that were written, a value is NaN or infinite, or a row has no
+        direction that could be computed with, all zero or of numbers at the ends of float64's range.
+        """
+        rows = self.rows(id)
+        require_checksum(self, self._by_id[id], Checksum(rows))
+        with np.errstate(all="ignore"):
+            squares = np.einsum("nd,nd->n", rows, rows).astype(np.float64)
+            if not _have_lengths(squares):  # perhaps in float64
+                squares = np.square(rows, dtype=np.float64).sum(axis=1)
+        if not _have_lengths(squares):
+            problem = ("NaN or infinite embeddings" if not np.isfinite(rows).all() else
+                       "an all-zero embedding" if not rows.any(axis=1).all() else
+                       "numbers too large or too small for a length")
+            raise InputError(f"{self.path}: {problem} in sample {id}; run {MAKERS[self.kind]} again with --overwrite "
+                             "(float32 if the device is the cause)")
+        return rows
+
+    def source(self):
+        """What a result says of this artifact, so that it can be traced."""
+        return {"path": str(self.path), "fingerprint": self.fingerprint, **self.meta}
+
+
+def _have_lengths(squares):
+    """Whether all of some squared lengths are such that can be computed with."""
+    return ((squares > LEAST_SQUARE) & (squares < MOST_SQUARE)).all()
+
+
+def read_rows(path, dtype, row_shape, offset, start, stop):
+    """Rows start:stop of the array that begins at byte `offset` of a file. A map's pages would count as memory."""
+    row_size = math.prod(row_shape)
+    rows = np.fromfile(path, dtype, (stop - start) * row_size, offset=offset + start * row_size * dtype.itemsize)
+    return rows.reshape(stop - start, *row_shape)
+
+
+def read_index(path, kind):
+    """The index of an array artifact as a dict, checked by itself; the array need not exist.
+
+    Raises InputError if it is missing, foreign, of another kind or version, or contradicts itself.
+    """
+    where = index_path(path)
+    if not where.exists():
+        raise InputError(f"{path}: {_why_no_index(Path(path), kind)}")
+    index = read_json(where, f"index of {Path(path).name}")
+    problem = header_problem(index, kind) or items_problem(index.get("items"), kind, index["shape"][0])
+    if problem:
+        raise InputError(f"{where}: {problem}; give the output of {MAKERS[kind]}, or run it again with --overwrite")
+    return index
+
+
+def _why_no_index(path, kind):
+    """What is to be said of an array without an index."""
+    if partial_path(index_path(path)).exists():
+        return f"not finished, only {partial_path(path).name} is there; run {MAKERS[kind]} again to finish it"
+    if not path.exists():
+        return f"no such file; run {MAKERS[kind]} first"
+    if is_published(path):
+        return (f"was written by the published scripts; python -m actalign.artifacts convert {path} NEW.npy "
+                "makes an artifact of it")
+    return (f"its index {index_path(path).name} is missing; keep the two files together, or run {MAKERS[kind]} again "
+            "with --overwrite")
+
+
+def is_published(path):
+    """Whether an .npy file is one of the published scripts': pickled, or of more axes than rows and features."""
+    try:
+        header = read_npy_header(path)
+    except (ValueError, OSError):
+        return False
+    return header.dtype.hasobject or (header.dtype.kind == "f" and len(header.shape) in (3, 4))
+
+
+def header_problem(index, kind):
+    """What is wrong with an index apart from its items, or None."""
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        return "is not an index of this project"
+    if index.get("version") != VERSION:
+        return f"has format version {index.get('version')!r}, this program reads {VERSION}"
+    if index.get("kind") != kind:
+        return f"describes {index.get('kind')!r}, expected {kind!r}"
+    shape = index.get("shape")
+    if not (isinstance(shape, list) and 0 < len(shape) < 5 and all(type(n) is int for n in shape)
+            and shape[0] >= 0 and all(0 < n < 1 << 32 for n in shape[1:])):
+        return "has no proper shape"
+    if index.get("dtype") not in DTYPES or not isinstance(index.get("meta"), dict):
+        return "has no proper dtype or meta"
+    return None
+
+
+def items_problem(items, kind, rows=None):
+    """What is wrong with the items of an index that has so many rows (None: any number), or None."""
+    if not isinstance(items, list) or not items:
+        return "names no samples"
+    seen, end = set(), 0
+    for item in items:
+        if not isinstance(item, dict) or not isinstance(item.get("id"), str):
+            return "has an item without an id"
+        start, stop = item.get("start"), item.get("stop")
+        if type(start) is not int or type(stop) is not int or start != end or not start < stop < MOST_ROWS:
+            return f"gives sample {item['id']} the rows {start}:{stop}, which do not follow row {end}"
+        if not isinstance(item.get("checksum"), str):
+            return f"has no checksum for sample {item['id']}"
+        if item["id"] in seen:
+            return f"names sample {item['id']} twice"
+        if kind == "subaction_embeddings" and not _options_are_sound(item):
+            return f"does not tell the options of sample {item['id']} and their rows"
+        seen.add(item["id"])
+        end = stop
+    return None if rows in (None, end) else f"ends at row {end} of {rows}"
+
+
+def _options_are_sound(item):
+    """Whether the options of an item have names, texts, and one row a text, without gaps."""
+    options, end = item.get("options"), item["start"]
+    if not isinstance(options, list):
+        return False
+    for option in options:
+        fields = option if isinstance(option, dict) else {}
+        key, texts, start, stop = map(fields.get, ("key", "texts", "start", "stop"))
+        if not (isinstance(key, str) and isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+                and type(start) is type(stop) is int and start == end and stop == end + len(texts)):
+            return False
+        end = stop
+    return end == item["stop"] and len({option["key"] for option in options}) == len(options)
+
+
+@dataclass(frozen=True)
+class NpyHeader:
+    """What a .npy file says of itself, and at which byte the content begins."""
+
+    shape: tuple
+    fortran_order: bool
+    dtype: np.dtype
+    offset: int
+
+
+def read_npy_header(path):
+    """The NpyHeader of a file.
+
+    Raises ValueError if it is no .npy file, or its content is not as long as the header says; OSError as usual.
+    """
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy's advice on headers that Python 2 wrote
+        try:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            header = NpyHeader(*read(file, max_header_size=MOST_HEADER), file.tell())
+        except OSError:
+            raise
+        except Exception as error:  # a damaged header makes numpy's parser raise errors of every kind
+            raise ValueError(f"its header cannot be read: {reason_of(error)[:200]}") from None
+        size = os.fstat(file.fileno()).st_size - header.offset
+    claimed = math.prod(header.shape) * header.dtype.itemsize
+    if not header.dtype.hasobject and size != claimed:
+        raise ValueError(f"its header says {header.dtype.name} {list(header.shape)}, {claimed} bytes, and {size} "
+                         "follow")
+    return header
+
+
+def read_array(path, kind):
+    """The ArrayArtifact at `path`.
+
+    Raises InputError if array or index is missing, foreign or cut short, or if the two do not fit.
+    """
+    path, index = Path(path), read_index(path, kind)
+    advice = f"run {MAKERS[kind]} again with --overwrite"
+    if not path.exists():
+        raise InputError(f"{path}: no such file, only its index is there; {advice}")
+    try:
+        header = read_npy_header(path)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: is not a whole plain .npy array ({reason_of(error)}); {advice}") from None
+    what = f"{header.dtype.name} {list(header.shape)}"  # the type's name says nothing of the order of its bytes
+    if header.dtype.hasobject or header.fortran_order or 0 in header.shape:
+        raise InputError(f"{path}: is {what} in columns, pickled or empty, expected one plain C-order array; {advice}")
+    if list(header.shape) != index["shape"] or header.dtype != np.dtype(index["dtype"]):
+        raise InputError(f"{path}: is {what}, its index {index_path(path).name} says {index['dtype']} "
+                         f"{index['shape']}; keep the two files of one run together, or {advice}")
+    if kind == "frames" and (header.shape[3:] != (3,) or header.dtype != np.uint8):
+        raise InputError(f"{path}: is {what}, expected uint8 (frames, H, W, 3); {advice}")
+    if kind != "frames" and (len(header.shape) != 2 or header.dtype.kind != "f"):
+        raise InputError(f"{path}: is {what}, expected float rows (rows, D); {advice}")
+    return ArrayArtifact(path, index, header.offset)
+
+
+def read_samples(path):
+    """(samples, source) of a dataset's index: a list of Sample, and what a result says of it so that it can be traced.
+
+    Raises InputError as `read_index` does.
+    """
+    where = index_path(path)
+    samples = [sample_from_record(item, where) for item in read_index(path, "frames")["items"]]
+    return samples, {"path": str(path), "fingerprint": fingerprint(where)}
+
+
+def require_checkpoint(artifact):
+    """Raise InputError unless an embedding artifact tells the checkpoint that made it, and its scale and bias."""
+    meta = artifact.meta
+    numbers = [meta.get(key) for key in ("logit_scale", "logit_bias")]
+    names = [meta.get("checkpoint"), meta.get("dtype", "float32")]
+    if not (all(type(number) in (int, float) for number in numbers) and all(isinstance(name, str) for name in names)
+            and isinstance(meta.get("model", ""), str)):
+        raise InputError(f"{artifact.path}: its index does not tell the checkpoint's logit_scale and logit_bias; "
+                         f"run {MAKERS[artifact.kind]} again with --overwrite")
+    if not (abs(numbers[0]) <= MOST_SCALE and abs(numbers[1]) <= MOST_BIAS and names[1] in FORWARD_DTYPES):
+        raise InputError(f"{artifact.path}: its index tells of logit_scale {numbers[0]}, logit_bias {numbers[1]} and "
+                         f"dtype {names[1]}, which no checkpoint has; run {MAKERS[artifact.kind]} again")
+
+
+def require_same_checkpoint(a, b):
+    """Raise InputError unless two embedding artifacts come from one checkpoint."""
+    for artifact in (a, b):
+        require_checkpoint(artifact)
+    for key in ("checkpoint", "logit_scale", "logit_bias"):
+        if a.meta[key] != b.meta[key]:
+            raise InputError(
+                f"{a.path} was made with {a.meta.get('model')} and {b.path} with {b.meta.get('model')}, two different "
+                f"checkpoints ({key} {a.meta[key]} and {b.meta[key]}); encode both with the same --model")
+    if a.shape[1] != b.shape[1]:
+        raise InputError(f"{a.path} has {a.shape[1]} features a row and {b.path} {b.shape[1]}; "
+                         "encode both with the same --model")
+
+
+def require_made_with(artifact, checkpoint):
+    """Raise InputError unless embeddings were made with this Checkpoint."""
+    if artifact.meta.get("checkpoint") != checkpoint.fingerprint:
+        raise InputError(f"{artifact.path}: was made with another checkpoint ({artifact.meta.get('model')}) than "
+                         f"{checkpoint.name}; give that one as --model")
+
+
+class MissingItems:
+    """NAME.missing.json: the items that could not be made, why, and whether another try can help.
+
+    done: ids that are there by now and so are missing no longer.
+    Raises InputError if the file is there and is no such list.
+    """
+
+    def __init__(self, path, done=()):
+        self.path = missing_path(path)
+        entries = read_json(self.path, "list of missing items") if self.path.exists() else []
+        if not isinstance(entries, list) or not all(
+                isinstance(entry, dict) and isinstance(entry.get("id"), str) and {"reason", "retry"} <= entry.keys()
+                for entry in entries):
+            raise InputError(f"{self.path}: is no list of missing items of this project; move it away")
+        self._entries = {entry["id"]: entry for entry in entries if entry["id"] not in done}
+        self._saved = entries
+
+    def __contains__(self, id):
+        return id in self._entries
+
+    def __len__(self):
+        return len(self._entries)
+
+    def is_final(self, id):
+        """Whether an item is named here and another try cannot help."""
+        return id in self._entries and not self._entries[id]["retry"]
+
+    def add(self, id, reason, retry):
+        """Name an item; `retry` tells whether running again may help."""
+        self._entries[id] = {"id": id, "reason": str(reason), "retry": bool(retry)}
+        self.save()
+
+    def drop(self, id):
+        """Forget an item that is there now."""
+        if self._entries.pop(id, None):
+            self.save()
+
+    def save(self):
+        """Have the file say what is missing; without such items there is no file."""
+        entries = list(self._entries.values())
+        if entries == self._saved:
+            return
+        if entries:
+            write_json(self.path, entries, indent=True)
+        else:
+            self.path.unlink(missing_ok=True)
+        self._saved = entries

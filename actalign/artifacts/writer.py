@@ -1,0 +1,326 @@
+"""Array artifacts written item by item, so that a killed run loses at most the item in hand.
+
+While a stage runs, rows go to `NAME.npy.partial` and the committed items to `NAME.json.partial`, a journal with one
+line an item. An item is committed once its rows and then its line are on the disk. Finishing renames both.
+"""
+
+import contextlib
+import io
+import math
+import os
+
+import numpy as np
+
+from actalign.artifacts import (
+    FORMAT,
+    VERSION,
+    Checksum,
+    MissingItems,
+    header_problem,
+    index_path,
+    items_problem,
+    partial_path,
+    read_array,
+    read_rows,
+)
+from actalign.console import InputError
+from actalign.files import Journal, Lock, read_json, sync, write_json_items
+
+BYTES_AT_ONCE = 1 << 26  # of rows that are read back
+
+
+class ArrayWriter:
+    """Writes an array artifact item by item, resumably.
+
+        with ArrayWriter("video_embeddings.npy", "video_embeddings", {"checkpoint": fingerprint}) as writer:
+            if id not in writer:
+                writer.append(id, rows, fps=25.0)
+
+    Opening looks for what earlier runs left, finished or not: their items are in `writer.items` and are not written
+    again. Leaving the block finishes the artifact; leaving it by an exception keeps what is committed for the next run.
+
+    settings  what decides the rows; notes  what is worth knowing besides. Both become the index's `meta`.
+    Raises InputError if earlier runs had other settings (unless `overwrite`), if another run writes to the same
+    output, or if the output's index would replace a foreign file.
+    """
+
+    def __init__(self, path, kind, settings, notes=None, overwrite=False):
+        self._index_path = index_path(path)
+        self.path = self._index_path.with_suffix(".npy")
+        self.kind = kind
+        self.meta = {**settings, **(notes or {})}
+        self._settings = settings
+        self.items = {}
+        self._partial_path = partial_path(self.path)
+        self._journal = Journal(partial_path(self._index_path))
+        self._file = None  # open while rows are being written
+        self._rows_path = None  # where the committed rows are: NAME.npy.partial, the finished NAME.npy, or nowhere yet
+        self._dtype = self._row_shape = self._header_size = None
+        self._was_finished = False
+        self._abandoned = False
+        self._lock = Lock(self.path)
+        try:
+            self._refuse_foreign_index()
+            if not overwrite:
+                self._find_earlier()
+            self.missing = MissingItems(path, self.items)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __contains__(self, id):
+        return id in self.items
+
+    @contextlib.contextmanager
+    def item(self, id):
+        """One item, in as many chunks of rows as it takes; committed when the block ends, forgotten if it raises.
+
+            with writer.item(id) as item:
+                for frame in frames:
+                    item.write(frame[None])
+                item.fields["fps"] = fps
+        """
+        if id in self.items:
+            raise ValueError(f"item {id} is committed already")
+        item = _ItemInHand(self)
+        try:
+            yield item
+            if item.rows == 0:
+                raise ValueError(f"item {id} has no rows")
+            sync(self._file)
+            entry = {"id": id, "start": self.row_count, "stop": self.row_count + item.rows,
+                     "checksum": item.checksum.hexdigest(), **item.fields}
+            self._journal.append(entry)
+        except BaseException:
+            self._roll_back()
+            raise
+        self.items[id] = entry
+        self.missing.drop(id)
+
+    def leave_unfinished(self):
+        """Change nothing when the block ends: what earlier runs left stays as it is."""
+        self._abandoned = True
+
+    def append(self, id, rows, **fields):
+        """Commit one item whose rows (n, ...) are at hand."""
+        with self.item(id) as item:
+            item.write(rows)
+            item.fields.update(fields)
+
+    def read(self, start, stop):
+        """Committed rows start:stop, read back from the disk."""
+        return read_rows(self._rows_path, self._dtype, self._row_shape, self._header_size, start, stop)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, exception_type, exception, traceback):
+        try:
+            if not self._abandoned and (exception_type is None or self._was_finished):
+                self._finish()
+        except OSError:
+            if exception_type is None:
+                raise
+        finally:
+            self._journal.close()
+            self._close_rows()
+            self._lock.release()
+
+    @property
+    def row_count(self):
+        """The number of committed rows, where the next item will start."""
+        return next(reversed(self.items.values()))["stop"] if self.items else 0
+
+    # what earlier runs left
+
+    def _refuse_foreign_index(self):
+        if not self._index_path.exists():
+            return
+        try:
+            index = read_json(self._index_path)
+        except InputError:
+            index = None
+        if not isinstance(index, dict) or index.get("format") != FORMAT:
+            raise InputError(f"{self._index_path}: is there and is no index of this project, so the index of "
+                             f"{self.path.name} would replace it; move it away or choose another --output")
+        if index.get("kind") != self.kind:
+            raise InputError(f"{self.path}: holds {index.get('kind')!r}, not {self.kind!r}; choose another --output")
+
+    def _find_earlier(self):
+        """Take over what earlier runs left.
+
+        A journal's rows are in the partial file, or in the finished one where a run was killed between renaming that
+        and what goes with it; their checksums tell. A journal without its rows is worth nothing.
+        """
+        header, *items = self._journal.read() or [None]
+        if header is not None:
+            self._require_sound(header, items)
+        if items:
+            self._describe(header["dtype"], header["shape"][1:])
+            kept = self._whole_items(self._partial_path, items)
+            if kept:
+                if len(kept) < len(items):
+                    self._journal.replace([header, *kept])
+                self._take_over(header["meta"], kept, self._partial_path)
+                return
+            if self._whole_items(self.path, items) == items and _size(self.path) == self._end_of(items[-1]["stop"]):
+                self._take_over(header["meta"], items, self.path)
+                self._write_index()
+                self._discard_partial()
+                self._was_finished = True
+                return
+        if self.path.exists() and not self._index_path.exists():
+            raise InputError(f"{self.path}: its index {self._index_path.name} is missing; choose another --output, or "
+                             "start over with --overwrite")
+        if self._index_path.exists():
+            artifact = read_array(self.path, self.kind)
+            self._describe(artifact.dtype.name, artifact.shape[1:])
+            if _size(self.path) != self._end_of(artifact.shape[0]):
+                raise InputError(f"{self.path}: was saved by another program; choose another --output, or start over "
+                                 "with --overwrite")
+            self._take_over(artifact.meta, artifact.items, self.path)
+            self._was_finished = True
+        else:
+            self._dtype = None  # nothing committed, nothing to agree with
+
+    def _require_sound(self, header, items):
+        problem = header_problem(header, self.kind) or (items_problem(items, self.kind) if items else None)
+        if problem:
+            raise InputError(f"{self._journal.path}: {problem}; remove it or start over with --overwrite")
+
+    def _whole_items(self, path, items):
+        """The first of `items` whose rows are all in the file; none where the file holds other rows."""
+        there = (_size(path) - self._header_size) // self._row_bytes
+        kept = [item for item in items if item["stop"] <= there]
+        while kept and not self._holds(path, kept[-1]):
+            kept.pop()
+        return kept if kept and self._holds(path, kept[0]) else []
+
+    def _holds(self, path, item):
+        """Whether the rows of an item are in a file, unchanged."""
+        checksum = Checksum()
+        step = max(BYTES_AT_ONCE // self._row_bytes, 1)
+        for start in range(item["start"], item["stop"], step):
+            checksum.update(read_rows(path, self._dtype, self._row_shape, self._header_size, start,
+                                      min(start + step, item["stop"])))
+        return checksum.hexdigest() == item["checksum"]
+
+    def _take_over(self, meta, items, rows_path):
+        for key, value in self._settings.items():
+            if meta.get(key) != value:
+                raise InputError(f"{self.path}: was begun with {key} {meta.get(key)}, this run has {value}; run with "
+                                 "the same settings, choose another --output, or start over with --overwrite")
+        self.items = {item["id"]: item for item in items}
+        self._rows_path = rows_path
+
+    def _discard_partial(self):
+        self._journal.remove()
+        self._partial_path.unlink(missing_ok=True)
+
+    # the files
+
+    def _describe(self, dtype, row_shape):
+        self._dtype, self._row_shape = np.dtype(dtype), tuple(row_shape)
+        self._row_bytes = math.prod(self._row_shape) * self._dtype.itemsize
+        self._header_size = len(_npy_header(self._dtype, (0, *self._row_shape)))
+
+    def _end_of(self, rows):
+        """The size of a file with so many rows."""
+        return self._header_size + rows * self._row_bytes
+
+    def _header(self, rows):
+        return {"format": FORMAT, "version": VERSION, "kind": self.kind, "dtype": self._dtype.name,
+                "shape": [rows, *self._row_shape], "meta": self.meta}
+
+    def _begin(self, rows):
+        """Open the partial files for appending rows such as these."""
+        if self._rows_path is None:
+            self._discard_partial()
+            self._describe(rows.dtype, rows.shape[1:])
+            with open(self._partial_path, "wb") as file:
+                file.write(_npy_header(self._dtype, (0, *self._row_shape)))
+            self._journal.replace([self._header(0)])
+        elif self._rows_path == self.path:
+            self._journal.replace([self._header(0), *self.items.values()])
+            os.replace(self.path, self._partial_path)
+            self._index_path.unlink(missing_ok=True)
+        self._rows_path = self._partial_path
+        self._file = open(self._partial_path, "r+b")
+        self._file.truncate(self._end_of(self.row_count))
+        self._file.seek(0, os.SEEK_END)
+
+    def write_rows(self, rows):
+        """Write rows after the committed ones; `item` commits them."""
+        if self._file is None:
+            self._begin(rows)
+        if rows.dtype != self._dtype or rows.shape[1:] != self._row_shape:
+            raise InputError(f"{self.path}: has rows {self._dtype.name} {self._row_shape}, these are {rows.dtype.name} "
+                             f"{rows.shape[1:]}; run with the same settings or start over with --overwrite")
+        self._file.write(rows.data.cast("B"))
+
+    def _roll_back(self):
+        """Cut off what was written after the last committed item."""
+        if self._file is not None:
+            self._close_rows()
+            os.truncate(self._partial_path, self._end_of(self.row_count))
+
+    def _close_rows(self):
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a full disk does not take buffered rows; they were not committed
+                self._file.close()
+            self._file = None
+
+    def _finish(self):
+        """Make the committed items the finished artifact."""
+        self._close_rows()
+        self.missing.save()
+        if not self.items:
+            self._discard_partial()
+        elif self._rows_path == self._partial_path:
+            self._patch_header()
+            self._index_path.unlink(missing_ok=True)  # an old index must never stand beside the new array
+            os.replace(self._partial_path, self.path)
+            self._rows_path = self.path
+            self._write_index()
+            self._journal.remove()
+        elif self.path.exists():
+            self._discard_partial()  # what a killed --overwrite left
+
+    def _write_index(self):
+        write_json_items(self._index_path, self._header(self.row_count), "items", self.items.values())
+
+    def _patch_header(self):
+        with open(self._partial_path, "r+b") as file:
+            file.truncate(self._end_of(self.row_count))
+            file.write(_npy_header(self._dtype, (self.row_count, *self._row_shape)))
+            sync(file)
+
+
+class _ItemInHand:
+    """The rows of an item that is being written."""
+
+    def __init__(self, writer):
+        self._writer = writer
+        self.rows = 0
+        self.fields = {}
+        self.checksum = Checksum()
+
+    def write(self, rows):
+        """Add rows (n, ...) of the artifact's dtype and row shape."""
+        rows = np.ascontiguousarray(rows)
+        if len(rows):
+            self._writer.write_rows(rows)
+            self.checksum.update(rows)
+            self.rows += len(rows)
+
+
+def _npy_header(dtype, shape):
+    """The header of a .npy file; numpy pads it so that its length does not depend on the number of rows."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def _size(path):
+    return path.stat().st_size if path.exists() else 0
