@@ -153,7 +153,9 @@ def run(args):
     device = console.pick_device(args.device or "cpu")
 
     subactions = read_subactions(args.subactions)
+    ids = {*video, *(of_sample.sample.id for of_sample in subactions)}
     samples, not_scored = join(subactions, video, texts)
+    del subactions  # of 100,000 samples they take most of a gigabyte, and the index of `texts` holds them too
     method = {"name": args.alignment, "smooth": args.smooth}
     compared = comparison.read_compared(args.compare, samples, method) if args.compare else None
     frames = report.open_frames(args.frames, video) if args.frames else None
@@ -161,7 +163,7 @@ def run(args):
     stopwatch = console.Stopwatch()
     predictions = predict(samples, video, texts, args.smooth, args.alignment, device,
                           with_paths=bool(args.output or args.report or args.figures))
-    evaluation.require_all_joined(predictions, not_scored, {*video, *(one.sample.id for one in subactions)})
+    evaluation.require_all_joined(predictions, not_scored, ids)
     beside = {compared.name: list(compared.predictions.values())} if compared else None
     evaluation.print_results(comparison.method_name(method), predictions, not_scored, beside)
     if predictions:

@@ -43,8 +43,8 @@ def similarity(video, subactions, logit_scale, logit_bias, device="cpu"):
     import torch
 
     device = "cpu" if torch.device(device).type == "mps" else device
-    V, U = (torch.from_numpy(np.array(rows, np.float64)).to(device) for rows in (video, subactions))
-    cosine = (V / V.norm(dim=1, keepdim=True)) @ (U / U.norm(dim=1, keepdim=True)).T  # (T, M)
+    V, U = (torch.as_tensor(rows, dtype=torch.float64, device=device) for rows in (video, subactions))
+    cosine = V @ U.T / torch.outer(V.norm(dim=1), U.norm(dim=1))  # (T, M)
     return torch.sigmoid(np.exp(logit_scale) * cosine + logit_bias).cpu().numpy()
 
 
@@ -140,5 +140,7 @@ def align(similarities, alignment="dtw", with_paths=False):
     Raises ValueError if a matrix is empty or not finite.
     """
     function = globals()[alignment]
-    scores, paths = zip(*[function(matrix, with_paths) for matrix in similarities], strict=True)
+    if not with_paths:
+        return np.fromiter((function(matrix, False)[0] for matrix in similarities), np.float64), None
+    scores, paths = zip(*[function(matrix, True) for matrix in similarities], strict=True)
     return np.array(scores), None if paths[0] is None else list(paths)

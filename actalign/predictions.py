@@ -20,7 +20,7 @@ COLUMNS = ("id", "domain", "option_index", "option", "score", "rank", "is_predic
 def write_predictions(path, method, sources, predictions, not_scored):
     """Write predictions.json: the method and its settings, the artifacts it read, and every sample's scores.
 
-    Beside it goes its CSV twin, a row for every sample and option. docs/predictions.md describes both.
+    Beside it goes its CSV twin, a row for every sample and option. docs/artifacts.md describes both.
     method: {"name": ..., settings}   sources: {flag: {"path", "fingerprint", ...}}   not_scored: {id: reason}
     """
     answered = [prediction for prediction in predictions if prediction.sample.answer is not None]

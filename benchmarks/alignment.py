@@ -4,8 +4,8 @@
 """
 
 import argparse
-import functools
-import json
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,16 +18,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import seq_alignment  # noqa: E402
-from actalign import artifacts, evaluation, tables  # noqa: E402
+from actalign import artifacts, cores, evaluation, tables  # noqa: E402
+from actalign.alignment import align  # noqa: E402
+from actalign.files import write_json, write_json_items  # noqa: E402
 from actalign.subactions import read_subactions  # noqa: E402
-from seq_alignment import dtw_batch  # noqa: E402
 
 SAMPLES, OPTIONS = 898, 5  # the clips of ActionAtlas that the published figures were measured on
 ACTIONS = 1896  # that its options name
 FRAMES, FRAMES_SPREAD, FRAMES_RANGE = 195, 80, (30, 500)  # 6.07 s at 32 frames/s on average
 SUBACTIONS, SUBACTIONS_SPREAD, SUBACTIONS_RANGE = 11, 1.5, (8, 15)
 FEATURES = 1152  # of so400m
-FEW_FEATURES = 128  # for the job of eight times the samples, which would fill 8 GB otherwise
+MANY_SAMPLES, FEW_FEATURES = 100_000, 8  # a job whose indexes and sub-actions are what takes memory
 CHECKPOINT = {"checkpoint": "none", "logit_scale": 4.77, "logit_bias": -16.5, "dtype": "float32"}
 SEED = 0
 
@@ -124,16 +125,17 @@ def compare_with_peers(repeats):
     rows = [("", "seconds", "times ours", "scores differ by")]
     loop_seconds, expected = best_time(lambda: np.array([plain_loop(matrix) for matrix in job]), 1)
     for with_paths, title, peers in ((False, "scores", SCORES), (True, "scores and paths", PATHS)):
-        ours, (scores, _) = best_time(lambda with_paths=with_paths: dtw_batch(job, with_paths), repeats)
+        align(job[:1], "dtw", with_paths)
+        ours, (scores, _) = best_time(lambda with_paths=with_paths: align(job, "dtw", with_paths), repeats)
         found = {f"ActAlign, {title}": (ours, scores)}
-        for name, align in peers.items():
-            align(job[0])  # compiles it, where it is compiled
-            found[f"{name}, {title}"] = best_time(lambda align=align: np.array([align(matrix) for matrix in job]), 2)
+        for name, peer in peers.items():
+            peer(job[0])  # compiles it, where it is compiled
+            found[f"{name}, {title}"] = best_time(lambda peer=peer: np.array([peer(matrix) for matrix in job]), 2)
         if not with_paths:
             found["plain Python loop, scores"] = loop_seconds, expected
         for name, (seconds, scores) in found.items():
             difference = np.abs(scores - expected).max()
-            if not difference < 1e-9 and "series" not in name:
+            if not difference < 1e-12 and "series" not in name:
                 raise ValueError(f"the scores of {name} differ by {difference}")
             rows.append((name, f"{seconds:.3f}", f"{seconds / ours:.1f}",
                          "another score" if "series" in name else f"{difference:.0e}"))
@@ -143,11 +145,11 @@ def compare_with_peers(repeats):
 def growth(repeats):
     """Lines of the table of times where T, M, K or N is 2, 4, 8 times as large."""
     def seconds_of(job):
-        return best_time(lambda: dtw_batch(job), repeats)[0]
+        return best_time(lambda: align(job), repeats)[0]
 
-    samples = SAMPLES // 4
+    samples = SAMPLES  # more than the caches hold, as all that it is compared with
     seconds = seconds_of(make_job(samples))
-    yield f"growth, times the {seconds:.3f} s of a quarter of the samples"
+    yield f"growth, times the {seconds:.3f} s of one"
     rows = [("", "x 2", "x 4", "x 8")]
     for name in "TMKN":
         jobs = (make_job(samples * factor) if name == "N" else make_job(samples, **{name.lower(): factor})
@@ -163,27 +165,50 @@ def write_artifacts(folder, samples, features):
     """Write the stage's three inputs with random embeddings; returns the script's arguments."""
     rng = np.random.default_rng(SEED)
     frames, widths = lengths_of(samples)
-    entries = []
     actions = [sorted(rng.choice(ACTIONS, OPTIONS, replace=False).tolist()) for _ in range(samples)]
-    with artifacts.ArrayWriter(folder / "v.npy", "video_embeddings", CHECKPOINT) as writer:
-        for number, T in enumerate(frames.tolist()):
-            writer.append(f"clip-{number}", rng.standard_normal((T, features), np.float32), fps=32.0,
-                          timestamps=[round(t / 32, 6) for t in range(T)])
-    with artifacts.ArrayWriter(folder / "u.npy", "subaction_embeddings", CHECKPOINT) as writer:
-        for number, row in enumerate(widths.tolist()):
-            texts = {f"action {action} in sport": [f"phase {m} of action {action}, told in a phrase of some length"
-                                                   for m in range(M)]
-                     for action, M in zip(actions[number], row, strict=True)}
-            options, start = [], writer.row_count
-            for key, phrases in texts.items():
-                options.append({"key": key, "start": start, "stop": start + len(phrases), "texts": phrases})
-                start += len(phrases)
-            writer.append(f"clip-{number}", rng.standard_normal((sum(row), features), np.float32), options=options)
-            entries.append({"id": f"clip-{number}", "domain": "sport", "correct_answer_index": number % OPTIONS,
-                            "cleaned_options": [key.removesuffix(" in sport") for key in texts], "subactions": texts})
-    (folder / "g.json").write_text(json.dumps(entries), encoding="utf-8")
+    texts = [{f"action {action} in sport": [f"phase {m} of action {action}, told in a phrase of some length"
+                                            for m in range(M)] for action, M in zip(of_sample, row, strict=True)}
+             for of_sample, row in zip(actions, widths.tolist(), strict=True)]
+    write_array(folder / "v.npy", "video_embeddings", features, (
+        (T, {"fps": 32.0, "timestamps": [round(t / 32, 6) for t in range(T)]}) for T in frames.tolist()), frames.sum())
+    write_array(folder / "u.npy", "subaction_embeddings", features, (
+        (sum(map(len, of_sample.values())), {"options": of_sample}) for of_sample in texts), widths.sum())
+    write_json(folder / "g.json", [
+        {"id": f"clip-{number}", "domain": "sport", "correct_answer_index": number % OPTIONS,
+         "cleaned_options": [key.removesuffix(" in sport") for key in of_sample], "subactions": of_sample}
+        for number, of_sample in enumerate(texts)])
     return ["--subactions", str(folder / "g.json"), "--video_embeddings", str(folder / "v.npy"),
             "--subaction_embeddings", str(folder / "u.npy"), "--device", "cpu"]
+
+
+def write_array(path, kind, features, items, rows):
+    """Write an artifact of random rows at once: ArrayWriter waits for the disk twice an item."""
+    rng = np.random.default_rng(SEED)
+    array = np.lib.format.open_memmap(path, "w+", np.float32, (int(rows), features))
+
+    def entries():
+        start = 0
+        for number, (length, fields) in enumerate(items):
+            array[start:start + length] = rng.standard_normal((length, features), np.float32)
+            entry = {"id": f"clip-{number}", "start": start, "stop": start + length,
+                     "checksum": artifacts.Checksum(array[start:start + length]).hexdigest(), **fields}
+            if "options" in fields:
+                entry["options"] = option_entries(fields["options"], start)
+            yield entry
+            start += length
+
+    write_json_items(path.with_suffix(".json"), {
+        "format": artifacts.FORMAT, "version": artifacts.VERSION, "kind": kind, "dtype": "float32",
+        "shape": list(array.shape), "meta": CHECKPOINT}, "items", entries())
+
+
+def option_entries(texts, start):
+    """The index's options of {key: texts}, whose rows begin at `start`."""
+    options = []
+    for key, phrases in texts.items():
+        options.append({"key": key, "start": start, "stop": start + len(phrases), "texts": phrases})
+        start += len(phrases)
+    return options
 
 
 def profile(folder, repeats):
@@ -195,53 +220,74 @@ def profile(folder, repeats):
         seconds[name], result = best_time(function, repeats)
         return result
 
-    video, subactions = measure("read and check indexes", lambda: (
+    measure("Python and numpy", lambda: run_python("import numpy"))
+    measure("the same with torch", lambda: run_python("import numpy, torch"))
+    measure("the same with torch and numba", lambda: run_python("import numpy, torch, numba"))
+    video, texts = measure("read and check indexes", lambda: (
         artifacts.read_array(folder / "v.npy", "video_embeddings"),
         artifacts.read_array(folder / "u.npy", "subaction_embeddings")))
     samples, _ = measure("read sub-actions, join by id", lambda: seq_alignment.join(
-        read_subactions(folder / "g.json"), video, subactions))
-    measure("read embeddings", lambda: [(video.embeddings(sample.id), subactions.embeddings(sample.id))
+        read_subactions(folder / "g.json"), video, texts))
+    measure("read embeddings", lambda: [(video.embeddings(sample.id), texts.embeddings(sample.id))
                                         for sample in samples])
-    matrices = measure("the same, smoothed and compared", lambda: [
-        matrix for matrices in seq_alignment.compare(samples, video, subactions, seq_alignment.SMOOTH_FRAMES)
-        for matrix in matrices])
-    measure("align", functools.partial(dtw_batch, matrices))
-    predictions = measure("all three, batches side by side", lambda: seq_alignment.predict(
-        samples, video, subactions, seq_alignment.SMOOTH_FRAMES))
+    with cores.one_torch_thread():
+        matrices = measure("the same, smoothed and compared", lambda: [
+            matrix for sample in samples
+            for matrix in seq_alignment.similarities(sample, video, texts, seq_alignment.SMOOTH_FRAMES)])
+    measure("align", lambda: align(matrices))
+    predictions = measure("all three, samples side by side", lambda: seq_alignment.predict(
+        samples, video, texts, seq_alignment.SMOOTH_FRAMES))
     measure("accuracy with intervals", lambda: evaluation.accuracy_table({"dtw": predictions}))
-    whole, _ = best_time(lambda: run_stage(args), repeats)
-    yield f"the stage on {SAMPLES} samples of {FEATURES} features, files in memory"
-    yield from tables.table([("", "seconds")] + [(name, f"{value:.3f}") for name, value in seconds.items()]
-                                + [("the script, with its start", f"{whole:.3f}")])
-    work = seconds["all three, batches side by side"]
-    yield f"beyond reading, comparing and aligning: {100 * (whole - work) / whole:.0f}% of the script's time"
+    measure("the script, with its start", lambda: run_stage(args))
+    yield f"the stage on {SAMPLES} samples of {FEATURES} features, files in memory, compiled before"
+    yield from tables.table([("", "seconds")] + [(name, f"{value:.3f}") for name, value in seconds.items()])
+
+
+def first_call():
+    """A line on the first call on a machine, which compiles."""
+    with tempfile.TemporaryDirectory() as cache:
+        code = ("import time, numpy; from actalign import alignment; start = time.perf_counter(); "
+                "alignment.align([numpy.ones((3, 2))], 'dtw', True); alignment.smooth(numpy.ones((3, 2), 'f4'), 2); "
+                "print(time.perf_counter() - start)")
+        found = run_python(code, NUMBA_CACHE_DIR=cache)
+    yield f"the first call on a machine compiles in {float(found):.1f} s and says: {' '.join(found.stderr.split())}"
+
+
+def run_python(code, **environment):
+    """Run Python code as a process of its own; returns what it prints, with its `stderr`."""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment}, check=True,
+                         capture_output=True, text=True)
+    return Printed(ran.stdout, ran.stderr)
+
+
+class Printed(str):
+    """What a process wrote to stdout, and beside it to stderr."""
+
+    def __new__(cls, stdout, stderr):
+        printed = super().__new__(cls, stdout)
+        printed.stderr = stderr
+        return printed
 
 
 def run_stage(args):
-    """Run the script as a process of its own."""
-    subprocess.run([sys.executable, str(ROOT / "seq_alignment.py"), *args], check=True, stdout=subprocess.DEVNULL,
-                   stderr=subprocess.DEVNULL)
+    """Run the script as a process of its own; returns what it prints."""
+    return subprocess.run([sys.executable, str(ROOT / "seq_alignment.py"), *args], check=True, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
 
 
-def peak_memory(args):
-    """The script's peak resident memory in MB."""
-    code = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, "
-            "stderr=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)")
-    found = subprocess.run([sys.executable, "-c", code, sys.executable, str(ROOT / "seq_alignment.py"), *args],
-                           check=True, capture_output=True, text=True)
-    return float(found.stdout)
-
-
-def memory(folder):
-    """A line on the script's peak memory for the samples of ActionAtlas and for eight times as many."""
-    peaks = []
-    for times in (1, 8):
-        part = folder / str(times)
-        part.mkdir()
-        args = write_artifacts(part, times * SAMPLES, FEW_FEATURES)
-        peaks.append(peak_memory([*args, "--output", str(part / "predictions.json")]))
-    yield (f"peak memory of the script with --output, {FEW_FEATURES} features: {peaks[0]:.0f} MB for {SAMPLES} "
-           f"samples, {peaks[1]:.0f} MB for {8 * SAMPLES} ({100 * (peaks[1] / peaks[0] - 1):+.0f}%)")
+def many_samples(folder):
+    """Lines on the time and memory of the script for very many samples of few features."""
+    args = write_artifacts(folder, MANY_SAMPLES, FEW_FEATURES)
+    code = ("import resource, time; start = time.perf_counter(); import seq_alignment; predict = seq_alignment.predict\n"
+            "def timed(*args, **kwargs):\n"
+            "    print('ready after', time.perf_counter() - start)\n"
+            "    return predict(*args, **kwargs)\n"
+            f"seq_alignment.predict = timed; seq_alignment.main({args!r})\n"
+            "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)")
+    printed = run_python(code)
+    ready, peak = (float(re.search(rf"{word} (\S+)", printed)[1]) for word in ("ready after", "peak"))
+    yield (f"{MANY_SAMPLES} samples ({FRAMES} frames with timestamps, {OPTIONS} options of {SUBACTIONS} sub-actions on "
+           f"average): ready to align after {ready:.1f} s, peak memory of the script {peak / 1e9:.2f} GB")
 
 
 def main(argv=None):
@@ -249,13 +295,11 @@ def main(argv=None):
     parser.add_argument("--repeats", type=int, default=5,
                         help="runs, of which the fastest counts (default: %(default)s)")
     args = parser.parse_args(argv)
-    seq_alignment.keep_freed_memory()  # as the script does
-    print("\n".join(compare_with_peers(args.repeats)), flush=True)
-    print("\n" + "\n".join(growth(args.repeats)), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        print("\n" + "\n".join(profile(Path(folder), min(args.repeats, 3))), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        print("\n".join(memory(Path(folder))), flush=True)
+    for part in (compare_with_peers(args.repeats), growth(args.repeats), first_call()):
+        print("\n".join(part), end="\n\n", flush=True)
+    for part in (lambda folder: profile(folder, min(args.repeats, 3)), many_samples):
+        with tempfile.TemporaryDirectory() as folder:
+            print("\n".join(part(Path(folder))), flush=True)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The README's commands, against the scripts' own parsers."""
+"""The commands of README and docs/, against the scripts' own parsers, and run where they can be."""
 
 import importlib
 import os
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,8 +37,10 @@ def test_the_readme_shows_all_six_scripts():
     assert {script for script, _ in commands_in((ROOT / "README.md").read_text())} == set(SCRIPTS)
 
 
-@pytest.mark.parametrize(("script", "arguments"), commands_in((ROOT / "README.md").read_text()))
-def test_commands_of_the_readme_parse(script, arguments):
+@pytest.mark.parametrize(("script", "arguments"), [
+    command for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) for command in commands_in(
+        page.read_text())])
+def test_commands_of_readme_and_documentation_parse(script, arguments):
     importlib.import_module(script).parse_args(arguments)
 
 
@@ -55,19 +58,62 @@ def test_examples_in_help_parse(script):
         module.parse_args(arguments)
 
 
-def test_links_of_the_readme_lead_to_files():
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / "README.md").read_text()):
-        assert (ROOT / target).exists(), target
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_own_videos_section_run_word_for_word_ends_with_the_right_predictions(tmp_path):
-    section = (ROOT / "README.md").read_text().partition("## Your own videos\n")[2].partition("\n## ")[0]
-    commands = "\n".join(re.findall(r"```bash\n(.*?)```", section, flags=re.DOTALL))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_files_and_headings(page):
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(), flags=re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles], heading
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.stem)
+def test_a_page_opens_with_a_command(page):
+    assert re.match(r"# .*\n\n(.+\n)*\n?```bash\n", page.read_text())
+
+
+def bash(commands, folder):
+    """Run commands in a folder that has what the project's own has."""
     for name in ("actalign", "examples", *(f"{script}.py" for script in SCRIPTS)):
-        (tmp_path / name).symlink_to(ROOT / name)
+        (folder / name).symlink_to(ROOT / name)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    ran = subprocess.run(["bash", "-euc", commands], cwd=tmp_path, env=environment, capture_output=True, text=True,
+    ran = subprocess.run(["bash", "-euc", commands], cwd=folder, env=environment, capture_output=True, text=True,
                          check=False)
     assert ran.returncode == 0, ran.stderr
-    assert re.search(r"^first +dive to straddle jump ", ran.stdout, flags=re.MULTILINE)
-    assert re.search(r"^second +split to handstand ", ran.stdout, flags=re.MULTILINE)
+    return ran.stdout
+
+
+def commands_of(page):
+    """The bash blocks of a page before its first heading of the second level."""
+    opening = (ROOT / "docs" / page).read_text().partition("\n## ")[0]
+    return "\n".join(re.findall(r"```bash\n(.*?)```", opening, flags=re.DOTALL))
+
+
+def test_the_own_videos_page_run_word_for_word_ends_with_the_right_predictions(tmp_path):
+    printed = bash(commands_of("own_videos.md"), tmp_path)
+    assert re.search(r"^first +dive to straddle jump ", printed, flags=re.MULTILINE)
+    assert re.search(r"^second +split to handstand ", printed, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("page", "shown"), [("alignments.md", "unordered"), ("artifacts.md", '"version":2')])
+def test_pages_about_the_examples_files_open_with_commands_that_run(demo_folder, tmp_path, page, shown):
+    (tmp_path / "demo").symlink_to(demo_folder)
+    assert shown in bash(commands_of(page), tmp_path)
+
+
+def test_the_alignment_that_the_documentation_adds_runs(tmp_path, monkeypatch):
+    from actalign import alignment
+
+    page = (ROOT / "docs/alignments.md").read_text()
+    function = re.search(r"^def middle.*?\n\n", page, flags=re.DOTALL | re.MULTILINE)[0]
+    (tmp_path / "added_alignment.py").write_text(f"import numpy as np\n\n\n{function}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(alignment, "middle", importlib.import_module("added_alignment").middle, raising=False)
+    monkeypatch.setitem(alignment.ALIGNMENTS, "middle", "")
+    scores, paths = alignment.align([np.array([[0.1, 0.2], [0.9, 0.3], [0.4, 0.5]])], "middle", True)
+    assert scores.tolist() == [0.9]
+    assert paths[0].tolist() == [[1, 0]]
