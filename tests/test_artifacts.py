@@ -577,8 +577,6 @@ def test_missing_items_are_named_and_dropped_when_they_succeed(tmp_path):
         {"id": id, "reason": "cannot be decoded", "retry": True} for id in ("clip-1", "clip-2")]
     assert_holds(path, ["clip-0", "clip-3"])
     with ArrayWriter(path, KIND, SETTINGS) as writer:
-        assert len(writer.missing) == 2
-        assert "clip-1" in writer.missing
         assert not writer.missing.is_final("clip-1")
         writer.missing.add("clip-1", ValueError("gone"), retry=False)
         assert writer.missing.is_final("clip-1")

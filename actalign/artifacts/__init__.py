@@ -18,7 +18,7 @@ import hashlib
 import math
 import os
 import warnings
-from dataclasses import dataclass
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -256,14 +256,7 @@ def _options_are_sound(item):
     return end == item["stop"] and len({option["key"] for option in options}) == len(options)
 
 
-@dataclass(frozen=True)
-class NpyHeader:
-    """What a .npy file says of itself, and at which byte the content begins."""
-
-    shape: tuple
-    fortran_order: bool
-    dtype: np.dtype
-    offset: int
+NpyHeader = namedtuple("NpyHeader", "shape fortran_order dtype offset")  # offset: the byte where the content begins
 
 
 def read_npy_header(path):
@@ -376,12 +369,6 @@ class MissingItems:
             raise InputError(f"{self.path}: is no list of missing items of this project; move it away")
         self._entries = {entry["id"]: entry for entry in entries if entry["id"] not in done}
         self._saved = entries
-
-    def __contains__(self, id):
-        return id in self._entries
-
-    def __len__(self):
-        return len(self._entries)
 
     def is_final(self, id):
         """Whether an item is named here and another try cannot help."""
