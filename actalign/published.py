@@ -12,19 +12,15 @@ arrays says so, and every count that could tell a mix-up is checked. To make art
 """
 
 import argparse
-import hashlib
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 from actalign import artifacts, console
+from actalign.artifacts.writer import ArrayWriter
 from actalign.console import InputError
-from actalign.dataset import Sample, require_unique_ids, sample_from_row
+from actalign.dataset import require_unique_ids, sample_from_row
 from actalign.files import read_json, reason_of
-from actalign.npy import read_header
 from actalign.siglip import SO400M, add_trust_argument, find_checkpoint
 from actalign.subactions import folded_key, read_subactions
 from actalign.unpickle import Array, unpickle
@@ -36,75 +32,19 @@ IMAGE_SIZE = 384  # pixels, what google/siglip-so400m-patch14-384 takes
 FRAMES_AT_ONCE = 32
 MOST_GROWTH = 16  # times the file's size that one sample's numbers may take; more is one row named again and again
 MADE_BY = "the published scripts"
+NOT_THE_SAME_RUN = ("array and sub-actions are joined by position and do not fit: give the files of one run, from "
+                    "before anything was left out of either")
 
 
-@dataclass(frozen=True)
-class Place:
-    """What belongs to one row: the sample, its K tuples of sub-actions, and its number of frames if that is known."""
-
-    sample: Sample
-    texts: tuple = ()
-    frames: int | None = None
+# Reading
 
 
-def is_published(path):
-    """Whether an .npy file is one of the published scripts': pickled, or of more dimensions than rows and features."""
-    path = Path(path)
-    if not path.is_file() or artifacts.index_path(path).exists():
-        return False
+def read_rows(path):
+    """The N rows of an old array: numpy arrays, Arrays, lists, or None. Raises InputError if it is none."""
     try:
-        header = read_header(path)
-    except (ValueError, OSError):
-        return False
-    return header.is_pickled or (header.dtype.kind == "f" and len(header.shape) in (3, 4))
-
-
-def read_embeddings(path, kind, same_run):
-    """The PublishedArtifact in an old video_embeddings.npy or encoded_subactions.npy.
-
-    same_run: the generated_subactions.json, or for videos the processed_dataset.npy, of the same run.
-    Raises InputError if it is none or its rows do not fit those samples.
-    """
-    if same_run is None:
-        raise InputError(f"{path}: was written by the published scripts, without ids; python -m actalign.artifacts "
-                         f"convert {path} NEW.npy --subactions FILE makes an artifact of it")
-    return PublishedArtifact(path, kind, _rows(path), read_places(same_run), same_run)
-
-
-def read_places(same_run):
-    """The Places of a published run, in order, from its generated_subactions.json or its processed_dataset.npy.
-
-    Raises InputError if the file was not written by a published run, and so may have another order.
-    """
-    if Path(same_run).suffix == ".npy":
-        return [place for place, _ in read_dataset(same_run)]
-    entries = read_json(same_run, "list of samples with sub-actions")
-    scripts = read_subactions(same_run)
-    if any("generated_with" in entry for entry in entries):
-        raise InputError(f"{same_run}: was written by this project's generate_subactions.py and so is not of the run "
-                         "that made the array, whose rows have no ids; give the file of the same run, or convert the "
-                         "array with that one first")
-    return [Place(_in_order_of(script, entry), script.texts) for script, entry in zip(scripts, entries, strict=True)]
-
-
-def _in_order_of(script, entry):
-    """The sample. Raises InputError where the entry lists its options twice, in two orders."""
-    wanted = [folded_key(key) for key, texts in zip(script.sample.keys, script.texts, strict=True) if texts]
-    listed = [folded_key(key) for key, texts in (entry.get("subactions") or {}).items() if texts]
-    if [key for key in listed if key in wanted] != wanted:
-        raise InputError(f"sample {script.sample.id} has its options in one order and their sub-actions in another, so "
-                         "that embeddings without names cannot be told apart; give the file as the published script "
-                         "wrote it")
-    return script.sample
-
-
-def _rows(path):
-    """The N rows of an old array: numpy arrays, Arrays, lists, or None."""
-    try:
-        header = read_header(path)
-        if not header.is_pickled:
-            order = "F" if header.fortran_order else "C"
-            return list(np.memmap(path, header.dtype, "r", header.offset, header.shape, order))
+        header = artifacts.read_npy_header(path)
+        if not header.dtype.hasobject:
+            return list(np.load(path, mmap_mode="r", allow_pickle=False))
         array = unpickle(path, header.offset)
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: is no array that is read here ({reason_of(error)}); fetch it again from where it "
@@ -115,22 +55,34 @@ def _rows(path):
     return array.parts()
 
 
+def read_same_run(path):
+    """The SubActions of a published run, in order. Raises InputError if the file may have another order."""
+    entries = read_json(path, "list of samples with sub-actions")
+    subactions = read_subactions(path)
+    if any("generated_with" in entry for entry in entries):
+        raise InputError(f"{path}: was written by this project's generate_subactions.py and so is not of the run "
+                         "that made the array, whose rows have no ids; give the file of the same run, or convert the "
+                         "array with that one first")
+    for of_sample, entry in zip(subactions, entries, strict=True):
+        wanted = [folded_key(key) for key, texts in zip(of_sample.sample.keys, of_sample.texts, strict=True) if texts]
+        listed = [folded_key(key) for key, texts in (entry.get("subactions") or {}).items() if texts]
+        if [key for key in listed if key in wanted] != wanted:
+            raise InputError(f"{path}: sample {of_sample.sample.id} has its options in one order and their sub-actions "
+                             "in another, so that embeddings without names cannot be told apart; give the file as the "
+                             "published script wrote it")
+    return subactions
+
+
 def _parts(value):
     """What a value holds along its first axis, or None if it is no array or list."""
     if isinstance(value, Array) and value.shape:
         return value.parts()
-    if (isinstance(value, np.ndarray) and value.ndim) or isinstance(value, list | tuple):
-        return list(value)
-    return None
+    return list(value) if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim) else None
 
 
-def _depth(value, most=4):
-    """How many axes a value has."""
-    parts = _parts(value)
-    if most == 0 or parts is None:
-        return 0
-    first = next((part for part in parts if part is not None), None)
-    return 1 + _depth(first, most - 1)
+def _is_nothing(value):
+    """Whether a row stands for a clip that failed."""
+    return value is None or (isinstance(value, float) and np.isnan(value)) or _parts(value) == []
 
 
 def _matrix(value, most_bytes):
@@ -150,154 +102,79 @@ def _matrix(value, most_bytes):
 
 
 def _vector(value):
-    if isinstance(value, Array) and value.numbers is not None:
-        value = value.numbers
-    if isinstance(value, np.ndarray):
-        if value.ndim == 1 and value.dtype.kind == "f":
-            return value
+    numbers = value.numbers if isinstance(value, Array) and value.numbers is not None else value
+    if isinstance(numbers, np.ndarray) and numbers.ndim == 1 and numbers.dtype.kind == "f":
+        return numbers
+    numbers = _parts(numbers)
+    if numbers is None or not all(type(number) is float for number in numbers):
         raise ValueError("its rows are no features")
-    numbers = value.objects if isinstance(value, Array) and len(value.shape) == 1 else value
-    if not isinstance(numbers, list | tuple) or not all(type(number) in (float, int) for number in numbers):
-        raise ValueError("its rows are no features")
-    try:
-        return np.array(numbers, np.float64)
-    except OverflowError:
-        raise ValueError("its rows are no features") from None
+    return np.array(numbers, np.float64)
 
 
-class PublishedArtifact(artifacts.ArrayArtifact):
-    """An old array of embeddings, with what its index would say; it takes scale and bias from `take_checkpoint`.
-
-    Samples without embeddings are in `missing`, {id: reason}.
-    """
-
-    def __init__(self, path, kind, rows, places, same_run):
-        if len(rows) != len(places):
-            raise InputError(
-                f"{path}: has {len(rows)} rows, {same_run} has {len(places)} samples; they are joined by position and "
-                "so cannot be told to belong together: give the file of the same run, from before anything was left "
-                "out of either")
-        self.path = Path(path)
-        self._most_bytes = MOST_GROWTH * self.path.stat().st_size
-        self._values, self.missing, items, start, self._width = {}, {}, [], 0, None
-        for number, (place, value) in enumerate(zip(places, rows, strict=True)):
-            id, fields = place.sample.id, {}
-            if _is_nothing(value):
-                self.missing[id] = f"nothing in row {number} of {self.path.name}"
-                if kind == "subaction_embeddings" and any(place.texts):
-                    raise InputError(f"{path}: row {number} is empty, sample {id} has sub-actions; {_NOT_THE_SAME_RUN}")
-                continue
-            try:
-                if kind == "subaction_embeddings":
-                    value, fields["options"] = _options(value, place, start, self._most_bytes)
-                matrix = self._read(value)
-            except ValueError as error:
-                raise InputError(f"{path}: row {number}, sample {id}: {error}; {_NOT_THE_SAME_RUN}") from None
-            if place.frames is not None and len(matrix) != place.frames:
-                raise InputError(f"{path}: row {number} has {len(matrix)} embeddings, sample {id} has {place.frames} "
-                                 f"frames; {_NOT_THE_SAME_RUN}")
-            if self._width not in (None, matrix.shape[1]):
-                raise InputError(f"{path}: row {number}, sample {id} has {matrix.shape[1]} features, the rows before "
-                                 f"{self._width}; it is damaged, fetch it again")
-            self._width = matrix.shape[1]
-            self._values[id] = value
-            checksums = artifacts.Checksums()
-            checksums.update(matrix)
-            items.append({"id": id, "start": start, "stop": start + len(matrix), "fps": None, **fields,
-                          **checksums.fields()})
-            start += len(matrix)
-        if not items:
-            raise InputError(f"{path}: holds no embeddings; fetch it again from where it came")
-        state = hashlib.blake2b(digest_size=8)
-        for item in items:
-            state.update(artifacts.fingerprint_line(item))
-        index = SimpleNamespace(
-            header={"kind": kind, "meta": {"made_by": MADE_BY, "dtype": "float32"}}, items=items,
-            numbers={item["id"]: number for number, item in enumerate(items)}, stops=[item["stop"] for item in items],
-            rates=[0.0] * len(items), crcs=list(map(artifacts.crc_of, items)), fingerprint=state.hexdigest())
-        super().__init__(path, index, np.broadcast_to(np.float32(0), (start, self._width)))
-
-    def rows(self, id):
-        """The rows of one sample in memory; KeyError if there is none."""
-        return self._read(self._values[id])
-
-    def read(self, start, stop):
-        """Rows start:stop in memory."""
-        parts = [self.rows(item["id"])[max(start - item["start"], 0):stop - item["start"]]
-                 for item in self.items if item["start"] < stop and start < item["stop"]]
-        return np.concatenate(parts) if parts else self.array[:0].copy()
-
-    def _read(self, value):
-        if isinstance(value, _Options):
-            return np.concatenate([_matrix(part, self._most_bytes) for part in value.parts])
-        return _matrix(value, self._most_bytes)
-
-
-_NOT_THE_SAME_RUN = ("array and sub-actions are joined by position and do not fit: give the files of one run, from "
-                     "before anything was left out of either")
-
-
-@dataclass(frozen=True)
-class _Options:
-    """A row of encoded_subactions.npy: the arrays (M, D) of the options that have sub-actions."""
-
-    parts: list
-
-
-def _is_nothing(value):
-    """Whether a row stands for a clip that failed."""
-    return value is None or (isinstance(value, float) and np.isnan(value)) or _parts(value) == []
-
-
-def _options(value, place, start, most_bytes):
-    """(_Options, the index's list of options) of one row. Raises ValueError if it does not fit the sub-actions."""
-    parts, texts = _parts(value), list(zip(place.sample.keys, place.texts, strict=True))
+def _options(value, subactions, most_bytes):
+    """(matrices, index fields) of a row of encoded_subactions.npy: the arrays (M, D) of the options that have
+    sub-actions, one after another. Raises ValueError if they do not fit the sub-actions."""
+    parts, texts = _parts(value), list(zip(subactions.sample.keys, subactions.texts, strict=True))
     if parts is None:
         raise ValueError("it is no list of one array an option")
     if len(parts) != len(texts):
         texts = [(key, of_option) for key, of_option in texts if of_option]
     if len(parts) != len(texts):
         raise ValueError(f"it has {len(parts)} options, the sub-actions are of {len(texts)}")
-    kept, options = [], []
+    matrices, options, start = [], [], 0
     for part, (key, of_option) in zip(parts, texts, strict=True):
-        rows = 0 if _is_nothing(part) else len(_matrix(part, most_bytes))
-        if rows != len(of_option):
-            raise ValueError(f"{key!r} has {rows} embeddings for {len(of_option)} sub-actions")
-        if rows:
-            kept.append(part)
-            options.append({"key": key, "start": start, "stop": start + rows, "texts": list(of_option)})
-            start += rows
-    if not kept:
+        matrix = [] if _is_nothing(part) else _matrix(part, most_bytes)
+        if len(matrix) != len(of_option):
+            raise ValueError(f"{key!r} has {len(matrix)} embeddings for {len(of_option)} sub-actions")
+        if of_option:
+            matrices.append(matrix)
+            options.append({"key": key, "start": start, "stop": start + len(matrix), "texts": list(of_option)})
+            start += len(matrix)
+    if not matrices:
         raise ValueError("none of its options has embeddings")
-    return _Options(kept), options
+    return np.concatenate(matrices), options
 
 
-def take_checkpoint(arrays, model, trust_pickle_weights=False):
-    """Have published embeddings take fingerprint, scale and bias of a checkpoint (so400m if `model` is None).
+def read_embeddings(path, kind, same_run):
+    """({id: ((n, D) float32, options or None)}, {id: reason}) of an old array and of what it lacks.
 
-    Raises InputError if embeddings of this project name another checkpoint than `model`.
+    options: of subaction_embeddings, as an index holds them, with rows counted from 0
+    Raises InputError if the rows do not fit the samples of `same_run`, the generated_subactions.json of its run.
     """
-    old = [array for array in arrays if isinstance(array, PublishedArtifact)]
-    if not old and model is None:
-        return
-    checkpoint = find_checkpoint(model or SO400M, trust_pickle_weights)
-    for array in arrays:
-        if array in old:
-            array.meta |= {"model": checkpoint.name, **checkpoint.settings("float32")}
-        elif array.meta.get("checkpoint") != checkpoint.fingerprint:
-            raise InputError(f"--model {checkpoint.name}: {array.path} was made with another checkpoint "
-                             f"({array.meta.get('model')}); leave --model out")
-
-
-# Datasets
+    rows, subactions = read_rows(path), read_same_run(same_run)
+    if len(rows) != len(subactions):
+        raise InputError(f"{path}: has {len(rows)} rows, {same_run} has {len(subactions)} samples; {NOT_THE_SAME_RUN}")
+    found, missing, most_bytes = {}, {}, MOST_GROWTH * Path(path).stat().st_size
+    for number, (of_sample, value) in enumerate(zip(subactions, rows, strict=True)):
+        id, options = of_sample.sample.id, None
+        if _is_nothing(value):
+            if kind == "subaction_embeddings" and any(of_sample.texts):
+                raise InputError(f"{path}: row {number} is empty, sample {id} has sub-actions; {NOT_THE_SAME_RUN}")
+            missing[id] = f"nothing in row {number} of {Path(path).name}"
+            continue
+        try:
+            if kind == "subaction_embeddings":
+                matrix, options = _options(value, of_sample, most_bytes)
+            else:
+                matrix = _matrix(value, most_bytes)
+        except ValueError as error:
+            raise InputError(f"{path}: row {number}, sample {id}: {error}; {NOT_THE_SAME_RUN}") from None
+        width = next(iter(found.values()))[0].shape[1] if found else matrix.shape[1]
+        if matrix.shape[1] != width:
+            raise InputError(f"{path}: row {number}, sample {id} has {matrix.shape[1]} features, the rows before "
+                             f"{width}; it is damaged, fetch it again")
+        found[id] = matrix, options
+    if not found:
+        raise InputError(f"{path}: holds no embeddings; fetch it again from where it came")
+    return found, missing
 
 
 def read_dataset(path):
-    """(Place, (T, 3, H, W) uint8 frames or None) of every row of an old processed_dataset.npy.
+    """(Sample, (T, 3, H, W) uint8 frames or None) of every row of an old processed_dataset.npy.
 
-    The frames stay in the file until they are looked at. Raises InputError if it is none.
+    Raises InputError if it is none.
     """
-    rows = _rows(path)
+    rows = read_rows(path)
     if not rows or any(len(_parts(row) or ()) != len(COLUMNS) for row in rows):
         raise InputError(f"{path}: is no processed_dataset.npy, whose rows have {len(COLUMNS)} columns; give that file")
     found = []
@@ -305,24 +182,14 @@ def read_dataset(path):
         fields = dict(zip(COLUMNS, _parts(row), strict=True))
         frames = fields.pop("video_frames")
         sample = sample_from_row({key: _plainly(value) for key, value in fields.items()}, f"{path}, row {number}")
-        if isinstance(frames, Array):
-            frames = frames.numbers
-        if _is_nothing(frames):
-            frames = None
-        elif not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 \
-                or frames.shape[1] != 3 or 0 in frames.shape:
+        frames = frames.numbers if isinstance(frames, Array) else None if _is_nothing(frames) else frames
+        if frames is not None and not (isinstance(frames, np.ndarray) and frames.dtype == np.uint8 and frames.ndim == 4
+                                       and frames.shape[1] == 3 and 0 not in frames.shape):
             raise InputError(f"{path}: row {number}, sample {sample.id}: its frames are not uint8 (T, 3, H, W); it is "
                              "damaged, fetch it again")
-        found.append((Place(sample, ((),) * len(sample.options), None if frames is None else len(frames)), frames))
-    require_unique_ids([place.sample for place, _ in found], path)
+        found.append((sample, frames))
+    require_unique_ids([sample for sample, _ in found], path)
     return found
-
-
-def dataset_samples(path):
-    """(samples, source) of an old processed_dataset.npy, as `artifacts.read_samples` gives them."""
-    samples = [place.sample for place, _ in read_dataset(path)]
-    state = hashlib.blake2b(json.dumps([sample.record() for sample in samples]).encode(), digest_size=8)
-    return samples, {"path": str(path), "fingerprint": state.hexdigest(), "made_by": MADE_BY}
 
 
 def _plainly(value, levels=6):
@@ -337,54 +204,53 @@ def _plainly(value, levels=6):
     return value if value is None or isinstance(value, str | int | float) else None
 
 
+def kind_of(path):
+    """Which of the three an old array is. Raises InputError if it is none of them."""
+    first = next((row for row in read_rows(path) if not _is_nothing(row)), None)
+    cells = _parts(first) or []
+    if len(cells) == len(COLUMNS) and any(isinstance(cell, str) for cell in cells):
+        return "frames"
+    depth = 0
+    while (parts := _parts(first)) is not None and depth < 4:
+        first, depth = next((part for part in parts if part is not None), None), depth + 1
+    kind = {2: "video_embeddings", 3: "subaction_embeddings"}.get(depth)
+    if kind is None:
+        raise InputError(f"{path}: is none of the arrays that the published scripts wrote; say with --kind which it is")
+    return kind
+
+
 # Conversion
 
 
-def convert(old, new, kind, same_run, checkpoint, image_size, overwrite=False):
-    """Write what an old array holds as an artifact of this project; returns (converted, kept, missing) counts.
-
-    checkpoint: for embeddings, whose scale and bias they take
-    """
-    if kind == "frames":
-        return _convert_frames(old, new, image_size, overwrite)
-    array = read_embeddings(old, kind, same_run)
+def convert_embeddings(old, new, kind, same_run, checkpoint, overwrite=False):
+    """Write old embeddings as an artifact with a Checkpoint's scale and bias; returns its number of missing items."""
+    found, missing = read_embeddings(old, kind, same_run)
     notes = {"model": checkpoint.name, "made_by": MADE_BY}
-    with artifacts.ArrayWriter(new, kind, checkpoint.settings("float32"), notes, overwrite) as writer:
-        kept = len(writer.items)
-        require_same_content(writer, array.items)
-        for item in array.items:
-            if item["id"] not in writer:
-                fields = {key: value for key, value in item.items()
-                          if key not in ("id", "start", "stop", *artifacts.Checksums.KEYS)}
-                for option in fields.get("options", ()):
-                    for end in ("start", "stop"):
-                        option[end] += writer.row_count - item["start"]
-                writer.append(item["id"], array.rows(item["id"]), **fields)
-        for id, reason in array.missing.items():
+    with ArrayWriter(new, kind, checkpoint.settings("float32"), notes, overwrite) as writer:
+        for id, (rows, options) in found.items():
+            if id in writer:
+                if writer.items[id]["checksum"] != artifacts.Checksum(rows).hexdigest():
+                    raise InputError(f"{writer.path}: sample {id} is there with other embeddings; choose another NEW "
+                                     "or start over with --overwrite")
+                continue
+            fields = {"fps": None}
+            if options:
+                fields["options"] = [{**option, "start": option["start"] + writer.row_count,
+                                      "stop": option["stop"] + writer.row_count} for option in options]
+            writer.append(id, rows, **fields)
+        for id, reason in missing.items():
             writer.missing.add(id, reason, retry=False)
-        return len(writer.items) - kept, kept, len(array.missing)
+    return len(missing)
 
 
-def require_same_content(writer, items):
-    """Raise InputError if an earlier conversion wrote other rows of a sample."""
-    for item in items:
-        there = writer.items.get(item["id"])
-        if there is not None and there["digest"] != item["digest"]:
-            raise InputError(f"{writer.path}: sample {item['id']} is there with other embeddings; choose another "
-                             "NEW or start over with --overwrite")
-
-
-def _convert_frames(old, new, image_size, overwrite):
+def convert_frames(old, new, image_size, overwrite=False):
+    """Write old frames, resized, as an artifact; returns its number of missing items."""
     rows = read_dataset(old)
     settings = {"image_size": image_size, "resample": "bicubic", "fps": None}
-    notes, missing = {"dataset": str(old), "made_by": MADE_BY}, 0
-    with artifacts.ArrayWriter(new, "frames", settings, notes, overwrite) as writer, \
+    with ArrayWriter(new, "frames", settings, {"dataset": str(old), "made_by": MADE_BY}, overwrite) as writer, \
             console.progress(len(rows), "clips") as bar:
-        kept = len(writer.items)
-        for place, frames in rows:
-            sample = place.sample
+        for sample, frames in rows:
             if frames is None:
-                missing += 1
                 writer.missing.add(sample.id, f"no frames in {Path(old).name}", retry=False)
             elif sample.id not in writer:
                 with writer.item(sample.id) as item:
@@ -395,20 +261,7 @@ def _convert_frames(old, new, image_size, overwrite):
                         {key: value for key, value in sample.record().items() if key != "id"},
                         choices=list(sample.labels), fps=None, extra=sample.extra)
             bar.update()
-        return len(writer.items) - kept, kept, missing
-
-
-def kind_of(path):
-    """Which of the three an old array is. Raises InputError if it is none of them."""
-    rows = _rows(path)
-    first = next((row for row in rows if not _is_nothing(row)), None)
-    if isinstance(first, Array) and first.numbers is None and first.shape == (len(COLUMNS),) \
-            and not isinstance(first.objects[0], float):
-        return "frames"
-    kind = {2: "video_embeddings", 3: "subaction_embeddings"}.get(_depth(first))
-    if kind is None:
-        raise InputError(f"{path}: is none of the arrays that the published scripts wrote; say with --kind which it is")
-    return kind
+    return sum(frames is None for _, frames in rows)
 
 
 def parse_args(argv=None):
@@ -437,19 +290,21 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     console.require_folder_of(args.new)
-    if not is_published(args.old):
+    if artifacts.index_path(args.old).exists() or not artifacts.is_published(args.old):
         raise InputError(f"{args.old}: is no array of the published scripts; give a file that is there, has no index "
                          "beside it, and holds pickled rows")
     if Path(args.old).resolve() == Path(args.new).resolve():
         raise InputError(f"{args.new}: would replace the old file; choose another name")
     kind = args.kind or kind_of(args.old)
-    if kind != "frames" and args.subactions is None:
+    if kind == "frames":
+        missing = convert_frames(args.old, args.new, args.image_size, args.overwrite)
+    elif args.subactions is None:
         raise InputError(f"{args.old}: looks like {kind}, whose rows have no ids; give the generated_subactions.json "
                          "of the same run as --subactions")
-    checkpoint = None if kind == "frames" else find_checkpoint(args.model, args.trust_pickle_weights)
-    converted, kept, missing = convert(args.old, args.new, kind, args.subactions, checkpoint, args.image_size,
-                                       args.overwrite)
-    print(f"{converted} samples converted ({kind}), {kept} were there already, {missing} have nothing in {args.old} "
-          f"-> {args.new}")
-    if not converted + kept:
+    else:
+        checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
+        missing = convert_embeddings(args.old, args.new, kind, args.subactions, checkpoint, args.overwrite)
+    if not Path(args.new).exists():
         raise console.StageError("no sample could be converted; nothing was written")
+    converted = len(artifacts.read_index(args.new, kind)["items"])
+    print(f"{converted} samples are converted ({kind}), {missing} have nothing in {args.old} -> {args.new}")
