@@ -86,18 +86,14 @@ def main(argv=None):
 def score(args):
     """The stage with its parsed arguments."""
     samples, dataset = artifacts.read_samples(args.input_dataset)
-    video = artifacts.read_array(args.video_embeddings, "video_embeddings", args.input_dataset)
+    video = artifacts.read_array(args.video_embeddings, "video_embeddings")
     device = console.pick_device(args.device)
-    if "checkpoint" not in video.meta:
-        artifacts.take_checkpoint((video,), args.model, args.trust_pickle_weights)
     artifacts.require_checkpoint(video)
     name = args.model or video.meta.get("model")
     if not name:
         raise console.InputError(f"{video.path}: its index does not name the checkpoint; give it as --model")
     checkpoint = find_checkpoint(name, args.trust_pickle_weights)
-    if checkpoint.fingerprint != video.meta["checkpoint"]:
-        raise console.InputError(f"{video.path} was made with another checkpoint ({video.meta.get('model')}) than "
-                                 f"{checkpoint.name}; give that one as --model")
+    artifacts.require_made_with(video, checkpoint)
 
     not_scored = {sample.id: f"not in {video.path.name}" for sample in samples if sample.id not in video}
     known = {sample.id for sample in samples}

@@ -12,6 +12,7 @@ import contextlib
 import numpy as np
 
 from actalign import artifacts, console
+from actalign.artifacts.writer import ArrayWriter
 from actalign.siglip import DTYPES, SO400M, add_trust_argument, find_checkpoint, load_siglip, resolve_dtype
 from actalign.subactions import read_subactions
 
@@ -35,15 +36,13 @@ class KnownTexts:
     def __getitem__(self, text):
         source, row, item = self._rows[text]
         if (source, item["id"]) not in self._checked:
-            check = artifacts.RowsCheck.of(item)
-            check.update(source.read(item["start"], item["stop"]))
-            artifacts.require_as_written(source, check)
+            artifacts.require_checksum(source, item, artifacts.Checksum(source.read(item["start"], item["stop"])))
             self._checked.add((source, item["id"]))
         return source.read(row, row + 1)[0]
 
     def add_item(self, item, source):
         """Learn the texts of one index entry."""
-        rows = {key: item[key] for key in ("id", "start", "stop", *artifacts.Checksums.KEYS) if key in item}
+        rows = {key: item[key] for key in ("id", "start", "stop", "checksum")}
         for option in item["options"]:
             for text, row in zip(option["texts"], range(option["start"], option["stop"]), strict=True):
                 self._rows.setdefault(text, (source, row, rows))
@@ -109,7 +108,7 @@ def open_writer(args, checkpoint, dtype, scripts, known):
     """The ArrayWriter of the output; it starts over, keeping known embeddings, if sub-actions have changed since."""
     settings, notes = checkpoint.settings(dtype), {"model": args.model}
     current = {script.sample.id: script for script in scripts}
-    with artifacts.ArrayWriter(args.output, "subaction_embeddings", settings, notes, args.overwrite) as writer:
+    with ArrayWriter(args.output, "subaction_embeddings", settings, notes, args.overwrite) as writer:
         stale = [id for id, item in writer.items.items() if id in current and is_stale(item, current[id])]
         if not stale:
             for item in writer.items.values():
@@ -121,7 +120,7 @@ def open_writer(args, checkpoint, dtype, scripts, known):
     finished = artifacts.read_array(args.output, "subaction_embeddings")
     for item in finished.items:
         known.add_item(item, finished)
-    with artifacts.ArrayWriter(args.output, "subaction_embeddings", settings, notes, overwrite=True) as writer:
+    with ArrayWriter(args.output, "subaction_embeddings", settings, notes, overwrite=True) as writer:
         yield writer
 
 

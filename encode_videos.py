@@ -11,6 +11,7 @@ from collections import deque
 import numpy as np
 
 from actalign import artifacts, console, cores
+from actalign.artifacts.writer import ArrayWriter
 from actalign.siglip import DTYPES, SO400M, add_trust_argument, find_checkpoint, load_siglip, resolve_dtype
 
 BATCH_SIZE = 128  # frames at once on CUDA, where they fit
@@ -31,7 +32,7 @@ def encode_videos(frames, writer, encoder):
     total = sum(item["stop"] - item["start"] for item in todo)
     parts = []  # embeddings so far of the first clip of todo
     with console.progress(total, "frames") as bar:
-        batches = list(_batches(todo, encoder.batch_size, len(frames.array)))
+        batches = list(_batches(todo, encoder.batch_size, frames.shape[0]))
         encoded = encoder.encode_batches(_read_checked(frames, todo, batches))
         for (start, stop), embeddings in zip(batches, encoded, strict=True):  # (n, D)
             while todo and todo[0]["start"] < stop:
@@ -40,7 +41,7 @@ def encode_videos(frames, writer, encoder):
                 bar.update(len(parts[-1]))
                 if item["stop"] > stop:
                     break
-                writer.append(item["id"], np.concatenate(parts), frames_digest=item["digest"],
+                writer.append(item["id"], np.concatenate(parts), frames_checksum=item["checksum"],
                               **{name: item[name] for name in CLIP_FIELDS if name in item})
                 todo, parts = todo[1:], []
     return total
@@ -65,32 +66,32 @@ def _read_checked(frames, items, batches):
 
     Raises InputError, before it gives the last frames of an item, where these are not the frames that were written.
     """
-    items, check = deque(items), None
+    items, checksum = deque(items), None
     for start, stop in batches:
         rows = frames.read(start, stop)
         while items and items[0]["start"] < stop:
-            check = check or artifacts.RowsCheck.of(items[0])
-            check.update(rows[max(items[0]["start"] - start, 0):items[0]["stop"] - start])
+            checksum = checksum or artifacts.Checksum()
+            checksum.update(rows[max(items[0]["start"] - start, 0):items[0]["stop"] - start])
             if items[0]["stop"] > stop:
                 break
-            artifacts.require_as_written(frames, check)
+            artifacts.require_checksum(frames, items[0], checksum)
             items.popleft()
-            check = None
+            checksum = None
         yield rows
 
 
 def require_same_frames(writer, frames):
     """Raise InputError if a clip was encoded from other frames than those of `frames`."""
     for id, item in writer.items.items():
-        if id in frames and frames.item(id)["digest"] != item.get("frames_digest"):
+        if id in frames and frames.item(id)["checksum"] != item.get("frames_checksum"):
             raise console.InputError(f"{writer.path}: clip {id} was encoded from other frames than those in "
                                      f"{frames.path}; start over with --overwrite")
 
 
 def warn_of_other_frames(frames, encoder):
     """Say it once where the frames are not what the checkpoint's own image processor would have made."""
-    if frames.array.shape[1:3] != (encoder.image_size, encoder.image_size):
-        console.log.warning(f"frames of {frames.array.shape[1]} pixels are resized to {encoder.image_size} for this "
+    if frames.shape[1:3] != (encoder.image_size, encoder.image_size):
+        console.log.warning(f"frames of {frames.shape[1]} pixels are resized to {encoder.image_size} for this "
                      f"checkpoint; --image_size {encoder.image_size} in process_data.py avoids that")
     resample = frames.meta.get("resample", encoder.resample)
     if resample != encoder.resample:
@@ -141,7 +142,7 @@ def main(argv=None):
     dtype = resolve_dtype(args.dtype, device, checkpoint)
     frames_at_once = auto_batch_size(device, checkpoint) if args.batch_size == "auto" else args.batch_size
     encoded, stopwatch = 0, console.Stopwatch()
-    with artifacts.ArrayWriter(args.output, "video_embeddings", checkpoint.settings(dtype), {"model": args.model},
+    with ArrayWriter(args.output, "video_embeddings", checkpoint.settings(dtype), {"model": args.model},
                                args.overwrite) as writer:
         require_same_frames(writer, frames)
         kept = len(writer.items)

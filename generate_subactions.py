@@ -307,7 +307,7 @@ class GeneratedFile:
         self._journal.close()
         if self._journal.path.exists():
             ordered = {id: self.entries[id] for id in order if id in self.entries}
-            files.write_json(self.path, list({**ordered, **self.entries}.values()), indent=1)
+            files.write_json(self.path, list({**ordered, **self.entries}.values()), indent=True)
             self._journal.remove()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from actalign import artifacts, console, cores, dataset
+from actalign.artifacts.writer import ArrayWriter
 from actalign.download import YOUTUBE_URL, Downloader, Videos
 from actalign.video import RESAMPLES, VideoError, read_frames, resize, video_seconds
 
@@ -239,7 +240,7 @@ def main(argv=None):
     downloader = Downloader(downloads_folder(args.output), args.cookies, args.cookies_from_browser)
     settings = {"image_size": args.image_size, "resample": args.resample, "fps": args.fps}
     stopwatch = console.Stopwatch()
-    with artifacts.ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset}, args.overwrite) as writer:
+    with ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset}, args.overwrite) as writer:
         require_same_samples(writer, samples)
         kept = len(writer.items)
         left = [sample for sample in samples if sample.id not in writer]

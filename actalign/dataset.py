@@ -170,9 +170,9 @@ def _rows_of_json(path):
     text = _text_of(path)
     try:
         if text.lstrip().startswith("["):
-            rows = parse_json(text, MOST_LEVELS + 2)
+            rows = parse_json(text)
         else:
-            rows = [parse_json(line, MOST_LEVELS + 1) for line in text.split("\n") if line.strip()]
+            rows = [parse_json(line) for line in text.split("\n") if line.strip()]
     except ValueError as error:
         raise _unreadable(path, error, "check its syntax; it may be cut short") from None
     for number, row in enumerate(rows, start=1):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from actalign.console import InputError
 from actalign.dataset import Sample, repeated_id, sample_from_record
-from actalign.json_items import JsonItems
+from actalign.files import read_json
 
 
 @dataclass(frozen=True)
@@ -26,25 +26,21 @@ class SubActions:
 
 
 def read_subactions(path):
-    """The SubActions of every sample of a generated_subactions.json. Raises InputError as `iter_subactions` does."""
-    return list(iter_subactions(path))
-
-
-def iter_subactions(path):
-    """Yields what `read_subactions` returns, one by one, from the file.
+    """The SubActions of every sample of a generated_subactions.json, in its order.
 
     Raises InputError if the file is no list of samples with options, an option's sub-actions are no list of texts, or
     ids repeat.
     """
-    entries, seen = JsonItems(path, "list of samples with sub-actions"), set()
-    for entry in entries:
+    entries, found, seen = read_json(path, "list of samples with sub-actions"), [], set()
+    for entry in entries if isinstance(entries, list) else ():
         scripts = subactions_from_entry(entry, path)
         if scripts.sample.id in seen:
             raise repeated_id(scripts.sample.id, path)
         seen.add(scripts.sample.id)
-        yield scripts
+        found.append(scripts)
     if not seen:
         raise InputError(f"{path}: is no list of samples; give the output of generate_subactions.py")
+    return found
 
 
 def subactions_from_entry(entry, source):

@@ -278,7 +278,8 @@ def run_stage(args):
 def many_samples(folder):
     """Lines on the time and memory of the script for very many samples of few features."""
     args = write_artifacts(folder, MANY_SAMPLES, FEW_FEATURES)
-    code = ("import resource, time; start = time.perf_counter(); import seq_alignment; predict = seq_alignment.predict\n"
+    code = ("import resource, time; start = time.perf_counter(); import seq_alignment\n"
+            "predict = seq_alignment.predict\n"
             "def timed(*args, **kwargs):\n"
             "    print('ready after', time.perf_counter() - start)\n"
             "    return predict(*args, **kwargs)\n"

@@ -42,9 +42,9 @@ def make_run(folder, lengths=None, answers=None, frame_size=(32, 48), without_fr
                            frame_size)
     with ArrayWriter(folder / "videos.npy", "video_embeddings", CHECKPOINT, {"model": INJECTED}) as writer:
         for id, T in lengths.items():
-            digest = frames.item(id)["digest"] if id in frames else ""
+            checksum = frames.item(id)["checksum"] if id in frames else ""
             told = fields(T) if fields else {"fps": 25.0, "timestamps": [t / 25 for t in range(T)]}
-            writer.append(id, random_rows(T, f"{id} video", 0), frames_digest=digest, **told)
+            writer.append(id, random_rows(T, f"{id} video", 0), frames_checksum=checksum, **told)
     write_subaction_embeddings(folder, entries, name="texts.npy")
     return ["--subactions", str(folder / "generated.json"), "--video_embeddings", str(folder / "videos.npy"),
             "--subaction_embeddings", str(folder / "texts.npy"), "--device", "cpu", "--smooth", "1"]

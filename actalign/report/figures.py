@@ -102,7 +102,7 @@ def draw(run, prediction):
 
 
 def _draw_strip(panel, frames, id):
-    start, stop = frames.row_range(id)
+    start, stop = frames.item(id)["start"], frames.item(id)["stop"]
     count = min(STRIP_FRAMES, stop - start)
     at = (np.arange(count) + 0.5) * (stop - start) / count  # each in the middle of what it stands for
     panel.imshow(np.concatenate([frames.read(t, t + 1)[0] for t in start + at.astype(int)], axis=1), aspect="auto")

@@ -124,13 +124,13 @@ def open_frames(path, video):
     Raises InputError if they are others.
     """
     frames = artifacts.read_array(path, "frames")
-    if len(frames.array.shape) != 4 or frames.array.shape[3] != 3 or frames.array.dtype != np.uint8:
+    if len(frames.shape) != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8:
         raise InputError(f"--frames {path}: holds no RGB frames; give the output of process_data.py")
     other = []
     for id in video:
         if id in frames:
-            digest = video.item(id).get("frames_digest")
-            if frames.length(id) != video.length(id) or (digest and digest != frames.item(id)["digest"]):
+            checksum = video.item(id).get("frames_checksum")
+            if frames.length(id) != video.length(id) or (checksum and checksum != frames.item(id)["checksum"]):
                 other.append(id)
     if other:
         raise InputError(f"--frames {path}: {some_of(other)} were not encoded from these frames; give those that "
@@ -240,8 +240,8 @@ def sprite(frames, id, most_bytes):
     Returns the image (WebP, base64), its columns, the size of a picture, and which frames are kept: evenly spaced ones,
     and fewer where the bytes do not suffice for all.
     """
-    start, stop = frames.row_range(id)
-    H, W = frames.array.shape[1:3]
+    start, stop = frames.item(id)["start"], frames.item(id)["stop"]
+    H, W = frames.shape[1:3]
     scale = min(1, FRAME_SIZE / max(H, W))
     height, width = max(1, round(H * scale)), max(1, round(W * scale))
     small = {}
