@@ -17,9 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from actalign import artifacts, comparison, console, cores, evaluation, files
+from actalign import artifacts, comparison, console, cores, evaluation, files, report
 from actalign.predictions import csv_path, predictions_output, write_predictions
-from actalign.report import page as report
 from actalign.siglip import add_trust_argument
 from actalign.subactions import iter_subactions
 

@@ -4,7 +4,7 @@
 (() => {
   const CIVIDIS = ["#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78", "#948e77", "#aea371", "#c8b866",
     "#e5cf52", "#fee838"]; // perceptually even, the same for the colour-blind, and rising in grey
-  const NARROW = matchMedia("(max-width: 46rem)"); // as in report.css: sub-actions stand below the heatmap
+  const NARROW = matchMedia("(max-width: 46rem)"); // as in page.css: sub-actions stand below the heatmap
   const ROW = NARROW.matches ? 26 : 34; // pixels of a sub-action; two lines of its text
   const AXIS = 24; // pixels of the time axis
   const SIDE = 12; // pixels left and right of the frames, which the first and the last time need
@@ -31,7 +31,7 @@
     return element;
   }
 
-  function number(value) { // three significant digits, as small_number in report.py
+  function number(value) { // three significant digits
     if (value === 0 || (Math.abs(value) >= 0.001 && Math.abs(value) < 1000)) return value ? value.toPrecision(3) : "0";
     return value.toExponential(2).replace("e+", "e");
   }
@@ -156,7 +156,7 @@
       option.answer ? "✓ predicted, right" : "✗ predicted, wrong"));
     else if (first) tags.append(make("span", "tag", "predicted"));
     if (option.answer && !first) tags.append(make("span", "tag right", "✓ the answer"));
-    if (option.index === record.compared) tags.append(make("span", "tag", `${labels.other}’s choice`));
+    if (record.compared.includes(option.index)) tags.append(make("span", "tag", `${labels.other}’s choice`));
     return tags;
   }
 
