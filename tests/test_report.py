@@ -108,6 +108,17 @@ def test_a_run_without_order_has_no_paths_and_says_so(tmp_path):
     assert "there is no path" in html
 
 
+@pytest.mark.parametrize("paths", [True, False])
+def test_an_alignment_is_known_by_its_paths_and_not_by_its_name(tmp_path, paths):
+    run, _ = made_run([np.random.default_rng(2).random((5, 3))], "mine", paths)
+    assert page.write(tmp_path / "r.html", run, None, 9)[0] == 1
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<title>ActAlign report: mine, 1 sample</title>" in html
+    assert ("the line is the option's best path" in html) is paths
+    assert ("there is no path" in html) is not paths
+    assert (records_of(html)["a"]["options"][0]["path"] is not None) is paths
+
+
 # Pictures
 
 

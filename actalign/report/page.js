@@ -236,7 +236,7 @@
     const size = `Similarity of ${record.frames} frames with ${option.texts.length} sub-actions of ${option.name}`;
     const path = option.spans
       ? `The best path: ${option.texts.map((text, m) => `${text}, ${spanText(record, option.spans[m])}`).join("; ")}`
-      : "No path: order was ignored";
+      : "No path";
     return `${size}. ${path}. Arrow keys move from cell to cell.`;
   }
 
