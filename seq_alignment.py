@@ -13,9 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from actalign import alignment, artifacts, comparison, console, cores, evaluation, files
+from actalign import alignment, artifacts, comparison, console, cores, evaluation, files, report
 from actalign.predictions import csv_path, predictions_output, write_predictions
-from actalign.report import page as report
 from actalign.siglip import add_trust_argument, find_checkpoint
 from actalign.subactions import read_subactions
 

@@ -1,7 +1,7 @@
 """Two methods on the same samples: joined by id, with a paired test of their difference."""
 
+from collections import Counter
 from dataclasses import dataclass
-from fractions import Fraction
 from math import comb
 from pathlib import Path
 
@@ -26,27 +26,9 @@ class Compared:
     predictions: dict
     others: list
 
-    def right(self, id):
-        """Whether the method was right on a sample; None if it did not score it or its answer is not known."""
-        return self.predictions[id].is_right if id in self.predictions else None
-
-
-@dataclass(frozen=True)
-class Paired:
-    """The ids of the samples that two methods both scored and whose answer is known, by which of them was right."""
-
-    both: list
-    first: list  # only the first method was right
-    second: list
-    neither: list
-
-    @property
-    def n(self):
-        return sum(map(len, (self.both, self.first, self.second, self.neither)))
-
-    @property
-    def p_value(self):
-        return mcnemar(len(self.first), len(self.second))
+    def pairs(self, predictions):
+        """[(ours, theirs)]: those of this run's predictions whose samples the other method scored too, and its own."""
+        return [(ours, self.predictions[ours.sample.id]) for ours in predictions if ours.sample.id in self.predictions]
 
 
 def method_name(method):
@@ -63,33 +45,35 @@ def read_compared(path, samples, own_method):
     """
     method, predictions = read_predictions(path)
     theirs = {prediction.sample.id: prediction for prediction in predictions}
-    shared = [sample for sample in samples if sample.id in theirs]
+    shared = [(sample, theirs[sample.id]) for sample in samples if sample.id in theirs]
     if not shared:
         raise InputError(f"--compare {path}: has none of this run's samples; give the predictions of another method on "
                          "the same samples")
-    for what, differ in (("options", lambda ours, other: ours.options != other.options),
-                         ("answers", lambda ours, other: None not in (ours.answer, other.answer)
-                          and ours.answer != other.answer)):
-        other = [sample.id for sample in shared if differ(sample, theirs[sample.id].sample)]
-        if other:
-            raise InputError(f"--compare {path}: {some_of(other)} had other {what} there than in this run; give "
+    differing = {
+        "options": [ours.id for ours, other in shared if ours.options != other.sample.options],
+        "answers": [ours.id for ours, other in shared
+                    if None not in (ours.answer, other.sample.answer) and ours.answer != other.sample.answer],
+    }
+    for what, ids in differing.items():
+        if ids:
+            raise InputError(f"--compare {path}: {some_of(ids)} had other {what} there than in this run; give "
                              "predictions that were made from the same dataset")
     name = method_name(method)
     if name == method_name(own_method):
         name = f"{name} ({shortened(Path(path).name, NAME_COLUMNS)})"
-    ours = {sample.id for sample in shared}
-    return Compared(name, str(path), {sample.id: Prediction(sample, theirs[sample.id].scores) for sample in shared},
-                    [id for id in theirs if id not in ours])
+    joined = {ours.id: Prediction(ours, other.scores) for ours, other in shared}
+    return Compared(name, str(path), joined, [id for id in theirs if id not in joined])
 
 
-def paired(predictions, compared):
-    """The Paired of this run's predictions and those it is compared with."""
-    groups = {(True, True): [], (True, False): [], (False, True): [], (False, False): []}
-    for prediction in predictions:
-        outcome = prediction.is_right, compared.right(prediction.sample.id)
-        if None not in outcome:
-            groups[outcome].append(prediction.sample.id)
-    return Paired(*groups.values())
+def outcomes(pairs):
+    """Counter of (is ours right, is theirs right) over the [(ours, theirs)] whose answer is known."""
+    return Counter((ours.is_right, theirs.is_right) for ours, theirs in pairs if ours.sample.answer is not None)
+
+
+def disagreements(pairs):
+    """The [(ours, theirs)] of which only one is right; if there are none, those that chose different options."""
+    return [pair for pair in pairs if pair[0].is_right != pair[1].is_right] or [
+        pair for pair in pairs if pair[0].ranking[0] != pair[1].ranking[0]]
 
 
 def mcnemar(first, second):
@@ -101,30 +85,25 @@ def mcnemar(first, second):
     """
     n = first + second
     tail = sum(comb(n, i) for i in range(min(first, second) + 1))
-    return float(min(Fraction(2 * tail, 2**n), Fraction(1)))
+    return min(2 * tail / 2**n, 1.0)  # the quotient of two whole numbers, however large they are
 
 
 def p_text(p):
     """A p-value in two significant digits: 0.031, 2.3e-05."""
-    return f"{p:.2g}" if p < 0.995 else "1"
+    return f"{p:.1e}" if 0 < p < 0.001 else f"{p:.2g}"
 
 
 def lines(method, predictions, compared):
     """What the terminal says of a comparison, below the accuracy of both: who was right where, and the test."""
-    name = method_name(method)
-    shared = [prediction for prediction in predictions if prediction.sample.id in compared.predictions]
-    said = []
-    left_out = len(predictions) - len(shared)
-    if left_out:
-        said.append(f"{left_out} samples of this run are not in {compared.path} and not compared")
-    result = paired(predictions, compared)
-    if not result.n:
-        return [*said, f"compared with {compared.name}: no answers are known; the two predict the same in "
-                f"{sum(same_prediction(one, compared) for one in shared)} of {len(shared)} samples"]
-    return [*said, f"only {name} right: {len(result.first)}, only {compared.name} right: {len(result.second)}, of "
-            f"{result.n} samples; exact McNemar test p = {p_text(result.p_value)}"]
-
-
-def same_prediction(prediction, compared):
-    """Whether the other method, which scored the sample too, chose the same option."""
-    return prediction.ranking[0] == compared.predictions[prediction.sample.id].ranking[0]
+    pairs = compared.pairs(predictions)
+    left_out = len(predictions) - len(pairs)
+    said = [f"{left_out} samples of this run are not in {compared.path} and not compared"] if left_out else []
+    counts = outcomes(pairs)
+    first, second = counts[True, False], counts[False, True]
+    if counts:
+        said.append(f"only {method_name(method)} right: {first}, only {compared.name} right: {second}, of "
+                    f"{counts.total()} samples; exact McNemar test p = {p_text(mcnemar(first, second))}")
+    else:
+        said.append(f"compared with {compared.name}: no answers are known; the two predict the same in "
+                    f"{len(pairs) - len(disagreements(pairs))} of {len(pairs)} samples")
+    return said

@@ -10,7 +10,7 @@ from made_artifacts import make_entries, write_frames_index
 from refusals import require_one_run_at_a_time
 
 import baseline
-from actalign.artifacts import ArrayWriter
+from actalign.artifacts.writer import ArrayWriter
 from actalign.siglip import find_checkpoint, load_siglip
 
 OPTIONS = {"a": ["hook shot", "jump shot", "dunk"], "b": ["dunk", "lay-up"]}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actalign import comparison
-from actalign.comparison import mcnemar, paired, read_compared
+from actalign.comparison import disagreements, mcnemar, outcomes, p_text, read_compared
 from actalign.console import InputError
 from actalign.dataset import Sample
 from actalign.evaluation import Prediction
@@ -53,10 +53,11 @@ def test_samples_are_joined_by_id_whatever_their_order(compared_with):
     ours = [prediction("a"), prediction("b", False), prediction("c"), prediction("d", False), prediction("e")]
     theirs = [prediction("f"), prediction("d", False), prediction("c"), prediction("b"), prediction("a", False)]
     compared = compared_with(ours, theirs)
-    result = paired(ours, compared)
-    assert (result.both, result.first, result.second, result.neither) == (["c"], ["a"], ["b"], ["d"])
-    assert result.n == 4
-    assert result.p_value == 1
+    pairs = compared.pairs(ours)
+    assert {one.sample.id: (one.is_right, other.is_right) for one, other in pairs} == {
+        "a": (True, False), "b": (False, True), "c": (True, True), "d": (False, False)}
+    assert outcomes(pairs) == dict.fromkeys([(True, False), (False, True), (True, True), (False, False)], 1)
+    assert [one.sample.id for one, _ in disagreements(pairs)] == ["a", "b"]
     assert compared.others == ["f"]
     said = "\n".join(comparison.lines(DTW, ours, compared))
     assert "1 samples of this run are not in" in said
@@ -65,9 +66,15 @@ def test_samples_are_joined_by_id_whatever_their_order(compared_with):
 
 def test_an_answer_that_only_this_run_knows_counts(compared_with):
     ours = [prediction("a"), prediction("b", answer=None)]
-    result = paired(ours, compared_with(ours, [prediction("a", answer=None), prediction("b", answer=1)]))
-    assert result.both == ["a"]
-    assert result.n == 1
+    compared = compared_with(ours, [prediction("a", answer=None), prediction("b", answer=1)])
+    assert outcomes(compared.pairs(ours)) == {(True, True): 1}
+
+
+def test_where_both_are_right_alike_they_disagree_on_what_they_chose_differently(compared_with):
+    ours, theirs = ([Prediction(Sample(id=id, domain="d", options=("x", "y", "z"), answer=0), np.eye(3)[k])
+                     for id, k in zip("abc", chosen, strict=True)] for chosen in ((0, 1, 1), (0, 1, 2)))
+    pairs = compared_with(ours, theirs).pairs(ours)
+    assert [one.sample.id for one, _ in disagreements(pairs)] == ["c"]
 
 
 def test_without_answers_the_comparison_tells_how_often_both_predict_the_same(compared_with):
@@ -100,3 +107,9 @@ def test_predictions_of_other_questions_are_refused(compared_with, theirs, part)
 ])
 def test_methods_have_names_that_tell_them_apart(compared_with, method, name):
     assert compared_with([prediction("a")], [prediction("a")], method).name == name
+
+
+@pytest.mark.parametrize(("p", "text"), [(1, "1"), (0.996, "1"), (0.25, "0.25"), (0.0312, "0.031"), (0.001, "0.001"),
+                                         (0.00031, "3.1e-04"), (5.9e-11, "5.9e-11"), (0, "0")])
+def test_p_values_have_two_digits(p, text):
+    assert p_text(p) == text

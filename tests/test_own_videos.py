@@ -150,7 +150,7 @@ def test_the_smoothing_window_is_said_in_seconds_of_the_sampled_clip(tmp_path, c
     write_subaction_embeddings(tmp_path, entries, name="t.npy")
     from made_artifacts import CHECKPOINT, random_rows
 
-    from actalign.artifacts import ArrayWriter
+    from actalign.artifacts.writer import ArrayWriter
 
     for fps, seconds in ((30.0, "0.20 s"), (8.0, "0.75 s")):
         with ArrayWriter(tmp_path / f"v{fps:.0f}.npy", "video_embeddings", CHECKPOINT) as writer:

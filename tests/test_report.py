@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,12 +14,15 @@ from PIL import Image
 from report_runs import HOSTILE, INJECTED, LENGTHS, make_run, run_all, write_other_predictions
 
 import seq_alignment
-from actalign.artifacts import ArrayWriter, read_array
+from actalign import alignment, report
+from actalign.artifacts import read_array
+from actalign.artifacts.writer import ArrayWriter
 from actalign.comparison import Compared
 from actalign.dataset import Sample
 from actalign.evaluation import Prediction
-from actalign.report import page as report
-from actalign.report.page import Run, chosen_predictions, moves_of, sample_record, small_number, sprite, telling
+from actalign.report import page
+from actalign.report.page import sample_record, sprite
+from actalign.report.run import Run, chosen_predictions
 
 
 @pytest.fixture(scope="module")
@@ -32,21 +37,7 @@ def records_of(html):
     return {record["id"]: record for record in map(json.loads, found)}
 
 
-def cells_of(moves):
-    """The path that `moves_of` tells."""
-    steps = {"0": (1, 0), "1": (0, 1), "2": (1, 1)}
-    return np.cumsum([(0, 0), *(steps[move] for move in moves)], axis=0).tolist()
-
-
 # One sample
-
-
-def test_moves_tell_every_path():
-    rng = np.random.default_rng(0)
-    for T, M in [(1, 1), (1, 5), (5, 1), (7, 4), (40, 9)]:
-        for matrix in (rng.normal(size=(T, M)), rng.random((T, M))):
-            _, path = seq_alignment.dtw(matrix)  # with negative entries some steps are diagonal
-            assert cells_of(moves_of(path)) == path.tolist()
 
 
 def test_the_page_holds_the_paths_scores_and_texts_of_predictions_json(made):
@@ -59,7 +50,7 @@ def test_the_page_holds_the_paths_scores_and_texts_of_predictions_json(made):
         assert [option["index"] for option in options] == sample["ranking"]
         for option in options:
             k = option["index"]
-            assert cells_of(option["path"]) == sample["paths"][k]
+            assert option["path"] == sample["paths"][k]
             assert option["score"] == sample["scores"][k]
             assert option["name"] == sample["cleaned_options"][k]
             assert option["answer"] == (k == sample["correct_answer_index"])
@@ -67,26 +58,26 @@ def test_the_page_holds_the_paths_scores_and_texts_of_predictions_json(made):
         assert records[sample["id"]]["question"] == sample["question"]
 
 
-def made_run(folder, matrices, frames=None, paths=True):
-    """A Run of one sample with the given similarity matrices."""
+def made_run(matrices, method="dtw", paths=True):
+    """A Run of one sample with the given similarity matrices, and its Prediction."""
     sample = Sample(id="a", domain="d", options=tuple(f"option {k}" for k in range(len(matrices))), answer=0)
-    found = [seq_alignment.dtw(matrix) for matrix in matrices]
+    found = [alignment.dtw(matrix) for matrix in matrices]
     prediction = Prediction(sample, np.array([score for score, _ in found]), [p for _, p in found] if paths else None)
     item = {"options": [{"key": key, "texts": [f"{key} {m}" for m in range(matrix.shape[1])]}
                         for key, matrix in zip(sample.keys, matrices, strict=True)]}
-    video = SimpleNamespace(length=lambda _: len(matrices[0]), item=lambda _: {})
-    run = Run({"name": "dtw"}, [prediction], {}, video, SimpleNamespace(item=lambda _: item), frames, None,
-              lambda _: matrices)
+    video = SimpleNamespace(length=lambda _: len(matrices[0]), item=lambda _: {}, path="v.npy", meta={})
+    subactions = SimpleNamespace(item=lambda _: item, path="t.npy")
+    run = Run({"name": method}, [prediction], {}, video, subactions, None, None, lambda _: matrices)
     return run, prediction
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-9, 0.0], ids=["usual", "tiny", "constant"])
-def test_similarity_comes_back_to_a_sixty_thousandth_of_its_range(tmp_path, scale):
+def test_similarity_comes_back_to_a_sixty_thousandth_of_its_range(scale):
     rng = np.random.default_rng(1)
     matrices = [scale * rng.random((30, M)) + scale for M in (3, 1, 6)]
-    run, prediction = made_run(tmp_path, matrices)
+    run, prediction = made_run(matrices)
     record = sample_record(run, prediction, 0)
-    levels = np.frombuffer(base64.b64decode(record["similarity"]), "<u2") / report.LEVELS
+    levels = np.frombuffer(base64.b64decode(record["similarity"]), "<u2") / page.LEVELS
     values = record["low"] + levels * (record["high"] - record["low"])
     for option in record["options"]:
         matrix = matrices[option["index"]]
@@ -102,6 +93,17 @@ def test_a_run_without_order_has_no_paths_and_says_so(tmp_path):
     html = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert all(option["path"] is None for record in records_of(html).values() for option in record["options"])
     assert "there is no path" in html
+
+
+@pytest.mark.parametrize("paths", [True, False])
+def test_an_alignment_is_known_by_its_paths_and_not_by_its_name(tmp_path, paths):
+    run, _ = made_run([np.random.default_rng(2).random((5, 3))], "mine", paths)
+    assert page.write(tmp_path / "r.html", run, None, 9)[0] == 1
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<title>ActAlign report: mine, 1 sample</title>" in html
+    assert ("the line is the option's best path" in html) is paths
+    assert ("there is no path" in html) is not paths
+    assert (records_of(html)["a"]["options"][0]["path"] is not None) is paths
 
 
 # Pictures
@@ -130,8 +132,8 @@ def pictures_of(found):
 @pytest.mark.parametrize(("T", "size"), [(1, (8, 8)), (20, (48, 48)), (17, (200, 100)), (200, (30, 40))])
 def test_pictures_are_those_of_the_frames_they_are_said_to_be(tmp_path, T, size):
     found = sprite(write_frames(tmp_path, T, size), "a", 10**6)
-    assert len(found["kept"]) == min(T, report.MOST_FRAMES)
-    assert max(found["width"], found["height"]) == min(max(size), report.FRAME_SIZE)
+    assert len(found["kept"]) == min(T, page.MOST_FRAMES)
+    assert max(found["width"], found["height"]) == min(max(size), page.FRAME_SIZE)
     assert found["width"] / found["height"] == pytest.approx(size[1] / size[0], rel=0.02)
     for t, picture in zip(found["kept"], pictures_of(found), strict=True):
         assert picture[..., 0].mean() == pytest.approx(t, abs=4)
@@ -141,12 +143,12 @@ def test_fewer_pictures_are_kept_where_all_would_be_too_large(tmp_path):
     frames = write_frames(tmp_path, 120, (64, 64), noisy=True)
     found = sprite(frames, "a", 60_000)
     assert len(base64.b64decode(found["image"])) <= 60_000
-    assert report.FEWEST_FRAMES < len(found["kept"]) < 120
+    assert page.FEWEST_FRAMES < len(found["kept"]) < 120
     assert found["kept"][0] == 0
     assert found["kept"][-1] == 119
     gaps = np.diff(found["kept"])
     assert gaps.max() - gaps.min() <= 1
-    assert len(sprite(frames, "a", 10)["kept"]) == report.FEWEST_FRAMES
+    assert len(sprite(frames, "a", 10)["kept"]) == page.FEWEST_FRAMES
 
 
 # Which samples
@@ -166,14 +168,14 @@ def run_of(predictions, compared=None):
 
 def test_all_samples_are_shown_where_there_is_room():
     predictions = [outcome(str(n), n, True) for n in range(5)]
-    assert telling(run_of(predictions), 5) == (predictions, "")
+    assert chosen_predictions(run_of(predictions), None, 5) == (predictions, "")
 
 
 def test_the_telling_samples_are_of_all_kinds_in_turns():
     predictions = [outcome(f"right {n}", 10 + n, True) for n in range(50)]
     predictions += [outcome(f"wrong {n}", n + 1, False) for n in range(30)]
     theirs = {one.sample.id: one for one in predictions} | {"right 25": outcome("right 25", 1, False)}
-    chosen, how = telling(run_of(predictions, Compared("mean pool", "p.json", theirs, [])), 9)
+    chosen, how = chosen_predictions(run_of(predictions, Compared("mean pool", "p.json", theirs, [])), None, 9)
     assert [one.sample.id for one in chosen] == [
         "right 25", "wrong 29", "right 0", "right 49", "wrong 28", "right 1", "right 48", "wrong 27", "right 2"]
     assert how == ("taken in turns from samples on which alignment and mean pool disagree, wrong answers, the surest "
@@ -182,13 +184,13 @@ def test_the_telling_samples_are_of_all_kinds_in_turns():
 
 def test_a_list_that_ends_leaves_its_turns_to_the_others():
     predictions = [outcome(f"wrong {n}", n, False) for n in range(8)] + [outcome("right", 1, True)]
-    chosen, _ = telling(run_of(predictions), 8)
+    chosen, _ = chosen_predictions(run_of(predictions), None, 8)
     assert len({one.sample.id for one in chosen}) == 8
     assert "right" in [one.sample.id for one in chosen]
 
 
 def test_without_answers_the_narrow_and_the_clear_are_shown():
-    chosen, how = telling(run_of([outcome(str(n), n, None) for n in range(20)]), 4)
+    chosen, how = chosen_predictions(run_of([outcome(str(n), n, None) for n in range(20)]), None, 4)
     assert [one.sample.id for one in chosen] == ["0", "19", "1", "18"]
     assert how == "taken in turns from the narrowest decisions, and the clearest decisions"
 
@@ -206,23 +208,9 @@ def test_samples_that_are_named_are_shown_in_that_order():
 def test_confusions_are_counted_by_domain_and_the_frequent_come_first():
     right, wrong = outcome("a", 1, True), [outcome("b", 1, False), outcome("c", 1, False)]
     elsewhere = outcome("d", 1, False, domain="other")
-    found = report.summary(run_of([right, *wrong, elsewhere]), [], "")["confusions"]
-    assert [(row["domain"], row["count"], row["of"]) for row in found["rows"]] == [("d", 2, 3), ("other", 1, 1)]
-    assert found["rows"][0]["ids"] == ["b", "c"]
-    assert (found["rows"][0]["truth"], found["rows"][0]["taken"]) == ("x", "y")
-
-
-@pytest.mark.parametrize("value", [0, 1, 0.5, 0.5704, 0.0123456, 0.001, 0.00099, 1.5e-12, -0.25, 12.34, 999])
-def test_small_numbers_keep_three_digits(value):
-    text = small_number(value)
-    assert float(text) == pytest.approx(value, rel=0.005)
-    assert len(text) <= 8
-
-
-@pytest.mark.parametrize(("p", "parts"), [(1, ("1", None)), (0.25, ("0.25", None)), (0.0312, ("0.031", None)),
-                                          (5.9e-11, ("5.9", -11))])
-def test_p_values_have_two_digits(p, parts):
-    assert report.p_parts(p) == parts
+    found = page.summary(run_of([right, *wrong, elsewhere]))["confusions"]
+    assert [(row["domain"], row["ids"], row["of"]) for row in found] == [("d", ["b", "c"], 3), ("other", ["d"], 1)]
+    assert (found[0]["truth"], found[0]["taken"]) == ("x", "y")
 
 
 # The page as a file
@@ -251,12 +239,23 @@ def test_texts_cannot_leave_their_place_in_the_page(made):
             for text in [option["name"]]} == set(HOSTILE[:7])
 
 
-def test_a_lone_surrogate_does_not_stop_the_page():
-    words = report._escaped_json(["\ud800", "</script>", "\u2028"])
-    assert words.isascii()
-    assert "<" not in words
-    assert json.loads(words) == ["\ud800", "</script>", "\u2028"]
-    assert report.anchor("\ud800 ä/#") == "sample-%3F%20%C3%A4%2F%23"
+def test_data_within_scripts_cannot_end_them(made):
+    html = (made / "report.html").read_text(encoding="utf-8")
+    blocks = re.findall(r'<script type="application/json" [^>]*>(.*?)</script>', html, flags=re.DOTALL)
+    assert len(blocks) == len(LENGTHS) + 2
+    for block in blocks:
+        assert block.isascii()
+        assert not re.search("[<>&]", block)
+    assert json.loads(blocks[0])["other"] == "mean <pool>"
+    assert "</script><script>" in "".join(json.loads(blocks[1]))
+
+
+def test_a_file_whose_name_is_no_unicode_does_not_stop_the_page(tmp_path):
+    arguments = make_run(tmp_path)
+    other = write_other_predictions(tmp_path / "other\udcff.json", tmp_path)
+    assert seq_alignment.main([*arguments, "--report", str(tmp_path / "r.html"), "--compare", other]) == 0
+    assert "other?.json" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.anchor("\ud800 ä/#") == "sample-%3F%20%C3%A4%2F%23"
 
 
 def test_no_more_samples_than_asked_for_and_it_says_how_they_were_chosen(tmp_path):
@@ -319,6 +318,10 @@ def test_frames_of_another_run_are_refused(refused):
         with ArrayWriter(refused.folder / f"{id}{T}.npy", "frames", {}) as writer:
             writer.append(id, np.full((T, 4, 4, 3), 9, np.uint8))
         assert part in refused("--frames", refused.folder / f"{id}{T}.npy")
+    for name, frame in (("grey", np.zeros((24, 4, 4), np.uint8)), ("float", np.zeros((24, 4, 4, 3), np.float32))):
+        with ArrayWriter(refused.folder / f"{name}.npy", "frames", {}) as writer:
+            writer.append("plain", frame)
+        assert "expected uint8" in refused("--frames", refused.folder / f"{name}.npy")
     assert "no such file" in refused("--frames", refused.folder / "none.npy")
     assert "expected 'frames'" in refused("--frames", refused.folder / "videos.npy")
 
@@ -330,6 +333,12 @@ def test_predictions_of_other_questions_are_refused(refused):
     other = write_other_predictions(refused.folder / "other.json", refused.folder, renamed)
     assert "had other options" in refused("--compare", other)
     assert "no such file" in refused("--compare", refused.folder / "none.json")
+
+
+def test_without_a_report_no_library_for_it_is_loaded(root):
+    code = "import sys, actalign.report; print(*{'jinja2', 'plotly', 'matplotlib', 'PIL'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
 
 
 def test_a_library_that_is_not_installed_is_named(refused, monkeypatch):

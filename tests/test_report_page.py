@@ -386,7 +386,7 @@ def test_a_run_without_order_draws_no_path(tmp_path, open_page):
     page = open_page(tmp_path / "r.html")
     sample = opened(page, "plain")
     assert sample.locator(".plot").first.evaluate("plot => plot.data.length") == 1
-    assert "No path: order was ignored" in sample.locator(".heat").first.get_attribute("aria-label")
+    assert "No path. Arrow keys" in sample.locator(".heat").first.get_attribute("aria-label")
 
 
 def test_a_page_that_was_cut_short_says_so_where_its_data_is_missing(made, tmp_path, browser):

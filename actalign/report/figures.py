@@ -1,17 +1,19 @@
 """Figures of single samples for papers: film strip, similarity, best path, names, right or wrong; PNG and PDF."""
 
 import hashlib
-import io
 import logging
 import re
 import warnings
 from pathlib import Path
 
 import numpy as np
+from matplotlib import font_manager, patheffects, style
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from actalign import console
 from actalign.files import replacing
-from actalign.report.page import chosen_predictions, small_number
+from actalign.report.run import chosen_predictions
 from actalign.tables import printable, shortened
 
 MOST_FIGURES = 8  # unless --samples names them
@@ -32,23 +34,22 @@ STYLE = {
 }
 
 
-def write_figures(folder, run, ids=None):
-    """Draw a PNG and a PDF of every chosen sample into `folder`, which is made if need be.
-
-    ids: the samples to draw; without them the MOST_FIGURES most telling ones. Returns the paths without their suffix.
-    """
+def write(folder, run, ids):
+    """Draw a PNG and a PDF of the samples `ids`, or else of the most telling ones, into `folder`. Returns how many."""
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
     predictions, _ = chosen_predictions(run, ids, MOST_FIGURES)
-    drawn = []
-    with console.progress(len(predictions), "figures") as bar:
-        for prediction in predictions:
-            drawn.append(folder / file_name(prediction.sample.id))
-            for suffix, content in draw(run, prediction).items():
-                with replacing(drawn[-1].with_name(f"{drawn[-1].name}.{suffix}"), binary=True) as file:
-                    file.write(content)
-            bar.update()
-    return drawn
+    fonts = {"font.family": [name for name in FONTS if name in font_manager.get_font_names()]}
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it tells of every font that it embeds
+    with (console.progress(len(predictions), "figures", iterable=predictions) as bar, warnings.catch_warnings(),
+          style.context(["default", STYLE, fonts])):
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph")  # drawn as a box; no font here has it
+        for prediction in bar:
+            figure = draw(run, prediction)
+            for suffix, undated in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+                with replacing(folder / f"{file_name(prediction.sample.id)}.{suffix}", binary=True) as file:
+                    figure.savefig(file, format=suffix, dpi=DPI, metadata=undated)
+    return len(predictions)
 
 
 def file_name(id):
@@ -59,65 +60,47 @@ def file_name(id):
 
 
 def options_drawn(prediction):
-    """The two options that tell most: the true one and the best of the others, in their order; without an answer, the
-    two best."""
+    """The two options that tell most, the better first: the answer and its strongest rival, or else the two best."""
     ranking, answer = prediction.ranking.tolist(), prediction.sample.answer
     rival = [k for k in ranking if k != answer]
     return ranking[:2] if answer is None else sorted([answer, *rival[:1]], key=ranking.index)
 
 
 def draw(run, prediction):
-    """{"png": bytes, "pdf": bytes} of one sample's figure."""
-    import matplotlib
-    from matplotlib import font_manager, style
-    from matplotlib.figure import Figure
-
+    """One sample's Figure: the film strip, if there are frames, and below it its two options, with one colour bar."""
     sample = prediction.sample
     matrices, texts, times = run.similarities(sample), run.texts(sample), run.timestamps(sample)
     chosen = options_drawn(prediction)
-    there = set(font_manager.get_font_names())
-    fonts = [name for name in FONTS if name in there]
     strip = [STRIP] if run.has_frames(sample) else []
     heights = [*strip, *(ROW * len(texts[k]) + 0.25 for k in chosen)]
-    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it tells of every font that it embeds
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        style.use(["default", {**STYLE, "font.family": fonts}])
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph")  # drawn as a box; no font here has it
-        figure = Figure(figsize=(WIDTH, sum(heights) + 0.3 * len(heights) + 0.2), layout="constrained")
-        panels = list(figure.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0])
-        if strip:
-            _draw_strip(panels.pop(0), run.frames, sample.id)
-        low, high = min(matrices[k].min() for k in chosen), max(matrices[k].max() for k in chosen)
-        for panel, k in zip(panels, chosen, strict=True):
-            image = _draw_option(panel, prediction, k, matrices[k], texts[k], times, low, high)
-        bar = figure.colorbar(image, ax=panels, shrink=0.85, aspect=25, pad=0.01, label="similarity")
-        bar.outline.set_visible(False)
-        bar.formatter = lambda value, _: f"{value:.3g}"  # no power of ten far from its number
-        files = {}
-        for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-            file = io.BytesIO()
-            figure.savefig(file, format=suffix, dpi=DPI, metadata=metadata)
-            files[suffix] = file.getvalue()
-    return files
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.3 * len(heights) + 0.2), layout="constrained")
+    panels = list(figure.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0])
+    if strip:
+        _draw_strip(panels.pop(0), run.frames, sample.id)
+    low, high = min(matrices[k].min() for k in chosen), max(matrices[k].max() for k in chosen)
+    for panel, k in zip(panels, chosen, strict=True):
+        image = _draw_option(panel, prediction, k, matrices[k], texts[k], times, low, high)
+    bar = figure.colorbar(image, ax=panels, shrink=0.85, aspect=25, pad=0.01, label="similarity")
+    bar.outline.set_visible(False)
+    bar.formatter = lambda value, _: f"{value:.3g}"  # no power of ten far from its number
+    return figure
 
 
 def _draw_strip(panel, frames, id):
-    start, stop = frames.item(id)["start"], frames.item(id)["stop"]
-    count = min(STRIP_FRAMES, stop - start)
-    at = (np.arange(count) + 0.5) * (stop - start) / count  # each in the middle of what it stands for
-    panel.imshow(np.concatenate([frames.read(t, t + 1)[0] for t in start + at.astype(int)], axis=1), aspect="auto")
+    T, start = frames.length(id), frames.item(id)["start"]
+    count = min(STRIP_FRAMES, T)
+    at = start + ((np.arange(count) + 0.5) * T / count).astype(int)  # each in the middle of what it stands for
+    panel.imshow(np.concatenate([frames.read(t, t + 1)[0] for t in at], axis=1), aspect="auto")
     panel.axis("off")
 
 
 def _draw_option(panel, prediction, k, similarity, texts, times, low, high):
     """One option: its (T, M) similarity with time to the right and sub-actions downwards, and its path."""
-    from matplotlib import patheffects
-
     T, M = similarity.shape
     image = panel.imshow(similarity.T, aspect="auto", cmap="cividis", vmin=low, vmax=high if high > low else low + 1,
                          interpolation="nearest")
     if prediction.paths is not None:
-        t, m = np.asarray(prediction.paths[k]).T
+        t, m = prediction.paths[k].T
         panel.plot(t, m, color="white", linewidth=1.8, marker="o" if len(t) == 1 else None, clip_on=False,
                    solid_joinstyle="miter", path_effects=[patheffects.withStroke(linewidth=4, foreground="black")])
     panel.set_xlim(-0.5, T - 0.5)
@@ -128,15 +111,13 @@ def _draw_option(panel, prediction, k, similarity, texts, times, low, high):
     _label_time(panel, T, times)
     word, color = mark(prediction, k)
     name = shortened(printable(prediction.sample.options[k]), TITLE_COLUMNS)
-    panel.set_title(f"{name}   {small_number(float(prediction.scores[k]))}", loc="left")
+    panel.set_title(f"{name}   {prediction.scores[k]:#.3g}".rstrip("."), loc="left")
     panel.set_title(word, loc="right", color=color)
     return image
 
 
 def _label_time(panel, T, times):
     """Ticks at round seconds where there are timestamps, else at frames."""
-    from matplotlib.ticker import MaxNLocator
-
     end = T - 1 if times is None else times[-1]
     locator = MaxNLocator(8, steps=[1, 2, 5, 10], integer=times is None)
     ticks = [at for at in locator.tick_values(0, max(end, 1e-9)) if 0 <= at <= end]

@@ -4,7 +4,7 @@
 (() => {
   const CIVIDIS = ["#00224e", "#083370", "#35456c", "#4f576c", "#666970", "#7d7c78", "#948e77", "#aea371", "#c8b866",
     "#e5cf52", "#fee838"]; // perceptually even, the same for the colour-blind, and rising in grey
-  const NARROW = matchMedia("(max-width: 46rem)"); // as in report.css: sub-actions stand below the heatmap
+  const NARROW = matchMedia("(max-width: 46rem)"); // as in page.css: sub-actions stand below the heatmap
   const ROW = NARROW.matches ? 26 : 34; // pixels of a sub-action; two lines of its text
   const AXIS = 24; // pixels of the time axis
   const SIDE = 12; // pixels left and right of the frames, which the first and the last time need
@@ -31,7 +31,7 @@
     return element;
   }
 
-  function number(value) { // three significant digits, as small_number in report.py
+  function number(value) { // three significant digits
     if (value === 0 || (Math.abs(value) >= 0.001 && Math.abs(value) < 1000)) return value ? value.toPrecision(3) : "0";
     return value.toExponential(2).replace("e+", "e");
   }
@@ -63,23 +63,13 @@
         for (let t = 0; t < record.frames; t++, offset += 2) row[t] = record.low + step * view.getUint16(offset, true);
         return row;
       });
-      option.cells = option.path === null ? null : cellsOf(option.path);
-      option.spans = option.cells && spansOf(option.cells, option.texts.length);
+      option.spans = option.path && spansOf(option.path, option.texts.length);
     }
     if (record.pictures) { // an address that is short, for it is set at every move of the pointer
       const image = new Blob([bytesOf(record.pictures.image)], {type: "image/webp"});
       record.pictures.address = URL.createObjectURL(image);
     }
     return record;
-  }
-
-  function cellsOf(moves) { // [t, m] of every cell of a path
-    const cells = [[0, 0]];
-    for (const move of moves) {
-      const [t, m] = cells[cells.length - 1];
-      cells.push([t + (move !== "1"), m + (move !== "0")]);
-    }
-    return cells;
   }
 
   function spansOf(cells, count) { // first and last frame of every sub-action on the path
@@ -90,6 +80,7 @@
 
   const timeOf = (record, t) => record.times ? `${record.times[t].toFixed(2)} s` : `frame ${t}`;
   function spanText(record, [from, to]) {
+    if (from > to) return "not on the path";
     if (!record.times) return `${from}–${to}`;
     const digits = record.times[record.frames - 1] < 2 ? 2 : 1;
     return `${record.times[from].toFixed(digits)}–${record.times[to].toFixed(digits)} s`;
@@ -156,7 +147,7 @@
       option.answer ? "✓ predicted, right" : "✗ predicted, wrong"));
     else if (first) tags.append(make("span", "tag", "predicted"));
     if (option.answer && !first) tags.append(make("span", "tag right", "✓ the answer"));
-    if (option.index === record.compared) tags.append(make("span", "tag", `${labels.other}’s choice`));
+    if (record.compared.includes(option.index)) tags.append(make("span", "tag", `${labels.other}’s choice`));
     return tags;
   }
 
@@ -236,7 +227,7 @@
     const size = `Similarity of ${record.frames} frames with ${option.texts.length} sub-actions of ${option.name}`;
     const path = option.spans
       ? `The best path: ${option.texts.map((text, m) => `${text}, ${spanText(record, option.spans[m])}`).join("; ")}`
-      : "No path: order was ignored";
+      : "No path";
     return `${size}. ${path}. Arrow keys move from cell to cell.`;
   }
 
@@ -284,8 +275,8 @@
       zmin: record.low, zmax: record.high > record.low ? record.high : record.low + 1,
       colorscale: CIVIDIS.map((color, i) => [i / 10, color]), showscale: false, hoverinfo: "skip", ygap: 1,
     }];
-    if (option.cells) {
-      const x = option.cells.map(([t]) => t), y = option.cells.map(([, m]) => m);
+    if (option.path) {
+      const x = option.path.map(([t]) => t), y = option.path.map(([, m]) => m);
       const mode = x.length > 1 ? "lines" : "markers"; // a single cell has no length
       const path = (color, width) => ({type: "scatter", mode, x, y, line: {color, width},
         marker: {color, size: 2 * width}, hoverinfo: "skip", cliponaxis: false});
