@@ -74,59 +74,76 @@ class Refusal(Exception):
 class Alignment(Reader):
     """The last stage, with one of its files damaged: scores of whole samples must not change."""
 
-    def __init__(self, target, is_json=True, old=False):
-        self._target, self.is_json, self._old = target, is_json, old
+    def __init__(self, target, is_json=True):
+        self._target, self.is_json = target, is_json
 
     def prepare(self, folder):
-        from made_artifacts import (
-            make_entries,
-            random_rows,
-            write_entries,
-            write_subaction_embeddings,
-            write_video_embeddings,
-        )
+        from made_artifacts import make_entries, write_entries, write_subaction_embeddings, write_video_embeddings
 
-        from actalign.siglip import find_checkpoint
-
-        options = {"a": ["hook shot", "jump shot"], "b": ["dunk", "lay-up"], "c": ["dunk"]}
-        entries = make_entries(options, dict.fromkeys(options, 0), phases=2)
-        self._checkpoint = checkpoint()
-        settings = find_checkpoint(self._checkpoint).settings("float32")
+        entries = make_entries(OPTIONS, dict.fromkeys(OPTIONS, 0), phases=2)
         write_entries(folder / "generated.json", entries)
-        write_video_embeddings(folder, {"a": 5, "b": 3, "c": 4}, settings=settings)
-        write_subaction_embeddings(folder, entries, settings=settings)
-        if self._old:
-            for name in ("video_embeddings", "encoded_subactions"):
-                (folder / f"{name}.json").unlink()
-            videos, texts = np.empty(3, object), np.empty(3, object)
-            videos[:] = [random_rows(5, "a video", 0), None, random_rows(4, "c video", 0)]
-            texts[:] = [[np.concatenate([random_rows(1, text, 0) for text in phrases])
-                         for phrases in entry["subactions"].values()] for entry in entries]
-            np.save(folder / "video_embeddings.npy", videos, allow_pickle=True)
-            np.save(folder / "encoded_subactions.npy", texts, allow_pickle=True)
+        write_video_embeddings(folder, {"a": 5, "b": 3, "c": 4})
+        write_subaction_embeddings(folder, entries)
         return [folder / self._target]
 
     def read(self, folder):
         import seq_alignment
         from actalign.predictions import read_predictions
 
-        model = ["--model", self._checkpoint] if self._old else []
         output = folder / "predictions.json"
         output.unlink(missing_ok=True)
         run(seq_alignment.main, "--subactions", folder / "generated.json", "--video_embeddings",
             folder / "video_embeddings.npy", "--subaction_embeddings", folder / "encoded_subactions.npy",
-            "--smooth", "2", "--output", output, *model)
+            "--smooth", "2", "--output", output)
         return {prediction.sample.id: (prediction.sample.options, prediction.scores.tolist())
                 for prediction in read_predictions(output)[1]}
 
     def check(self, whole, found):
         for id, (options, scores) in found.items():
             right = dict(zip(*whole.get(id, ((), ())), strict=True))
-            if not self._old and any(score != right.get(option, score) for option, score in
-                                     zip(options, scores, strict=True)):
+            if any(score != right.get(option, score) for option, score in zip(options, scores, strict=True)):
                 raise Wrong(f"other scores of {id}: {scores} instead of {right}")
             if not np.isfinite(scores).all():
                 raise Wrong(f"scores {scores}")
+
+
+OPTIONS = {"a": ["hook shot", "jump shot"], "b": ["dunk", "lay-up"], "c": ["dunk"]}
+
+
+class PublishedEmbeddings(Reader):
+    """Old embeddings, which have no checksums: what is read has as many rows as the sub-actions ask for."""
+
+    def __init__(self, kind):
+        self._kind = kind
+
+    def prepare(self, folder):
+        from made_artifacts import make_entries, random_rows, write_entries
+
+        entries = make_entries(OPTIONS, dict.fromkeys(OPTIONS, 0), phases=2)
+        write_entries(folder / "generated.json", entries)
+        array = np.empty(3, object)
+        array[:] = [random_rows(5, "a video", 0), None, random_rows(4, "c video", 0)] \
+            if self._kind == "video_embeddings" else [
+                [np.concatenate([random_rows(1, text, 0) for text in phrases])
+                 for phrases in entry["subactions"].values()] for entry in entries]
+        np.save(folder / "old.npy", array, allow_pickle=True)
+        self._checkpoint = checkpoint()
+        return [folder / "old.npy"]
+
+    def read(self, folder):
+        from actalign import published
+        from actalign.artifacts import read_array
+
+        for left in folder.glob("new.*"):
+            left.unlink()
+        run(published.main, "convert", folder / "old.npy", folder / "new.npy", "--kind", self._kind, "--subactions",
+            folder / "generated.json", "--model", self._checkpoint)
+        artifact = read_array(folder / "new.npy", self._kind)
+        return {id: len(artifact.rows(id)) for id in artifact}
+
+    def check(self, whole, found):
+        if self._kind == "subaction_embeddings" and found != whole:
+            raise Wrong(f"rows {found}")
 
 
 class FramesIndex(Reader):
@@ -441,8 +458,8 @@ READERS = {
     "frames index": FramesIndex(),
     "video array": Alignment("video_embeddings.npy", is_json=False),
     "sub-action array": Alignment("encoded_subactions.npy", is_json=False),
-    "published videos": Alignment("video_embeddings.npy", is_json=False, old=True),
-    "published sub-actions": Alignment("encoded_subactions.npy", is_json=False, old=True),
+    "published videos": PublishedEmbeddings("video_embeddings"),
+    "published sub-actions": PublishedEmbeddings("subaction_embeddings"),
     "published dataset": PublishedDataset(),
     "journal": Journals("v.json.partial", is_json=True),
     "unfinished rows": Journals("v.npy.partial", is_json=False),

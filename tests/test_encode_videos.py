@@ -18,6 +18,7 @@ from conftest import CLIPS
 import encode_videos
 import process_data
 from actalign import artifacts, cores
+from actalign.artifacts.writer import ArrayWriter
 from actalign.console import InputError
 from actalign.siglip import find_checkpoint, load_siglip
 
@@ -26,7 +27,7 @@ LENGTHS = {"a": 7, "b": 1, "c": 12, "d": 3, "e": 9}  # borders in the middle of 
 
 def write_frames(path, lengths=LENGTHS, size=48, seed=0, **settings):
     """Write an artifact of random frames: {id: T}. A clip's frames depend on its id and the seed alone."""
-    with artifacts.ArrayWriter(path, "frames", {"image_size": size, "fps": None} | settings) as writer:
+    with ArrayWriter(path, "frames", {"image_size": size, "fps": None} | settings) as writer:
         for id, T in lengths.items():
             if id not in writer:
                 frames = np.random.default_rng([seed, *id.encode()]).integers(0, 256, (T, size, size, 3), np.uint8)
@@ -287,14 +288,14 @@ def test_a_run_that_fails_half_way_goes_on_to_the_same_bytes(encode, tmp_path, c
     use_threads(threads)
     path, whole = tmp_path / "v.npy", tmp_path / "whole.npy"
     assert encode(whole, "--batch_size", batch_size) == 0
-    append = artifacts.ArrayWriter.append
+    append = ArrayWriter.append
 
     def fail_at_the_third(writer, id, *args, **fields):
         if id == "c":
             raise KeyboardInterrupt
         append(writer, id, *args, **fields)
 
-    monkeypatch.setattr(artifacts.ArrayWriter, "append", fail_at_the_third)
+    monkeypatch.setattr(ArrayWriter, "append", fail_at_the_third)
     capsys.readouterr()
     assert encode(path, "--batch_size", batch_size) == 130
     assert "run the same command again" in error_line(capsys)
@@ -451,7 +452,7 @@ def test_a_checkpoint_whose_scale_is_no_number_exits_2_with_one_line(encode, che
 def test_embeddings_that_do_not_say_what_they_were_made_from_are_refused(encode, checkpoint, tmp_path, capsys):
     path = tmp_path / "v.npy"
     settings = find_checkpoint(str(checkpoint)).settings("float32")
-    with artifacts.ArrayWriter(path, "video_embeddings", settings) as writer:
+    with ArrayWriter(path, "video_embeddings", settings) as writer:
         writer.append("a", np.ones((7, 64), np.float32))
     before = content(path)
     assert encode(path) == 2
