@@ -1,5 +1,6 @@
 """What a language model's reply says of each option: found by name, checked, and told what is wrong with it."""
 
+import contextlib
 import json
 import re
 import unicodedata
@@ -7,8 +8,7 @@ import unicodedata
 MIN_SUBACTIONS = 10  # phrases an option
 MOST_SUBACTIONS = 60  # phrases an option; a model that gives more repeats itself without end
 LONGEST_PHRASE = 400  # characters; SigLIP reads 64 tokens, about 250 characters of English
-OPENING = re.compile(r'\{(?=\s*["}])|\[(?=\s*["{[\]])')  # of an object, or of a list that can hold texts
-READINGS = 20  # of a whole reply at most, in search of its JSON: brackets without end cost no more
+OPENING = re.compile(r'\{(?=\s*["}])')  # of a JSON object
 
 
 def parse_reply(text, options, domain, min_subactions=MIN_SUBACTIONS):
@@ -19,93 +19,87 @@ def parse_reply(text, options, domain, min_subactions=MIN_SUBACTIONS):
     exactly where options differ by nothing else; never by position.
     Returns (texts, problems): {option: tuple of phrases} of the good ones and {option: what is wrong} of the others.
     """
-    if not text.strip():
-        return {}, dict.fromkeys(options, "the reply is empty")
-    exact, folded = {}, {}
-    for value in _json_values(text):
-        for name, phrases in _named_lists(value):  # of two with one name the last counts: the first was a draft
-            exact[name], folded[_folded(name, domain)] = phrases, phrases
+    exact = _named_lists(text)
     if not exact:
-        return {}, dict.fromkeys(options, "the reply holds no JSON with lists of sub-actions")
+        return {}, dict.fromkeys(options, "the reply holds no JSON with lists of sub-actions" if text.strip() else
+                                 "the reply is empty")
+    folded = {_folded(name, domain): phrases for name, phrases in exact.items()}
     texts, problems = {}, {}
     for option in options:
         phrases = exact.get(option, folded.get(_folded(option, domain)))
-        if phrases is None:
-            problems[option] = f"the reply has no list for {option!r}"
-            continue
-        if not all(isinstance(phrase, str) for phrase in phrases):
-            problems[option] = f"the list for {option!r} holds something else than texts"
-            continue
-        phrases = tuple(_clean(phrase) for phrase in phrases)
-        problem = _problem_of(phrases, min_subactions)
-        if problem is None:
-            texts[option] = phrases
-        else:
-            problems[option] = problem
+        try:
+            texts[option] = _usable(phrases, min_subactions)
+        except ValueError as problem:
+            problems[option] = str(problem)
     return texts, problems
 
 
-def _problem_of(phrases, least):
-    """Why a list of phrases cannot be used, or None."""
-    bares = [bare(phrase) for phrase in phrases]
-    if not all(bares):
-        return "an empty phrase"
-    if len(set(bares)) < len(bares):
-        return f"{len(bares) - len(set(bares))} of {len(phrases)} phrases are repeated"
-    if len(phrases) < least:
-        return f"{len(phrases)} phrases, at least {least} are needed"
-    if len(phrases) > MOST_SUBACTIONS:
-        return f"{len(phrases)} phrases, at most {MOST_SUBACTIONS} make sense"
-    if any(len(phrase) > LONGEST_PHRASE for phrase in phrases):
-        return f"a phrase of more than {LONGEST_PHRASE} characters"
-    return None
+def _named_lists(text):
+    """{name: list} of whatever in the JSON objects of a text names a list, also in one that was cut short.
+
+    {"action": name, "subactions": list} names it, under whatever two keys, and {name: list} does. Of two with one name
+    the last counts: the first was a draft.
+    """
+    found, at = {}, 0
+
+    def learn(value):
+        lists = {name: part for name, part in value.items() if isinstance(part, list)}
+        action = value.get("action")
+        names = {action} if isinstance(action, str) else {part for part in value.values() if isinstance(part, str)}
+        if len(lists) == len(names) == 1:
+            lists[names.pop()] = next(iter(lists.values()))
+        for name, phrases in lists.items():
+            of_objects = any(isinstance(phrase, dict) for phrase in phrases)  # which may have named one before
+            found[name] = found.get(name, phrases) if of_objects else phrases
+        return value
+
+    # The hook meets each object when it ends, so that nothing is to be read again where one around it does not.
+    decoder = json.JSONDecoder(object_hook=learn, parse_int=float)
+    with contextlib.suppress(RecursionError):  # no answer nests so deep
+        while opening := OPENING.search(text, at):
+            text = text[opening.start():]  # making an error counts the lines before it
+            try:
+                _, at = decoder.raw_decode(text)
+            except json.JSONDecodeError as error:
+                at = max(error.pos, 1)
+    return found
+
+
+def _usable(phrases, least):
+    """A list of phrases as a cleaned tuple. Raises ValueError, which says what is wrong, if it cannot be used."""
+    if phrases is None:
+        raise ValueError("the reply has no list for it")
+    if not all(isinstance(phrase, str) for phrase in phrases):
+        raise ValueError("its list holds something else than texts")
+    phrases = tuple(_clean(phrase) for phrase in phrases)
+    bares = {bare(phrase) for phrase in phrases}
+    count, repeated = len(phrases), len(phrases) - len(bares)
+    for is_so, problem in (
+            ("" in bares, "an empty phrase"),
+            (repeated, f"{repeated} of {count} phrases are repeated"),
+            (count < least, f"{count} phrases, at least {least} are needed"),
+            (count > MOST_SUBACTIONS, f"{count} phrases, at most {MOST_SUBACTIONS} make sense"),
+            (any(len(phrase) > LONGEST_PHRASE for phrase in phrases),
+             f"a phrase of more than {LONGEST_PHRASE} characters")):
+        if is_so:
+            raise ValueError(problem)
+    return phrases
 
 
 def bare(phrase):
     """A phrase without case, punctuation and surplus white space, which a text encoder does not hear."""
-    letters = "".join(" " if unicodedata.category(character)[0] in "PZ" else character for character in phrase)
-    return " ".join(letters.split()).casefold()
+    return _without("PZ", phrase).casefold()
 
 
 def _clean(phrase):
     """A phrase without its number, HTML tags, control characters and surplus white space."""
-    untagged = re.sub(r"</?[a-zA-Z][^<>]*>", " ", phrase)
-    visible = "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in untagged)
-    return re.sub(r"^\s*(\d+[.)]|[-*•])\s+", "", " ".join(visible.split()))
+    visible = _without("CZ", re.sub(r"</?[a-zA-Z][^<>]*>", " ", phrase))
+    return re.sub(r"^(\d+[.)]|[-*•])\s+", "", visible)
 
 
-def _json_values(text):
-    """The JSON objects and lists in a text, one after another. Yields them."""
-    decoder, at, budget = json.JSONDecoder(), 0, READINGS * len(text)
-    while budget > 0 and (opening := OPENING.search(text, at)):
-        start = opening.start()
-        try:
-            value, at = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError) as error:  # making the error reads what is before, to count its lines
-            at, read = start + 1, getattr(error, "pos", len(text)) - start + start // 32
-        else:
-            read = at - start
-            yield value
-        budget -= read + 1
-
-
-def _named_lists(value):
-    """(name, list) of whatever in a JSON value names a list, in order. Yields them.
-
-    {"action": name, "subactions": list} names it, under whatever two keys, and {name: list} does.
-    """
-    left = [value]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            lists = [(name, phrases) for name, phrases in value.items() if isinstance(phrases, list)]
-            names = [name for name in (value.get("action"), *value.values()) if isinstance(name, str)]
-            yield from lists
-            if len(lists) == 1 and (len(set(names)) == 1 or ("action" in value and names)):
-                yield names[0], lists[0][1]
-        if isinstance(value, dict | list):
-            inner = value.values() if isinstance(value, dict) else value
-            left += reversed([part for part in inner if isinstance(part, dict | list)])
+def _without(categories, text):
+    """A text with a space for the characters of some Unicode categories, and no surplus of spaces."""
+    return " ".join("".join(" " if unicodedata.category(c)[0] in categories else c for c in text).split())
 
 
 def _folded(name, domain):

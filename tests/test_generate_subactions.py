@@ -121,7 +121,7 @@ def test_the_file_has_the_fixed_shape(stage, server):
     assert list(entries[0]["subactions"]) == ["hook shot in sport", "jump shot in sport"]
     assert entries[0]["generated_with"] == {"model": generate_subactions.MODEL, "temperature": 0.2,
                                             "prompt": generate_prompt(OPTIONS["a"], "sport")}
-    assert [script.lacking for script in read_subactions(stage.path)] == [[], [], []]
+    assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [[], [], []]
     assert server.requests[0]["temperature"] == 0.2
 
 
@@ -181,7 +181,7 @@ def test_only_what_was_wrong_is_asked_again_then_recorded_and_the_run_goes_on(st
     again = [prompt for prompt in server.prompts if "An earlier answer could not be used" in prompt]
     assert len(again) == generate_subactions.ATTEMPTS - 1
     assert all("- hook shot: 1 of 10 phrases are repeated" in prompt and "jump shot" not in prompt for prompt in again)
-    assert [script.lacking for script in read_subactions(stage.path)] == [["hook shot"], [], []]
+    assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [["hook shot"], [], []]
     missing = json.loads((stage.folder / "generated_subactions.missing.json").read_text())
     assert missing == [{"id": "a", "reason": "hook shot: 1 of 10 phrases are repeated", "retry": True}]
     assert "1 samples lack an option after 3 attempts (a)" in capsys.readouterr().out
@@ -306,8 +306,8 @@ def test_what_a_server_may_answer(stage, server, capsys, answer, code, requests,
     assert stage("--timeout", "0.5") == code
     hanging.set()
     assert len(server.requests) == requests
-    scripts = read_subactions(stage.path) if complete else []
-    assert "".join(script.sample.id for script in scripts if not script.lacking) == complete
+    generated = read_subactions(stage.path) if complete else []
+    assert "".join(of_sample.sample.id for of_sample in generated if not of_sample.lacking) == complete
     missing = stage.folder / "generated_subactions.missing.json"
     assert "".join(entry["id"] for entry in json.loads(missing.read_text())) == failed if failed else \
         not missing.exists()
@@ -320,7 +320,7 @@ def test_what_a_server_may_answer(stage, server, capsys, answer, code, requests,
     before = len(server.requests)
     assert stage() == 0
     assert len(server.requests) - before == len(OPTIONS) - len(complete)
-    assert [script.lacking for script in read_subactions(stage.path)] == [[], [], []]
+    assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [[], [], []]
 
 
 def rejecting(server, name, status=400, error=None):
@@ -382,6 +382,14 @@ def test_retry_after_is_waited_for(stage, server, monkeypatch, header, least, mo
     assert len(server.requests) == 5
     assert all(least <= pause <= most for pause in pauses)
     assert len(pauses) == 2
+
+
+def test_answers_that_are_cut_at_the_token_limit_are_noted_once(stage, server, capsys):
+    cut = {"choices": [{"message": {"content": "{"}, "finish_reason": "length"}]}
+    server.answer = scripted((200, cut), (200, cut))
+    assert stage() == 0
+    assert len(server.requests) == 5
+    assert capsys.readouterr().err.count("--max_tokens") == 1
 
 
 def test_a_server_that_asks_to_wait_for_hours_stops_the_run_and_says_so(stage, server, capsys):
@@ -450,7 +458,7 @@ def test_what_a_reply_brought_before_the_quota_ran_out_is_kept(stage, server):
     server.answer = partly
     assert stage() == 1
     assert len(server.requests) == 2
-    assert [script.lacking for script in read_subactions(stage.path)] == [["jump shot"]]
+    assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [["jump shot"]]
     server.answer = scripted()
     assert stage() == 0
     assert "hook shot" not in server.prompts[2]
@@ -477,7 +485,7 @@ def test_answers_in_flight_when_the_quota_runs_out_are_kept_and_no_more_is_asked
     assert stage("--workers", "3") == 1
     assert time.monotonic() - began < 8
     assert len(server.requests) == 3
-    assert [script.lacking for script in read_subactions(stage.path)] == [["jump shot"]]
+    assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [["jump shot"]]
 
 
 def test_ctrl_c_ends_at_once_and_keeps_what_is_done(tmp_path, server, root):
@@ -510,7 +518,7 @@ def test_ctrl_c_ends_at_once_and_keeps_what_is_done(tmp_path, server, root):
     server.answer = scripted()
     assert subprocess.run(process.args, capture_output=True, check=False).returncode == 0
     assert len(server.requests) == 10 + 6
-    assert [script.sample.id for script in read_subactions(path)] == list(options)
+    assert [of_sample.sample.id for of_sample in read_subactions(path)] == list(options)
 
 
 def test_only_the_temperature_that_was_asked_with_is_recorded(stage, server):
@@ -552,8 +560,8 @@ def test_what_a_twin_has_costs_neither_request_nor_key(tmp_path, stage, server):
     frames = write_frames_index(folder, make_entries({**OPTIONS, "twin": ["lay-up", "dunk"]}))
     assert generate_subactions.main(["--input", str(frames), "--output", str(stage.path)]) == 0
     assert len(server.requests) == 3
-    scripts = {script.sample.id: script for script in read_subactions(stage.path)}
-    assert scripts["twin"].known == scripts["b"].known
+    generated = {of_sample.sample.id: of_sample for of_sample in read_subactions(stage.path)}
+    assert generated["twin"].known == generated["b"].known
 
 
 def test_a_file_of_the_published_code_is_taken_as_it_is(stage, server):
@@ -579,8 +587,8 @@ def test_own_phrases_are_kept_where_a_twin_has_others(stage, server):
     frames = write_frames_index(folder, entries)
     assert stage("--input", str(frames)) == 0
     assert server.requests == []
-    scripts = {script.sample.id: script for script in read_subactions(stage.path)}
-    assert scripts["b"].known == {"dunk": tuple(f"dunk phase {m}" for m in range(3)), "lay-up": ("mine too",)}
+    generated = {of_sample.sample.id: of_sample for of_sample in read_subactions(stage.path)}
+    assert generated["b"].known == {"dunk": tuple(f"dunk phase {m}" for m in range(3)), "lay-up": ("mine too",)}
 
 
 def test_a_dropped_connection_and_a_hang_are_tried_again(stage, server):
@@ -688,9 +696,9 @@ def test_a_batch_goes_out_and_comes_back_by_custom_id_until_nothing_is_left(stag
     c = {"custom_id": c["custom_id"], "response": None, "error": {"code": "batch_expired", "message": KEY}}
     stranger = {**a, "custom_id": "z#00000000"}
     assert stage("--batch_results", str(write_lines(results, [stranger, c, b, a]))) == 0
-    scripts = {script.sample.id: script for script in read_subactions(stage.path)}
-    assert scripts["a"].texts[0][0] == "hook shot 0"
-    assert scripts["b"].lacking == ["dunk", "lay-up"]
+    generated = {of_sample.sample.id: of_sample for of_sample in read_subactions(stage.path)}
+    assert generated["a"].texts[0][0] == "hook shot 0"
+    assert generated["b"].lacking == ["dunk", "lay-up"]
     missing = json.loads((stage.folder / "generated_subactions.missing.json").read_text())
     assert [entry["id"] for entry in missing] == ["c", "b"]
     assert "status 429" in missing[1]["reason"]
@@ -700,7 +708,7 @@ def test_a_batch_goes_out_and_comes_back_by_custom_id_until_nothing_is_left(stag
     b, c = batch_answers(follow_up)
     b["response"]["body"]["choices"][0]["message"]["content"] = json.dumps({"dunk": [f"dunk {m}" for m in range(10)]})
     assert stage("--batch_results", str(write_lines(results, [c, b]))) == 0
-    assert {script.sample.id: script.lacking for script in read_subactions(stage.path)} == {
+    assert {of_sample.sample.id: of_sample.lacking for of_sample in read_subactions(stage.path)} == {
         "a": [], "b": ["lay-up"], "c": []}
     last = stage.folder / "last.jsonl"
     assert stage("--batch", str(last)) == 0
@@ -708,7 +716,7 @@ def test_a_batch_goes_out_and_comes_back_by_custom_id_until_nothing_is_left(stag
     assert "- lay-up\n" in prompt
     assert "dunk" not in prompt
     assert stage("--batch_results", str(write_lines(results, batch_answers(last)))) == 0
-    assert [script.lacking for script in read_subactions(stage.path)] == [[], [], []]
+    assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [[], [], []]
     assert not (stage.folder / "generated_subactions.missing.json").exists()
     assert server.requests == []
     assert not any(KEY.encode() in file.read_bytes() for file in stage.folder.iterdir() if file != results)

@@ -34,6 +34,7 @@ def test_replies_are_matched_to_options_by_name(reply):
     (as_list({"dunk": ["rises"]}), "at least 2"), (as_list({"dunk": ["rises", "Rises "]}), "repeated"),
     (as_list({"dunk": ["rises", " "]}), "empty"), (as_list({"dunk": ["rises", ["slams"]]}), "something else"),
     (as_list({"dunk": [str(n) + " times" for n in range(10_000)]}), "at most"),
+    (json.dumps({"dunk": [{"step": "rises"}, {"step": "slams"}]}), "something else"),
     (as_list({"dunk": ["rises", "high " * 200]}), "characters"), (json.dumps({"dunk": "rises, slams"}), "no JSON"),
 ])
 def test_a_reply_that_cannot_be_used_says_what_is_wrong(reply, problem):
@@ -63,6 +64,9 @@ def test_options_that_differ_only_by_case_get_their_own_list_where_there_is_one(
     "{" * 200 + as_list({"dunk": ["rises", "falls"]}),
     json.dumps([{"name": "dunk", "steps": ["rises", "falls"]}]),
     json.dumps({"answer": {"actions": {"dunk": ["<b>rises</b>", "falls<br/>"]}}}),
+    json.dumps({"dunk": [{"action": "dunk", "subactions": ["rises", "falls"]}]}),
+    '{"seed": ' + "9" * 5000 + ', "dunk": ["rises", "falls"]}',
+    as_list({"dunk": ["a", "draft"]}) + '{"a" ' + as_list({"dunk": ["rises", "falls"]}) + '{"action": "dunk", "subact',
 ])
 def test_the_list_is_found_among_drafts_brackets_and_other_names(reply):
     assert parse_reply(reply, ["dunk"], "basketball", 2) == ({"dunk": ("rises", "falls")}, {})
@@ -90,6 +94,7 @@ def test_vowel_signs_tell_phrases_apart():
 @pytest.mark.parametrize("reply", [
     "[" * 300_000, '{"a":' * 100_000, '["a",' * 100_000, '{"a":[' * 900 + "1" + "]}" * 900, "{" * 300_000,
     as_list({"dunk": [["x"] * 10] * 10_000}), '{"actions": [' + '{"action": "x", "subactions": ["y"]},' * 20_000,
+    '{"a" ' * 30_000,
 ])
 def test_no_reply_takes_long_or_ends_the_run(reply):
     began = time.monotonic()

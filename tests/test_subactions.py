@@ -41,10 +41,10 @@ def test_fixed_shape_is_read_in_the_order_of_the_options(tmp_path):
 
 
 def test_entry_comes_back(tmp_path):
-    scripts = read_subactions(write(tmp_path, [ENTRY]))[0]
-    assert entry_of(scripts) == ENTRY
-    assert list(entry_of(scripts)) == list(ENTRY)
-    assert read_subactions(write(tmp_path, [entry_of(scripts)])) == [scripts]
+    subactions = read_subactions(write(tmp_path, [ENTRY]))[0]
+    assert entry_of(subactions) == ENTRY
+    assert list(entry_of(subactions)) == list(ENTRY)
+    assert read_subactions(write(tmp_path, [entry_of(subactions)])) == [subactions]
 
 
 @pytest.mark.parametrize("key", ["Euro Step in Basketball", " euro  step in basketball ", "EURO\tSTEP IN\nBASKETBALL"])
@@ -67,11 +67,11 @@ def test_keys_of_other_alphabets_are_matched_too():
     {"crossover in Basketball": ["dribbles"], "unknown in Basketball": "of another type"},
 ])
 def test_option_without_sub_actions_is_empty_and_named(subactions):
-    scripts = subactions_from_entry({**ENTRY, "subactions": subactions}, "a.json")
-    assert scripts.texts == (("dribbles",), (), ())
-    assert scripts.lacking == ["euro step", "360 layup"]
-    assert entry_of(scripts)["subactions"] == {"crossover in Basketball": ["dribbles"]}
-    assert subactions_from_entry(entry_of(scripts), "a.json") == scripts
+    of_sample = subactions_from_entry({**ENTRY, "subactions": subactions}, "a.json")
+    assert of_sample.texts == (("dribbles",), (), ())
+    assert of_sample.lacking == ["euro step", "360 layup"]
+    assert entry_of(of_sample)["subactions"] == {"crossover in Basketball": ["dribbles"]}
+    assert subactions_from_entry(entry_of(of_sample), "a.json") == of_sample
 
 
 @pytest.mark.parametrize("subactions", [{}, None])
@@ -121,16 +121,16 @@ def test_further_keys_are_no_matter():
 
 @pytest.mark.parametrize("answer", [-1, None])
 def test_entry_without_an_answer_has_none(answer):
-    scripts = subactions_from_entry({**ENTRY, "correct_answer_index": answer}, "a.json")
-    assert scripts.sample.answer is None
-    assert entry_of(scripts)["correct_answer_index"] is None
+    subactions = subactions_from_entry({**ENTRY, "correct_answer_index": answer}, "a.json")
+    assert subactions.sample.answer is None
+    assert entry_of(subactions)["correct_answer_index"] is None
 
 
 def test_number_as_an_id_is_read_as_text():
     assert subactions_from_entry({**ENTRY, "id": 17}, "a.json").sample.id == "17"
 
 
-def test_scripts_are_as_many_as_options():
-    scripts = subactions_from_entry(ENTRY, "a.json")
+def test_lists_of_sub_actions_are_as_many_as_options():
+    subactions = subactions_from_entry(ENTRY, "a.json")
     with pytest.raises(ValueError, match="zip"):
-        _ = SubActions(scripts.sample, scripts.texts[:2]).lacking
+        _ = SubActions(subactions.sample, subactions.texts[:2]).lacking
