@@ -4,8 +4,10 @@ What is read may come from strangers, so that its size and form are checked wher
 """
 
 import contextlib
+import gc
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import orjson
@@ -26,7 +28,13 @@ def parse_json(text):
     Raises ValueError if it is no JSON: NaN, infinities and halves of characters are none, nor is what nests deeper than
     1,024 levels.
     """
-    return orjson.loads(text)
+    was_enabled = gc.isenabled()
+    gc.disable()  # looking for cycles among what is being made takes longer than making it
+    try:
+        return orjson.loads(text)
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def dump_json(content, options=0):
@@ -113,6 +121,15 @@ def write_json_items(path, header, key, items):
         for number, item in enumerate(items):
             file.write((b",\n" if number else b"\n") + dump_json(item))
         file.write(b"]}\n")
+
+
+def begins_with(path, pattern):
+    """Whether the first bytes of a file match a pattern, which tells files of a kind; False for what is no file."""
+    try:
+        with open(path, "rb") as file:
+            return re.match(pattern, file.read(1000).decode(errors="replace")) is not None
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
@@ -225,6 +242,12 @@ class Lock:
         self._file = None
         while fcntl is not None and self._file is None:
             self._file = self._try(path)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.release()
 
     def release(self):
         """Let other runs have the output."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from actalign.console import InputError, require_folder_of
 from actalign.dataset import require_unique_ids, sample_from_record
 from actalign.evaluation import TOP_K, Prediction, accuracy, chance, top_k_hits
-from actalign.files import Lock, read_json, replacing, write_json_items
+from actalign.files import Lock, begins_with, read_json, replacing, write_json_items
 
 FORMAT = "actalign-predictions"
 VERSION = 1
@@ -105,11 +104,8 @@ def predictions_output(path):
         return
     require_folder_of(path)
     require_replaceable(path)
-    lock = Lock(path)
-    try:
+    with Lock(path):
         yield
-    finally:
-        lock.release()
 
 
 def require_replaceable(path):
@@ -118,16 +114,8 @@ def require_replaceable(path):
     if twin == Path(path):
         raise InputError(f"--output {path}: .csv is what the table beside the predictions is called; choose a name "
                          f"such as {twin.with_suffix('.json').name}")
-    if Path(path).exists() and not _begins_with(path, rf'\s*{{\s*"format"\s*:\s*"{FORMAT}"'):
+    if Path(path).exists() and not begins_with(path, rf'\s*{{\s*"format"\s*:\s*"{FORMAT}"'):
         raise InputError(f"--output {path}: is there and holds no predictions; choose another name")
-    if twin.exists() and not _begins_with(twin, ",".join(COLUMNS)):
+    if twin.exists() and not begins_with(twin, ",".join(COLUMNS)):
         raise InputError(f"--output {path}: {twin} would be written beside it and is there with other content; "
                          "choose another name")
-
-
-def _begins_with(path, pattern):
-    try:
-        with open(path, "rb") as file:
-            return re.match(pattern.encode(), file.read(1000)) is not None
-    except OSError:
-        return False

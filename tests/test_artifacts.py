@@ -466,7 +466,7 @@ def test_artifact_of_another_kind_is_never_replaced(tmp_path, overwrite):
     with ArrayWriter(path, "frames", {}) as writer:
         writer.append("x", np.ones((1, 2, 2, 3), np.uint8))
     before = contents(tmp_path)
-    refusal(lambda: write(path, FIRST, overwrite=overwrite), str(path), "frames", KIND)
+    refusal(lambda: write(path, FIRST, overwrite=overwrite), str(path.with_suffix(".json")), KIND)
     assert contents(tmp_path) == before
 
 

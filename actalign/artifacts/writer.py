@@ -24,7 +24,7 @@ from actalign.artifacts import (
     read_rows,
 )
 from actalign.console import InputError
-from actalign.files import Journal, Lock, read_json, sync, write_json_items
+from actalign.files import Journal, Lock, begins_with, sync, write_json_items
 
 BYTES_AT_ONCE = 1 << 26  # of rows that are read back
 
@@ -60,7 +60,10 @@ class ArrayWriter:
         self._abandoned = False
         self._lock = Lock(self.path)
         try:
-            self._refuse_foreign_index()
+            pattern = rf'(?s)\s*{{\s*"format"\s*:\s*"{FORMAT}".*?"kind"\s*:\s*"{kind}"'
+            if self._index_path.exists() and not begins_with(self._index_path, pattern):
+                raise InputError(f"{self._index_path}: is there and is no index of {kind}, so the index of "
+                                 f"{self.path.name} would replace it; move it away or choose another --output")
             if not overwrite:
                 self._find_earlier()
             self.missing = MissingItems(path, self.items)
@@ -132,19 +135,6 @@ class ArrayWriter:
         return next(reversed(self.items.values()))["stop"] if self.items else 0
 
     # what earlier runs left
-
-    def _refuse_foreign_index(self):
-        if not self._index_path.exists():
-            return
-        try:
-            index = read_json(self._index_path)
-        except InputError:
-            index = None
-        if not isinstance(index, dict) or index.get("format") != FORMAT:
-            raise InputError(f"{self._index_path}: is there and is no index of this project, so the index of "
-                             f"{self.path.name} would replace it; move it away or choose another --output")
-        if index.get("kind") != self.kind:
-            raise InputError(f"{self.path}: holds {index.get('kind')!r}, not {self.kind!r}; choose another --output")
 
     def _find_earlier(self):
         """Take over what earlier runs left.

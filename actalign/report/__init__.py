@@ -5,13 +5,14 @@ from pathlib import Path
 
 from actalign.artifacts import read_array
 from actalign.console import InputError, some_of
+from actalign.files import begins_with
 from actalign.predictions import csv_path
 from actalign.report.run import Run
 
 __all__ = ["MOST_SAMPLES", "Run", "open_frames", "require_samples", "require_usable", "write"]
 
 MOST_SAMPLES = 100  # on a page, unless --report_limit says otherwise
-GENERATOR = b'content="ActAlign report"'  # in the head of page.html.jinja
+GENERATOR = '(?s).*content="ActAlign report"'  # in the head of page.html.jinja
 
 
 def require_usable(args):
@@ -23,7 +24,7 @@ def require_usable(args):
         _require_place_and_libraries("--report", report, "plotly", "jinja2")
         if report.is_dir():
             raise InputError(f"--report {report}: is a folder; give the name of a file such as {report}/report.html")
-        if report.exists() and not _is_report(report):
+        if report.exists() and not begins_with(report, GENERATOR):
             raise InputError(f"--report {report}: is there and is no report of this program; choose another name")
     if args.figures:
         figures = Path(args.figures)
@@ -38,11 +39,6 @@ def _require_place_and_libraries(flag, path, *modules):
     for module in modules:
         if find_spec(module) is None:
             raise InputError(f"{flag}: needs {module}, which is not installed; pip install -r requirements.txt")
-
-
-def _is_report(path):
-    with open(path, "rb") as file:
-        return GENERATOR in file.read(1000)
 
 
 def open_frames(path, video):
