@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 
 from actalign import artifacts, console, files, language_model
-from actalign.dataset import sample_from_record
 from actalign.language_model import NoAnswer, answer_part
 from actalign.replies import MIN_SUBACTIONS, MOST_SUBACTIONS, bare, parse_reply
 from actalign.subactions import GeneratedFile, read_subactions
@@ -338,10 +337,8 @@ def main(argv=None):
         print("\n".join(check_file(args.check, args.text_model, args.min_subactions)))
         return
     console.require_folder_of(args.output)
-    source = artifacts.index_path(args.input)
-    samples = [sample_from_record(item, source) for item in artifacts.read_index(args.input, "frames")["items"]]
-    lock = files.Lock(args.output)
-    try:
+    samples, _ = artifacts.read_samples(args.input)
+    with files.Lock(args.output):
         generated = GeneratedFile(args.output, lambda sample: generated_with(args, sample, args.temp))
         questions = collect_questions(samples, generated)
         if args.dry_run:
@@ -351,8 +348,6 @@ def main(argv=None):
             print(f"{count} requests -> {args.batch}; have them answered, then run again with --batch_results")
         else:
             answer_questions(questions, samples, generated, args)
-    finally:
-        lock.release()
 
 
 def answer_questions(questions, samples, generated, args):
