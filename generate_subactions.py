@@ -407,7 +407,7 @@ def check_file(path, text_model, min_subactions):
 
 def _length_check(text_model):
     """(function from texts to those that the text encoder cuts, how it was told)."""
-    from actalign.siglip import load_tokenizer
+    from actalign.checkpoint import load_tokenizer
 
     try:
         tokenizer = load_tokenizer(text_model)

@@ -18,9 +18,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from actalign import artifacts, comparison, console, cores, evaluation, files
+from actalign.checkpoint import add_trust_argument
 from actalign.predictions import csv_path, predictions_output, write_predictions
 from actalign.report import page as report
-from actalign.siglip import add_trust_argument
 from actalign.subactions import iter_subactions
 
 SMOOTH_FRAMES = 30  # the published window, about one second

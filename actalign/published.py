@@ -21,11 +21,11 @@ from types import SimpleNamespace
 import numpy as np
 
 from actalign import artifacts, console
+from actalign.checkpoint import SO400M, add_trust_argument, find_checkpoint
 from actalign.console import InputError
 from actalign.dataset import Sample, require_unique_ids, sample_from_row
 from actalign.files import read_json, reason_of
 from actalign.npy import read_header
-from actalign.siglip import SO400M, add_trust_argument, find_checkpoint
 from actalign.subactions import folded_key, read_subactions
 from actalign.unpickle import Array, unpickle
 from actalign.video import resize

@@ -86,7 +86,7 @@ class Alignment(Reader):
             write_video_embeddings,
         )
 
-        from actalign.siglip import find_checkpoint
+        from actalign.checkpoint import find_checkpoint
 
         options = {"a": ["hook shot", "jump shot"], "b": ["dunk", "lay-up"], "c": ["dunk"]}
         entries = make_entries(options, dict.fromkeys(options, 0), phases=2)
@@ -396,7 +396,7 @@ class Checkpoint(Reader):
         return [folder / self._target]
 
     def read(self, folder):
-        from actalign.siglip import find_checkpoint
+        from actalign.checkpoint import find_checkpoint
 
         return find_checkpoint(str(folder))
 

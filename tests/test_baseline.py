@@ -11,7 +11,8 @@ from refusals import require_one_run_at_a_time
 
 import baseline
 from actalign.artifacts import ArrayWriter
-from actalign.siglip import find_checkpoint, load_siglip
+from actalign.checkpoint import find_checkpoint
+from actalign.siglip import load_siglip
 
 OPTIONS = {"a": ["hook shot", "jump shot", "dunk"], "b": ["dunk", "lay-up"]}
 

@@ -8,7 +8,8 @@ from made_artifacts import make_entries, write_entries
 
 import encode_subactions
 from actalign.artifacts import read_array
-from actalign.siglip import Siglip, find_checkpoint, load_siglip
+from actalign.checkpoint import find_checkpoint
+from actalign.siglip import Siglip, load_siglip
 
 OPTIONS = {"a": ["hook shot", "jump shot"], "b": ["jump shot", "dunk"]}  # "jump shot" has the same texts in both
 

@@ -11,8 +11,9 @@ import pytest
 from conftest import TINY_TEXT, TINY_VISION
 from drawn_videos import write_video
 
+from actalign.checkpoint import find_checkpoint, resolve_dtype
 from actalign.console import InputError, StageError
-from actalign.siglip import find_checkpoint, load_siglip, resolve_dtype
+from actalign.siglip import load_siglip
 from actalign.video import read_frames, resize
 
 TEXTS = ["Bend the knees", "JUMP, and turn in the air!", "land on both feet without a step backwards", "x", ""]
