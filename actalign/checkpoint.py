@@ -71,9 +71,7 @@ class Checkpoint:
 
 
 def resolve_dtype(dtype, device, checkpoint):
-    """The forward pass's dtype. "auto" is bfloat16 on CUDA, and on a CPU that computes in it where the model is wide
-    enough for that to pay; else float32.
-    """
+    """The forward pass's dtype: "auto" is bfloat16 on CUDA and, for wide models, on a CPU made for it; else float32."""
     import torch
 
     if dtype != "auto":

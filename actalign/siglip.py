@@ -99,8 +99,6 @@ class Siglip:
         for start in range(0, len(texts), self.batch_size):
             yield from self.encode_texts(texts[start:start + self.batch_size])
 
-    # Forward passes
-
     def _image_features(self, frames):
         pixels = frames.permute(0, 3, 1, 2).float()
         if pixels.shape[2:] != (self.image_size, self.image_size):
@@ -112,8 +110,6 @@ class Siglip:
 
     def _text_features(self, tokens):
         return self._model.get_text_features(input_ids=tokens).pooler_output
-
-    # Batches on their way
 
     def _encoded(self, forward, batches):
         """Yield the (n, D) float32 features that `forward` gives of every batch (n, ...)."""
@@ -143,18 +139,38 @@ class Siglip:
         """Start `forward` of a part; returns a function that waits for its features, or None if memory lacks."""
         try:
             with torch.inference_mode():
-                return self._download(forward(self._upload(part)).float())
+                if self.device.type == "cuda":
+                    return self._compute_on_cuda(forward, part)
+                return forward(part.to(self.device)).float().cpu
         except RuntimeError as error:
             if not any(words in str(error) for words in OUT_OF_MEMORY):
                 raise
             return None  # instead of the error, which would hold what the forward pass had allocated
 
+    def _compute_on_cuda(self, forward, part):
+        """The same on CUDA, where a part travels from pinned memory on a stream of its own, beside the computing."""
+        with torch.cuda.stream(self._uploads):
+            uploaded = part.to(self.device, non_blocking=True)
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(self._uploads)
+        uploaded.record_stream(computing)
+        features = forward(uploaded).float().to("cpu", non_blocking=True)  # which torch pins
+        done = computing.record_event()
+
+        def wait():
+            done.synchronize()
+            return features
+
+        return wait
+
     def _finish(self, forward, batch, rows, parts):
         """Wait for a batch's (n, D) features; parts that do not fit the device's memory are halved and tried again."""
-        while None in (waits := [part.result() for part in parts]):
+        waits = [part.result() for part in parts]
+        while None in waits:
             if rows == self._rows:  # else a batch before this one has halved them
                 self._halve()
             rows, parts = self._begin(forward, batch)
+            waits = [part.result() for part in parts]
         embeddings = torch.cat([wait() for wait in waits])[:len(batch)].numpy()
         if not np.isfinite(embeddings).all():
             dtype = str(self._model.dtype).removeprefix("torch.")
@@ -172,35 +188,11 @@ class Siglip:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _upload(self, part):
-        """A part on the device. To CUDA it travels from pinned memory on a stream of its own, beside the computing."""
-        if self.device.type != "cuda":
-            return part.to(self.device)
-        with torch.cuda.stream(self._uploads):
-            uploaded = part.to(self.device, non_blocking=True)
-        computing = torch.cuda.current_stream(self.device)
-        computing.wait_stream(self._uploads)
-        uploaded.record_stream(computing)
-        return uploaded
-
-    def _download(self, features):
-        """Start the way of features to the CPU; returns a function that waits for them."""
-        if self.device.type != "cuda":
-            return features.cpu
-        downloaded = features.to("cpu", non_blocking=True)  # which torch pins
-        done = torch.cuda.current_stream(self.device).record_event()
-
-        def wait():
-            done.synchronize()
-            return downloaded
-
-        return wait
-
 
 def _rescale_and_normalise(image_processor, device):
     """The image processor's per-channel arithmetic as one product and one sum: scale and shift, (3, 1, 1) each."""
-    scale = image_processor.rescale_factor if image_processor.do_rescale else 1.0
-    mean, std = (image_processor.image_mean, image_processor.image_std) if image_processor.do_normalize else (0.0, 1.0)
-    mean, std = (np.broadcast_to(np.asarray(value, np.float64), 3) for value in (mean, std))
-    return (torch.tensor(value, dtype=torch.float32, device=device).view(3, 1, 1)
-            for value in (scale / std, -mean / std))
+    factor = image_processor.rescale_factor if image_processor.do_rescale else 1.0
+    mean, std = (image_processor.image_mean, image_processor.image_std) if image_processor.do_normalize else (0, 1)
+    scale, shift = factor / np.array(std, float), -np.array(mean, float) / std
+    return [torch.tensor(np.broadcast_to(value, 3), dtype=torch.float32, device=device).view(3, 1, 1)
+            for value in (scale, shift)]

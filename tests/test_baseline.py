@@ -117,5 +117,15 @@ def test_an_index_that_does_not_tell_the_checkpoint_is_refused(stage, capsys, me
     assert "its index" in captured.err
 
 
+def test_embeddings_of_the_published_scripts_are_refused_with_the_command_that_converts_them(stage, capsys):
+    (stage.folder / "video.json").unlink()
+    np.save(stage.folder / "video.npy", np.ones((2, 5, 8), np.float32))
+    assert stage() == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "python -m actalign.artifacts convert" in captured.err
+
+
 def test_predictions_are_kept_to_one_run(stage, capsys):
     require_one_run_at_a_time(stage, stage.folder / "predictions.json", capsys)

@@ -58,6 +58,13 @@ def test_each_text_is_encoded_once(stage, monkeypatch):
     assert read_array(stage.path, "subaction_embeddings").array.shape[0] == 12
 
 
+def test_batches_of_texts_run_across_samples(stage, monkeypatch):
+    sizes, encode = [], Siglip.encode_texts
+    monkeypatch.setattr(Siglip, "encode_texts", lambda self, texts: sizes.append(len(texts)) or encode(self, texts))
+    assert stage(make_entries(OPTIONS)) == 0
+    assert sizes == [4, 4, 1]
+
+
 def test_running_again_encodes_nothing_and_adds_what_is_new(stage, monkeypatch):
     assert stage(make_entries({"a": OPTIONS["a"]})) == 0
     seen = count_encoded(monkeypatch)
