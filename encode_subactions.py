@@ -109,9 +109,7 @@ def parse_args(argv=None):
                "--output encoded_subactions.npy --device cuda:0")
     parser.add_argument("--subactions", required=True, help="generated_subactions.json")
     parser.add_argument("--output", required=True, help="where the embeddings go, a .npy file")
-    parser.add_argument("--batch_size", type=console.positive_int,
-                        help=f"texts a forward pass (default: {BATCH_SIZE} on CUDA, {BATCH_SIZE_ELSEWHERE} elsewhere)")
-    add_encoder_arguments(parser)
+    add_encoder_arguments(parser, f"texts at once; auto is {BATCH_SIZE} on CUDA, {BATCH_SIZE_ELSEWHERE} elsewhere")
     return parser.parse_args(argv)
 
 

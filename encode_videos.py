@@ -94,21 +94,14 @@ def auto_batch_size(device, checkpoint):
     return cores.count() * min(max(a_core, LEAST_A_CORE), MOST_A_CORE)
 
 
-def batch_size(text):
-    """argparse type: "auto" or a whole number from 1 on."""
-    return text if text == "auto" else console.positive_int(text)
-
-
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python encode_videos.py --output video_embeddings.npy --device cuda:0")
     parser.add_argument("--input", default="processed_dataset.npy", help="frames (default: %(default)s)")
     parser.add_argument("--output", required=True, help="where the embeddings go, a .npy file")
-    parser.add_argument("--batch_size", type=batch_size, default="auto",
-                        help=f"frames at once; auto is {BATCH_SIZE} on CUDA, {LEAST_A_CORE} to {MOST_A_CORE} for every "
-                             "core of a CPU; fewer where memory does not suffice (default: %(default)s)")
-    add_encoder_arguments(parser)
+    add_encoder_arguments(parser, f"frames at once; auto is {BATCH_SIZE} on CUDA, {LEAST_A_CORE} to {MOST_A_CORE} for "
+                                  "every core of a CPU")
     return parser.parse_args(argv)
 
 
@@ -120,7 +113,7 @@ def main(argv=None):
     device = console.pick_device(args.device)
     checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
     dtype = resolve_dtype(args.dtype, device, checkpoint)
-    frames_at_once = auto_batch_size(device, checkpoint) if args.batch_size == "auto" else args.batch_size
+    batch_size = args.batch_size or auto_batch_size(device, checkpoint)
     encoded, stopwatch = 0, console.Stopwatch()
     with artifacts.ArrayWriter(args.output, "video_embeddings", checkpoint.settings(dtype), {"model": args.model},
                                args.overwrite) as writer:
@@ -129,7 +122,7 @@ def main(argv=None):
         if any(id not in writer for id in frames):
             from actalign.siglip import load_siglip
 
-            encoder = load_siglip(checkpoint, device, frames_at_once, dtype)
+            encoder = load_siglip(checkpoint, device, batch_size, dtype)
             warn_of_other_frames(frames, encoder)
             stopwatch = console.Stopwatch()  # without the loading
             encoded = encode_videos(frames, writer, encoder)

@@ -33,17 +33,24 @@ def add_trust_argument(parser):
                              "trust who made it")
 
 
-def add_encoder_arguments(parser):
-    """Add the flags of the stages that encode with SigLIP, but for --batch_size."""
+def add_encoder_arguments(parser, auto_batch_size):
+    """Add the flags of the stages that encode with SigLIP. auto_batch_size: what --batch_size is without the flag."""
     parser.add_argument("--model", default=SO400M,
                         help="SigLIP checkpoint, a hub name or a folder; frames and texts need the same one "
                              "(default: %(default)s)")
+    parser.add_argument("--batch_size", type=batch_size, default="auto",
+                        help=f"{auto_batch_size}; fewer where memory does not suffice (default: %(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="auto",
                         help="of the forward pass; auto is bfloat16 on CUDA, and for large models on a CPU made for "
                              "it, else float32 (default: %(default)s)")
     add_trust_argument(parser)
     console.add_device_argument(parser)
     console.add_overwrite_argument(parser)
+
+
+def batch_size(text):
+    """argparse type: a whole number from 1 on, or None for "auto"."""
+    return None if text == "auto" else console.positive_int(text)
 
 
 @dataclass(frozen=True)

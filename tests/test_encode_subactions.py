@@ -63,6 +63,8 @@ def test_batches_of_texts_run_across_samples(stage, monkeypatch):
     monkeypatch.setattr(Siglip, "encode_texts", lambda self, texts: sizes.append(len(texts)) or encode(self, texts))
     assert stage(make_entries(OPTIONS)) == 0
     assert sizes == [4, 4, 1]
+    assert stage(make_entries(OPTIONS), "--overwrite", "--batch_size", "auto") == 0
+    assert sizes[3:] == [9]
 
 
 def test_running_again_encodes_nothing_and_adds_what_is_new(stage, monkeypatch):
