@@ -7,6 +7,7 @@ not normalised. A text that occurs more than once is encoded once.
 """
 
 import argparse
+import functools
 
 import numpy as np
 
@@ -51,45 +52,45 @@ class KnownTexts:
         return source.read(row, row + 1)[0]
 
 
-def encode_subactions(samples, writer, encoder, known):
+def encode_subactions(subactions, writer, encoder, known):
     """Embed the sub-actions of samples that `writer` does not hold yet, each text once.
 
-    samples  list of SubActions with at least one option that has sub-actions    writer  ArrayWriter
+    subactions  list of SubActions with at least one option that has sub-actions    writer  ArrayWriter
     encoder  Siglip    known  KnownTexts
     Returns the number of texts that were encoded.
     """
-    unknown = [text for text in distinct_texts(samples) if text not in known]
+    unknown = [text for text in distinct_texts(subactions) if text not in known]
     embeddings = encoder.iter_texts(unknown)  # the samples below ask for them in this order
     with console.progress(len(unknown), "texts") as bar:
-        for subactions in samples:
-            new = {text: next(embeddings) for text in distinct_texts([subactions]) if text not in known}
-            rows = [new[text] if text in new else known[text] for texts in subactions.texts for text in texts]
-            id = subactions.sample.id
-            writer.append(id, np.stack(rows), options=options_of(subactions, writer.row_count))
+        for of_sample in subactions:
+            new = {text: next(embeddings) for text in distinct_texts([of_sample]) if text not in known}
+            rows = [new[text] if text in new else known[text] for texts in of_sample.texts for text in texts]
+            id = of_sample.sample.id
+            writer.append(id, np.stack(rows), options=options_of(of_sample, writer.row_count))
             known.add(writer, writer.items[id])
             bar.update(len(new))
     return len(unknown)
 
 
-def distinct_texts(samples):
+def distinct_texts(subactions):
     """The texts of a list of SubActions, each once, in order."""
-    return list(dict.fromkeys(text for subactions in samples for texts in subactions.texts for text in texts))
+    return list(dict.fromkeys(text for of_sample in subactions for texts in of_sample.texts for text in texts))
 
 
-def options_of(subactions, start):
+def options_of(of_sample, start):
     """The index's list of the options that have sub-actions, with their rows, of which `start` is the first."""
     options = []
-    for key, texts in zip(subactions.sample.keys, subactions.texts, strict=True):
+    for key, texts in zip(of_sample.sample.keys, of_sample.texts, strict=True):
         if texts:
             options.append({"key": key, "start": start, "stop": start + len(texts), "texts": list(texts)})
             start += len(texts)
     return options
 
 
-def open_writer(path, settings, notes, overwrite, samples):
+def open_writer(args, settings, subactions):
     """(ArrayWriter, KnownTexts) of the output, which starts over, knowing its texts, where sub-actions have changed."""
-    now = {subactions.sample.id: subactions for subactions in samples}
-    writer = artifacts.ArrayWriter(path, KIND, settings, notes, overwrite)
+    open_output = functools.partial(artifacts.ArrayWriter, args.output, KIND, settings, {"model": args.model})
+    writer, now = open_output(args.overwrite), {of_sample.sample.id: of_sample for of_sample in subactions}
     changed = [id for id, item in writer.items.items()
                if id in now and item["options"] != options_of(now[id], item["start"])]
     if not changed:
@@ -98,8 +99,8 @@ def open_writer(path, settings, notes, overwrite, samples):
                      "encoded before are kept")
     with writer:
         pass  # which finishes what an earlier run left, so that all of it can be read
-    finished = artifacts.read_array(path, KIND)
-    return artifacts.ArrayWriter(path, KIND, settings, notes, overwrite=True), KnownTexts(finished, finished.items)
+    finished = artifacts.read_array(args.output, KIND)
+    return open_output(overwrite=True), KnownTexts(finished, finished.items)
 
 
 def parse_args(argv=None):
@@ -117,19 +118,19 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     console.require_folder_of(args.output)
-    samples = read_subactions(args.subactions)
+    subactions = read_subactions(args.subactions)
     device = console.pick_device(args.device)
     checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
     dtype = resolve_dtype(args.dtype, device, checkpoint)
     batch_size = args.batch_size or (BATCH_SIZE if device.type == "cuda" else BATCH_SIZE_ELSEWHERE)
-    writer, known = open_writer(args.output, checkpoint.settings(dtype), {"model": args.model}, args.overwrite, samples)
+    writer, known = open_writer(args, checkpoint.settings(dtype), subactions)
     encoded = 0
     with writer:
         kept = len(writer.items)
-        for subactions in samples:
-            if not any(subactions.texts):
-                writer.missing.add(subactions.sample.id, "no option has sub-actions", retry=False)
-        todo = [subactions for subactions in samples if subactions.sample.id not in writer and any(subactions.texts)]
+        for of_sample in subactions:
+            if not any(of_sample.texts):
+                writer.missing.add(of_sample.sample.id, "no option has sub-actions", retry=False)
+        todo = [of_sample for of_sample in subactions if of_sample.sample.id not in writer and any(of_sample.texts)]
         if todo:
             from actalign.siglip import load_siglip
 
@@ -139,7 +140,7 @@ def main(argv=None):
                                     f"one {long[0]!r}")
             encoded = encode_subactions(todo, writer, encoder, known)
         done, rows = len(writer.items) - kept, writer.row_count
-    lacking = [subactions.sample.id for subactions in samples if subactions.lacking]
+    lacking = [of_sample.sample.id for of_sample in subactions if of_sample.lacking]
     if lacking:
         print(f"{len(lacking)} samples lack sub-actions of at least one option and cannot be scored "
               f"({console.some_of(lacking)}); run generate_subactions.py again")
