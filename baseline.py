@@ -11,8 +11,8 @@ import argparse
 import numpy as np
 
 from actalign import artifacts, console, evaluation
+from actalign.checkpoint import add_trust_argument, find_checkpoint
 from actalign.predictions import csv_path, predictions_output, write_predictions
-from actalign.siglip import add_trust_argument, find_checkpoint, load_siglip
 
 BATCH_SIZE = 32  # texts a forward pass
 
@@ -37,13 +37,8 @@ def mean_pool_scores(video, labels):
 def encode_labels(samples, encoder):
     """{sentence: (D,) embedding} of every label sentence of the samples."""
     sentences = sorted({label_sentence(option, sample.domain) for sample in samples for option in sample.options})
-    embeddings = {}
-    with console.progress(len(sentences), "labels") as bar:
-        for start in range(0, len(sentences), encoder.batch_size):
-            batch = sentences[start:start + encoder.batch_size]
-            embeddings.update(zip(batch, encoder.encode_texts(batch), strict=True))
-            bar.update(len(batch))
-    return embeddings
+    embeddings = console.progress(len(sentences), "labels", iterable=encoder.iter_texts(sentences))
+    return dict(zip(sentences, embeddings, strict=True))
 
 
 def predict(samples, video, labels):
@@ -101,6 +96,8 @@ def score(args):
     samples = [sample for sample in samples if sample.id in video]
     predictions = []
     if samples:
+        from actalign.siglip import load_siglip
+
         encoder = load_siglip(checkpoint, device, BATCH_SIZE, video.meta.get("dtype", "float32"))
         predictions = predict(samples, video, encode_labels(samples, encoder))
     evaluation.require_all_joined(predictions, not_scored, known | set(video))

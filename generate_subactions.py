@@ -269,7 +269,7 @@ def batch_answer(line, temperature, _):
 
 def check_file(path, text_model, min_subactions):
     """Lines about a generated_subactions.json: what is missing, repeated, or too long to be read whole. Yields them."""
-    from actalign.siglip import load_tokenizer
+    from actalign.checkpoint import load_tokenizer
 
     subactions = read_subactions(path)
     tokenizer, how = None, f"lengths estimated, {text_model} is not on this machine"

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from actalign import alignment, artifacts, comparison, console, cores, evaluation, files, report
+from actalign.checkpoint import add_trust_argument, find_checkpoint
 from actalign.predictions import csv_path, predictions_output, write_predictions
-from actalign.siglip import add_trust_argument, find_checkpoint
 from actalign.subactions import read_subactions
 
 SMOOTH_FRAMES = 30  # the published window, about one second

@@ -18,10 +18,10 @@ import numpy as np
 
 from actalign import artifacts, console
 from actalign.artifacts.writer import ArrayWriter
+from actalign.checkpoint import SO400M, add_trust_argument, find_checkpoint
 from actalign.console import InputError
 from actalign.dataset import require_unique_ids, sample_from_row
 from actalign.files import read_json, reason_of
-from actalign.siglip import SO400M, add_trust_argument, find_checkpoint
 from actalign.subactions import folded_key, read_subactions
 from actalign.unpickle import Array, unpickle
 from actalign.video import resize

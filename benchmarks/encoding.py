@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 import encode_videos  # noqa: E402
 from actalign import artifacts, console, tables  # noqa: E402
-from actalign.siglip import Siglip, find_checkpoint, load_siglip, resolve_dtype  # noqa: E402
+from actalign.checkpoint import find_checkpoint, resolve_dtype  # noqa: E402
+from actalign.siglip import Siglip, load_siglip  # noqa: E402
 
 SO400M_VISION = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
                  "image_size": 384, "patch_size": 14}

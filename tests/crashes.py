@@ -308,7 +308,7 @@ def baseline_stage(folder):
     from made_artifacts import write_video_embeddings
 
     import baseline
-    from actalign.siglip import find_checkpoint
+    from actalign.checkpoint import find_checkpoint
 
     frames, _ = _frames(folder, 16)
     checkpoint = _checkpoint(folder)
@@ -542,10 +542,10 @@ def load_once():
     import baseline
     import encode_subactions
     import encode_videos
-    from actalign import cores, published, siglip
+    from actalign import checkpoint, cores, published
 
     cores.count = lambda: 1  # after a fork, two threads that begin to use MKL at once can hang
-    find = functools.cache(siglip.find_checkpoint)
+    find = functools.cache(checkpoint.find_checkpoint)
     for module in (baseline, encode_subactions, encode_videos, published):
         module.find_checkpoint = find
     for kind in (transformers.AutoModel, transformers.AutoProcessor):

@@ -414,7 +414,7 @@ class Checkpoint(Reader):
         return [folder / self._target]
 
     def read(self, folder):
-        from actalign.siglip import find_checkpoint
+        from actalign.checkpoint import find_checkpoint
 
         return find_checkpoint(str(folder))
 

@@ -11,7 +11,8 @@ from refusals import require_one_run_at_a_time
 
 import baseline
 from actalign.artifacts.writer import ArrayWriter
-from actalign.siglip import find_checkpoint, load_siglip
+from actalign.checkpoint import find_checkpoint
+from actalign.siglip import load_siglip
 
 OPTIONS = {"a": ["hook shot", "jump shot", "dunk"], "b": ["dunk", "lay-up"]}
 
@@ -114,6 +115,16 @@ def test_an_index_that_does_not_tell_the_checkpoint_is_refused(stage, capsys, me
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert "its index" in captured.err
+
+
+def test_embeddings_of_the_published_scripts_are_refused_with_the_command_that_converts_them(stage, capsys):
+    (stage.folder / "video.json").unlink()
+    np.save(stage.folder / "video.npy", np.ones((2, 5, 8), np.float32))
+    assert stage() == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "python -m actalign.artifacts convert" in captured.err
 
 
 def test_predictions_are_kept_to_one_run(stage, capsys):

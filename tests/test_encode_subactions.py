@@ -8,7 +8,8 @@ from made_artifacts import make_entries, write_entries
 
 import encode_subactions
 from actalign.artifacts import read_array
-from actalign.siglip import Siglip, find_checkpoint, load_siglip
+from actalign.checkpoint import find_checkpoint
+from actalign.siglip import Siglip, load_siglip
 
 OPTIONS = {"a": ["hook shot", "jump shot"], "b": ["jump shot", "dunk"]}  # "jump shot" has the same texts in both
 
@@ -55,6 +56,15 @@ def test_each_text_is_encoded_once(stage, monkeypatch):
     assert stage(make_entries(OPTIONS)) == 0
     assert len(seen) == len(set(seen)) == 9
     assert read_array(stage.path, "subaction_embeddings").shape[0] == 12
+
+
+def test_batches_of_texts_run_across_samples(stage, monkeypatch):
+    sizes, encode = [], Siglip.encode_texts
+    monkeypatch.setattr(Siglip, "encode_texts", lambda self, texts: sizes.append(len(texts)) or encode(self, texts))
+    assert stage(make_entries(OPTIONS)) == 0
+    assert sizes == [4, 4, 1]
+    assert stage(make_entries(OPTIONS), "--overwrite", "--batch_size", "auto") == 0
+    assert sizes[3:] == [9]
 
 
 def test_running_again_encodes_nothing_and_adds_what_is_new(stage, monkeypatch):
@@ -125,7 +135,7 @@ def test_the_index_never_replaces_the_subactions_file(tmp_path, checkpoint, caps
     assert encode_subactions.main(["--subactions", str(source), "--output", str(source.with_suffix(".npy")),
                                    "--model", str(checkpoint), "--device", "cpu"]) == 2
     assert source.read_bytes() == before
-    assert "is no index of this project" in capsys.readouterr().err
+    assert "is no index of subaction_embeddings" in capsys.readouterr().err
 
 
 def test_texts_longer_than_the_checkpoint_reads_are_said(stage, capsys):

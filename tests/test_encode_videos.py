@@ -19,8 +19,9 @@ import encode_videos
 import process_data
 from actalign import artifacts, cores
 from actalign.artifacts.writer import ArrayWriter
+from actalign.checkpoint import find_checkpoint
 from actalign.console import InputError
-from actalign.siglip import find_checkpoint, load_siglip
+from actalign.siglip import load_siglip
 
 LENGTHS = {"a": 7, "b": 1, "c": 12, "d": 3, "e": 9}  # borders in the middle of batches, at their ends, two in one
 
@@ -159,7 +160,7 @@ def test_batches_across_clips_give_what_single_clips_give(encode, tmp_path, batc
 
 def test_a_forward_pass_never_has_more_frames_than_the_batch_size(encode, encoder, tmp_path, monkeypatch):
     sizes = []
-    embed = encode_videos.load_siglip
+    embed = load_siglip
 
     def load(*args):
         siglip = embed(*args)
@@ -172,7 +173,7 @@ def test_a_forward_pass_never_has_more_frames_than_the_batch_size(encode, encode
         siglip._image_features = counting
         return siglip
 
-    monkeypatch.setattr(encode_videos, "load_siglip", load)
+    monkeypatch.setattr("actalign.siglip.load_siglip", load)
     assert encode(tmp_path / "v.npy", "--batch_size", 5) == 0
     assert set(sizes) == {8}  # a core's part of five, in a multiple of eight
     assert len(sizes) == -(-sum(LENGTHS.values()) // 5)
@@ -198,7 +199,7 @@ def test_a_rerun_does_nothing_and_loads_no_model(encode, tmp_path, capsys, monke
     assert encode(path) == 0
     before, written = content(path), path.stat().st_mtime_ns
     capsys.readouterr()
-    monkeypatch.setattr(encode_videos, "load_siglip", lambda *args: pytest.fail("the model was loaded again"))
+    monkeypatch.setattr("actalign.siglip.load_siglip", lambda *args: pytest.fail("the model was loaded again"))
     assert encode(path) == 0
     assert content(path) == before
     assert path.stat().st_mtime_ns == written

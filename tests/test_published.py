@@ -27,9 +27,9 @@ import generate_subactions
 import seq_alignment
 from actalign import published
 from actalign.artifacts import read_array, read_index
+from actalign.checkpoint import find_checkpoint
 from actalign.console import InputError
 from actalign.files import write_json
-from actalign.siglip import find_checkpoint
 from actalign.unpickle import Refused, unpickle
 
 OPTIONS = {"a": ["hook shot", "jump shot", "dunk"], "b": ["dunk", "lay-up", "hook shot"],
