@@ -7,11 +7,14 @@ processed_dataset.npy: uint8 (frames of all clips, image_size, image_size, 3) RG
 """
 
 import argparse
+import collections
 import contextlib
 import gc
+import itertools
 import queue
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -34,111 +37,61 @@ def clip_chunks(path, sample, image_size, fps=None, resample="bicubic"):
     Yields (timestamps, frames): up to CHUNK_FRAMES seconds and (n, image_size, image_size, 3) uint8.
     Raises VideoError if the video does not give the clip whole.
     """
-    if sample.problem:
-        raise VideoError(sample.problem, retry=False)
-    count = 0
-
-    def blur(image, number):
-        nonlocal count
-        count = number
-        return None if image is None else sample.masks.blur(image, number)
-
-    timestamps, frames = [], []
-    for t, image in read_frames(path, sample.start, sample.end, fps, blur):
-        timestamps.append(t)
-        frames.append(resize(image, image_size, resample))
-        if len(frames) == CHUNK_FRAMES:
-            yield timestamps, np.stack(frames)
-            timestamps, frames = [], []
-    if frames:
-        yield timestamps, np.stack(frames)
-    sample.masks.require_frames(count)
+    resized = ((t, resize(image, image_size, resample))
+               for t, image in read_frames(path, sample.start, sample.end, fps, sample.masks))
+    while chunk := list(itertools.islice(resized, CHUNK_FRAMES)):
+        timestamps, frames = zip(*chunk, strict=True)
+        yield list(timestamps), np.stack(frames)
 
 
-class DecodedClips:
-    """Decodes clips in threads and gives them out in their order, with a bounded number of frames waiting.
+def decoded_clips(samples, decode, workers, chunks_ahead):
+    """Decode clips in threads: yields (sample, its chunks) in the samples' order, to be taken whole.
 
-    FFmpeg and torch do not hold Python's interpreter lock, so threads decode side by side.
-
-        with DecodedClips(samples, decode, workers, chunks_ahead) as clips:
-            for sample, chunks in clips:
-                for timestamps, frames in chunks: ...   # raises what `decode(sample)` raised
+    FFmpeg and torch do not hold Python's interpreter lock, so threads decode side by side; each clip stays in one, as
+    PyAV's objects must. At most `workers` + 1 clips are in flight, so that uneven clips leave nobody idle, with so many
+    chunks waiting each. Taking a clip's chunks raises what `decode(sample)` raised. Closing this ends the threads.
     """
+    stopping, in_flight, rest = threading.Event(), collections.deque(), iter(samples)
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while True:
+                for sample in itertools.islice(rest, workers + 1 - len(in_flight)):
+                    in_flight.append((sample, queue.Queue(chunks_ahead)))
+                    pool.submit(_decode_clip, decode, *in_flight[-1], stopping)
+                if not in_flight:
+                    return
+                sample, chunks = in_flight[0]
+                yield sample, _taken(chunks)
+                in_flight.popleft()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stopping.set()
+            for _, chunks in in_flight:  # a thread that waits for room finds it, and sees that the run stops
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        chunks.get_nowait()
 
-    def __init__(self, samples, decode, workers, chunks_ahead):
-        self._samples = samples
-        self._decode = decode
-        self._chunks_ahead = chunks_ahead
-        self._queues = {}  # number of the clip -> its chunks, then None or the error that ended it
-        self._numbers = iter(range(len(samples)))
-        self._taking = threading.Condition()
-        self._in_flight, self._most_in_flight = 0, workers + 1  # one more, so that uneven clips leave nobody idle
-        self._stopping = False
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
 
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
+def _decode_clip(decode, sample, chunks, stopping):
+    """Put a clip's chunks, and then None or the error that ended it, into a queue."""
+    try:
+        for chunk in decode(sample):
+            chunks.put(chunk)
+            if stopping.is_set():
+                return
+        chunks.put(None)
+    except BaseException as error:  # whatever it is, it is raised where the clip is asked for
+        chunks.put(error)
+    # PyAV's containers and streams refer to one another, so that 50 MB of a decoder's pictures would stay until
+    # Python happens to look for such cycles.
+    gc.collect(1)  # the young generations, where a clip's objects are
 
-    def __exit__(self, *_):
-        with self._taking:
-            self._stopping = True
-            self._taking.notify_all()
-        for thread in self._threads:
-            thread.join()
 
-    def __iter__(self):
-        for number, sample in enumerate(self._samples):
-            with self._taking:
-                self._taking.wait_for(lambda number=number: number in self._queues)
-            yield sample, self._chunks(self._queues[number])
-            with self._taking:
-                del self._queues[number]
-                self._in_flight -= 1
-                self._taking.notify_all()
-
-    def _chunks(self, chunks):
-        while (chunk := chunks.get()) is not None:
-            if isinstance(chunk, BaseException):
-                raise chunk
-            yield chunk
-
-    def _work(self):
-        while (taken := self._take_clip()) is not None:
-            sample, chunks = taken
-            try:
-                for chunk in self._decode(sample):
-                    if not self._put(chunks, chunk):
-                        return
-                self._put(chunks, None)
-            except BaseException as error:  # whatever it is, it is raised where the clip is asked for
-                self._put(chunks, error)
-            # PyAV's containers and streams refer to one another, so that 50 MB of a decoder's pictures would stay until
-            # Python happens to look for such cycles.
-            gc.collect(1)  # the young generations, where a clip's objects are
-
-    def _take_clip(self):
-        """The next (sample, queue) in order once there is room for it; None when all are taken or the run stops."""
-        with self._taking:
-            self._taking.wait_for(lambda: self._stopping or self._in_flight < self._most_in_flight)
-            number = None if self._stopping else next(self._numbers, None)
-            if number is None:
-                return None
-            self._in_flight += 1
-            self._queues[number] = queue.Queue(maxsize=self._chunks_ahead)
-            self._taking.notify_all()
-            return self._samples[number], self._queues[number]
-
-    def _put(self, chunks, chunk):
-        """Hand a chunk over, waiting for room; False if the run stops meanwhile."""
-        while not self._stopping:
-            try:
-                chunks.put(chunk, timeout=0.1)  # s between two looks at whether the run stops
-                return True
-            except queue.Full:
-                continue
-        return False
+def _taken(chunks):
+    while (chunk := chunks.get()) is not None:
+        if isinstance(chunk, BaseException):
+            raise chunk
+        yield chunk
 
 
 def process_data(samples, writer, videos, image_size, workers=1, fps=None, resample="bicubic"):
@@ -148,12 +101,15 @@ def process_data(samples, writer, videos, image_size, workers=1, fps=None, resam
     Returns the number of frames written.
     """
     def decode(sample):
+        if sample.problem:
+            raise VideoError(sample.problem, retry=False)
         return clip_chunks(videos.path(sample), sample, image_size, fps, resample)
 
     chunk_bytes = CHUNK_FRAMES * image_size * image_size * 3
     total, stopwatch = 0, console.Stopwatch()
     chunks_ahead = max(BYTES_IN_FLIGHT // chunk_bytes, 1)
-    with (cores.one_torch_thread(), DecodedClips(samples, decode, workers, chunks_ahead) as clips,
+    with (cores.one_torch_thread(),
+          contextlib.closing(decoded_clips(samples, decode, workers, chunks_ahead)) as clips,
           console.progress(len(samples), "clips") as bar):
         for sample, chunks in clips:
             try:
@@ -174,18 +130,54 @@ def _write_clip(writer, sample, chunks):
         for chunk_timestamps, frames in chunks:
             timestamps += chunk_timestamps
             item.write(frames)
+        span = timestamps[-1] - timestamps[0]
         item.fields.update(
-            {key: value for key, value in sample.record().items() if key != "id"}, choices=list(sample.labels),
-            video=sample.video, start_timestamp=sample.start, end_timestamp=sample.end, fps=_rate(timestamps),
+            {key: value for key, value in sample.record().items() if key != "id"}, **_source(sample),
+            choices=list(sample.labels), fps=round((len(timestamps) - 1) / span, 3) if span else None,
             timestamps=timestamps, masked_frames=len(sample.masks.boxes), extra=sample.extra)
     return len(timestamps)
 
 
-def _rate(timestamps):
-    """Mean frames a second of a clip; None for a single frame."""
-    if len(timestamps) < 2:
-        return None
-    return round((len(timestamps) - 1) / (timestamps[-1] - timestamps[0]), 3)
+def _source(sample):
+    """Where a clip is cut from, as its item says it."""
+    return {"video": sample.video, "start_timestamp": sample.start, "end_timestamp": sample.end}
+
+
+def require_same_samples(writer, samples):
+    """Raise InputError if a clip that is there already now has other options, another answer or another segment."""
+    for sample in samples:
+        item = writer.items.get(sample.id, {})
+        for key, value in {**sample.record(), **_source(sample)}.items():
+            if item and item.get(key) != value:
+                raise console.InputError(f"{writer.path}: sample {sample.id} is there with {key} {item.get(key)!r}, "
+                                         f"the dataset has {value!r}; start over with --overwrite")
+
+
+def estimate(samples, videos, args):
+    """Lines that tell what processing the samples would take; nothing is fetched or written."""
+    seconds, unknown, absent = 0.0, 0, 0
+    for sample in samples:
+        try:
+            path = videos.local_path(sample)
+        except VideoError:
+            path = None
+        absent += path is None
+        if sample.start is not None and sample.end is not None:
+            seconds += max(sample.end - sample.start, 0)
+        elif path is not None:
+            seconds += video_seconds(path) - (sample.start or 0)
+        else:
+            unknown += 1
+    frames = seconds * (args.fps or SOURCE_FRAME_RATE)
+    disk = frames * args.image_size ** 2 * 3
+    free = shutil.disk_usage(Path(args.output).parent).free
+    minutes = seconds * SOURCE_FRAME_RATE / DECODED_RATE / args.workers / 60
+    duration = f"{minutes:.0f} min" if minutes < 60 else f"{minutes / 60:.1f} h"
+    yield f"{len(samples)} clips to process, {absent} of them from videos that are not on this machine"
+    yield f"{seconds:.0f} s of video, about {frames:.0f} frames" + (
+        f"; {unknown} clips of unknown length not counted" if unknown else "")
+    yield f"disk: about {disk / 1e9:.2f} GB for {args.output}, {free / 1e9:.2f} GB are free"
+    yield f"time: about {duration} with {args.workers} workers" + (", downloads not counted" if absent else "")
 
 
 def parse_args(argv=None):
@@ -229,34 +221,33 @@ def main(argv=None):
     console.require_folder_of(args.output)
     if args.dry_run and args.overwrite:
         raise console.InputError("--dry_run changes nothing; leave --overwrite out")
+    if args.videos_dir and not args.videos_dir.is_dir():
+        raise console.InputError(f"--videos_dir {args.videos_dir}: no such folder; give one that is there")
     samples = dataset.load_samples(args.dataset, args.split)[:args.limit]
-    is_local = Path(args.dataset).is_file()
-    folder = args.videos_dir or (Path(args.dataset).parent if is_local else downloads_folder(args.output))
-    if args.videos_dir and not folder.is_dir():
-        raise console.InputError(f"--videos_dir {folder}: no such folder")
     masked = sum(bool(sample.masks) for sample in samples)
     if masked:
         console.log.info(f"{masked} of {len(samples)} samples have masks; what they cover is blurred")
-    downloader = Downloader(downloads_folder(args.output), args.cookies, args.cookies_from_browser)
+    downloads = Path(args.output).with_suffix(".videos")
+    folder = args.videos_dir or (Path(args.dataset).parent if Path(args.dataset).is_file() else downloads)
+    downloader = Downloader(downloads, args.cookies, args.cookies_from_browser)
     settings = {"image_size": args.image_size, "resample": args.resample, "fps": args.fps}
-    stopwatch = console.Stopwatch()
+    stopwatch, frames = console.Stopwatch(), 0
     with ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset}, args.overwrite) as writer:
         require_same_samples(writer, samples)
         kept = len(writer.items)
         left = [sample for sample in samples if sample.id not in writer]
-        given_up = [] if args.retry_missing else [sample for sample in left if writer.missing.is_final(sample.id)]
-        todo = [sample for sample in left if sample not in given_up]
+        todo = [sample for sample in left if args.retry_missing or not writer.missing.is_final(sample.id)]
         videos = Videos(folder, downloader, todo, args.keep_videos, args.video_url)
         if args.dry_run:
             writer.leave_unfinished()
             print("\n".join(estimate(todo, videos, args)))
             return
-        frames = 0
         if todo:
             frames = process_data(todo, writer, videos, args.image_size, args.workers, args.fps, args.resample)
         failed = [sample.id for sample in left if sample.id not in writer]
         done = len(writer.items) - kept
-    remove_if_empty(downloader.folder)
+    with contextlib.suppress(OSError):  # it may hold videos to keep, or parts of unfinished ones
+        downloads.rmdir()
     if failed:
         print(f"{len(failed)} clips failed, see {artifacts.missing_path(args.output)} for the reasons "
               f"({console.some_of(failed)})")
@@ -264,57 +255,6 @@ def main(argv=None):
           f"{len(failed)} failed -> {args.output}")
     if not kept + done:
         raise console.StageError("no clip could be processed; nothing was written")
-
-
-def downloads_folder(output):
-    """Where videos are downloaded to for an output: processed_dataset.videos/ beside processed_dataset.npy."""
-    return Path(output).with_suffix(".videos")
-
-
-def remove_if_empty(folder):
-    """Remove a folder unless it holds something, as kept videos or the parts of unfinished ones."""
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-
-
-def estimate(samples, videos, args):
-    """Lines that tell what processing the samples would take; nothing is fetched or written."""
-    seconds, unknown, absent = 0.0, 0, 0
-    for sample in samples:
-        try:
-            path = videos.local_path(sample)
-        except VideoError:
-            path = None
-        absent += path is None
-        if sample.start is not None and sample.end is not None:
-            seconds += max(sample.end - sample.start, 0)
-        elif path is not None:
-            seconds += video_seconds(path) - (sample.start or 0)
-        else:
-            unknown += 1
-    frames = seconds * (args.fps or SOURCE_FRAME_RATE)
-    disk = frames * args.image_size ** 2 * 3
-    free = shutil.disk_usage(Path(args.output).parent).free
-    hours = seconds * SOURCE_FRAME_RATE / DECODED_RATE / args.workers / 3600
-    yield f"{len(samples)} clips to process, {absent} of them from videos that are not on this machine"
-    yield f"{seconds:.0f} s of video, about {frames:.0f} frames" + (
-        f"; {unknown} clips of unknown length not counted" if unknown else "")
-    yield f"disk: about {disk / 1e9:.2f} GB for {args.output}, {free / 1e9:.2f} GB are free"
-    yield (f"time: about {hours * 60:.0f} min with {args.workers} workers" if hours < 1 else
-           f"time: about {hours:.1f} h with {args.workers} workers") + (", downloads not counted" if absent else "")
-
-
-def require_same_samples(writer, samples):
-    """Raise InputError if a clip that is there already now has other options, another answer or another segment."""
-    for sample in samples:
-        item = writer.items.get(sample.id)
-        if item is None:
-            continue
-        now = {**sample.record(), "video": sample.video, "start_timestamp": sample.start, "end_timestamp": sample.end}
-        for key, value in now.items():
-            if item.get(key) != value:
-                raise console.InputError(f"{writer.path}: sample {sample.id} is there with {key} {item.get(key)!r}, "
-                                         f"the dataset has {value!r}; start over with --overwrite")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 import ast
 import contextlib
 import csv
-import glob
 import io
+import itertools
+import math
 import re
 import sys
-import tempfile
-import tokenize
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +21,10 @@ ACTION_ATLAS = "mrsalehi/ActionAtlas-v1.0"
 OWN_FIELDS = ("id", "youtube_id", "video", "domain", "choices", "choices_str", "answer", "action", "question",
               "start_timestamp", "end_timestamp")
 MOST_LEVELS = 32  # of lists and objects in a row; ActionAtlas's masks have seven
-LONGEST_LIST = 100_000  # characters of a list of options in a CSV cell; Python's parser takes a thousand times its size
 NO_MASKS = Masks()
+# A list in a CSV cell as Python writes it.
+ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d[\d.]*"""
+PYTHON_LIST = re.compile(rf"\[\s*(?:{ITEM})(?:\s*,\s*(?:{ITEM}))*\s*,?\s*\]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +115,10 @@ def load_samples(dataset, split):
 
     Raises InputError if it cannot be read, a row has no domain or options, an answer is out of range, or ids repeat.
     """
-    rows = load_rows(dataset, split)
     samples, taken = [], set()
-    for number, row in enumerate(rows, start=1):
-        sample = sample_from_row(row, f"{dataset}, row {number}", taken)
-        taken.add(sample.id)
-        samples.append(sample)
+    for number, row in enumerate(load_rows(dataset, split), start=1):
+        samples.append(sample_from_row(row, f"{dataset}, row {number}", taken))
+        taken.add(samples[-1].id)
     if not samples:
         raise InputError(f"{dataset}: has no rows; give a dataset with one row a clip")
     require_unique_ids(samples, dataset)
@@ -127,24 +126,27 @@ def load_samples(dataset, split):
 
 
 def load_rows(dataset, split):
-    """The rows of a dataset as dicts. Raises InputError if they cannot be read.
-
-    Parquet files and the hub are read by the `datasets` library. Text formats are not: it guesses types, so that an id
-    001 becomes 1 and an option that looks like a date becomes one, and a row that is null ends the process.
-    """
+    """The rows of a dataset as dicts. Raises InputError if they cannot be read."""
     path = Path(dataset)
-    suffix = path.suffix.lower()
-    if not path.exists() and suffix not in READERS:
-        return _rows_through_datasets("check the name, --split and the connection, or give a local file", dataset,
-                                      split=split)
+    read = READERS.get(path.suffix.lower())
+    if read is None and not path.exists():
+        return _rows_of_hub(dataset, split)
     if not path.is_file():
         raise InputError(f"--dataset {dataset}: no such file; give a {', '.join(READERS)} file")
-    if suffix not in READERS:
+    if read is None:
         raise InputError(f"--dataset {dataset}: is none of {', '.join(READERS)}; convert it to one of them")
-    return READERS[suffix](path)
+    try:
+        rows = read(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--dataset {dataset}: cannot be read ({reason_of(error)[:300]}); give the whole file, "
+                         "text as UTF-8, and in JSON null instead of NaN") from None
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise InputError(f"--dataset {dataset}: row {number} is no object with fields; mend it or take it out")
+    return rows
 
 
-def _rows_through_datasets(advice, dataset, *names, **options):
+def _rows_of_hub(name, split):
     import datasets
     import pyarrow
 
@@ -154,72 +156,71 @@ def _rows_through_datasets(advice, dataset, *names, **options):
                 pyarrow.ArrowException)
     try:
         # As Arrow has it: columns of pictures or sounds are not opened, wherever a row says that they are.
-        return datasets.load_dataset(*(names or (dataset,)), **options).with_format("arrow")[:].to_pylist()
+        return datasets.load_dataset(name, split=split).with_format("arrow")[:].to_pylist()
     except problems as error:
-        raise _unreadable(dataset, error.__cause__ or error, advice) from None
+        raise InputError(f"--dataset {name}: cannot be read ({reason_of(error.__cause__ or error)[:300]}); check the "
+                         "name, --split and the connection, or give a local file") from None
 
 
 def _rows_of_parquet(path):
-    with tempfile.TemporaryDirectory() as cache:  # the copy that `datasets` makes is of no use after this run
-        return _rows_through_datasets("give a whole parquet file", path, "parquet", split="train", cache_dir=cache,
-                                      data_files=glob.escape(str(path.absolute())), keep_in_memory=True)
+    """By pyarrow: pandas would make floats of ids that are whole numbers where a row has none."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(path).read().to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ValueError(error) from None
 
 
 def _rows_of_json(path):
     """A list of objects, or an object a line; both under either suffix, as people name them."""
     text = _text_of(path)
-    try:
-        if text.lstrip().startswith("["):
-            rows = parse_json(text)
-        else:
-            rows = [parse_json(line) for line in text.split("\n") if line.strip()]
-    except ValueError as error:
-        raise _unreadable(path, error, "check its syntax; it may be cut short") from None
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise InputError(f"--dataset {path}: row {number} is no object with fields; mend it or take it out")
-    return rows
+    if text.lstrip().startswith("["):
+        return parse_json(text)
+    return [parse_json(line) for line in text.split("\n") if line.strip()]
 
 
 def _rows_of_csv(path):
-    """All cells as text: types are for those who know the columns."""
+    """All cells as text: types are for those who know the columns.
+
+    By the csv module: pandas fills up a row that a cut file left short, and makes an index of a column that the header
+    does not name, both without a word.
+    """
     csv.field_size_limit(2**31 - 1)  # masks can be long
-    reader = csv.reader(io.StringIO(_text_of(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_text_of(path)), strict=True)
     try:
-        columns, *lines = [cells for cells in reader if cells] or [[]]
+        columns, *rows = [cells for cells in reader if cells] or [[]]
     except csv.Error as error:
-        raise _unreadable(path, error, f"check the quotes up to line {reader.line_num}") from None
-    for number, cells in enumerate(lines, start=1):
+        raise ValueError(f"{error}: check the quotes up to line {reader.line_num}") from None
+    for number, cells in enumerate(rows, start=1):
         if len(cells) != len(columns):
             raise InputError(f"--dataset {path}: row {number} has {len(cells)} cells, the header has {len(columns)}; "
                              "put cells that hold a comma in double quotes")
-    return [dict(zip(columns, cells, strict=True)) for cells in lines]
-
-
-READERS = {".json": _rows_of_json, ".jsonl": _rows_of_json, ".csv": _rows_of_csv, ".parquet": _rows_of_parquet}
+    return [dict(zip(columns, cells, strict=True)) for cells in rows]
 
 
 def _text_of(path):
-    try:
-        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error, "save it as UTF-8 text") from None
+    """A file's text, with line ends as Python has them."""
+    return io.TextIOWrapper(io.BytesIO(read_bytes(path)), "utf-8-sig").read()
 
 
-def _unreadable(dataset, error, advice):
-    return InputError(f"--dataset {dataset}: cannot be read ({reason_of(error)[:300]}); {advice}")
+READERS = {".json": _rows_of_json, ".jsonl": _rows_of_json, ".csv": _rows_of_csv, ".parquet": _rows_of_parquet}
 
 
 def sample_from_row(row, source, taken=()):
     """The Sample of a dataset row: ActionAtlas's fields, or `video`, `domain`, `choices` and what else is known.
 
     source  names the row in errors     taken  ids in use already, for rows that bring none
-    Raises InputError if the row has no domain or options, or its answer or times make no sense.
+    Raises InputError if the row has no video, domain or options, or its answer or times make no sense.
     """
-    row = {key: value for key, value in row.items() if value is not None and str(value).strip()}
-    video = _text(row.get("video"))
-    youtube_id = _text(row.get("youtube_id"))
-    id = _text(row.get("id")) or _derived_id(youtube_id or video, source, taken)
+    row = {key: value for key, value in row.items()
+           if value is not None and (not isinstance(value, str) or value.strip())}
+    plain = {_whole(str(key)): _plain(value, source) for key, value in row.items() if key not in MASK_FIELDS}
+    video, youtube_id = _text(row.get("video")), _text(row.get("youtube_id"))
+    if not video and not youtube_id:
+        raise InputError(f"{source}: has neither video nor youtube_id; add a column `video` with a path")
+    id = _text(row.get("id")) or _derived_id(youtube_id or video, taken)
     where = f"{source} (id {id})"
     labels = parse_choices(row.get("choices", row.get("choices_str")), where)
     domain = _text(row.get("domain"))
@@ -233,9 +234,7 @@ def sample_from_row(row, source, taken=()):
         id=id, domain=domain, labels=labels, options=tuple(clean_option(label) for label in labels),
         answer=parse_answer(row.get("answer"), labels, where), action=_text(row.get("action")),
         question=_text(row.get("question")), youtube_id=youtube_id, video=video, start=start, end=end,
-        extra={_whole(str(key)): _plain(value) for key, value in row.items()
-               if key not in (*OWN_FIELDS, *MASK_FIELDS)},
-        masks=masks, problem=problem,
+        extra={key: value for key, value in plain.items() if key not in OWN_FIELDS}, masks=masks, problem=problem,
     )
 
 
@@ -244,20 +243,28 @@ def _text(value):
 
 
 def _whole(text):
-    """A text without the halves of characters that JSON can hold and no file."""
+    """A text without the halves of characters that an old array can hold and no file."""
     return text.encode("utf-8", "replace").decode()
 
 
-def _derived_id(name, source, taken):
+def _plain(value, source, levels=MOST_LEVELS):
+    """A dataset's value as JSON holds it. Raises InputError if it nests too deep for being written and printed."""
+    if isinstance(value, dict | list | tuple) and not levels:
+        raise InputError(f"{source}: its fields nest deeper than {MOST_LEVELS} levels; take the deepest out")
+    if isinstance(value, dict):
+        return {_whole(str(key)): _plain(part, source, levels - 1) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part, source, levels - 1) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int) else _whole(str(value))
+
+
+def _derived_id(name, taken):
     """An id for a row without one: the name of its video, numbered where several rows share it."""
-    if not name:
-        raise InputError(f"{source}: has neither video nor youtube_id; add a column `video` with a path")
     stem = Path(name.partition("?")[0]).stem or name
-    id, count = stem, 1
-    while id in taken:
-        count += 1
-        id = f"{stem}-{count}"
-    return id
+    numbered = (f"{stem}-{count}" for count in itertools.count(2))
+    return next(id for id in itertools.chain([stem], numbered) if id not in taken)
 
 
 def clean_option(label):
@@ -272,7 +279,7 @@ def parse_choices(choices, where):
     Raises InputError if there is no option or an empty one.
     """
     if isinstance(choices, str):
-        listed = _list_in_text(choices)
+        listed = _list_in_text(choices.strip())
         choices = [line for line in choices.splitlines() if line.strip()] if listed is None else listed
     if not isinstance(choices, list | tuple) or not choices:
         raise InputError(f"{where}: has no options; give `choices` as a list or as lines \"1. name\"")
@@ -286,25 +293,24 @@ def parse_choices(choices, where):
 
 
 def _list_in_text(text):
-    """The list that a CSV cell holds as JSON or as Python spells it, else None."""
-    text = text.strip()
-    if not (text.startswith("[") and text.endswith("]")) or len(text) > LONGEST_LIST:
+    """The list that a CSV cell holds as JSON or as Python writes it; None if it holds none, [] if it is a broken one.
+
+    Strings without commas between them, as numpy prints a list, are a broken one: Python would join them.
+    """
+    if not (text.startswith("[") and text.endswith("]")):
         return None
-    for parse in (parse_json, ast.literal_eval):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Python's opinions on the spelling of others' texts
-                value = parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if not isinstance(value, list):
-            return []
-        # Python joins 'a' 'b', as numpy prints a list, into one text: such a list is none.
-        if parse is ast.literal_eval and len(value) < sum(
-                token.type == tokenize.STRING for token in tokenize.generate_tokens(io.StringIO(text).readline)):
-            return []
-        return value
-    return None
+    with contextlib.suppress(ValueError):
+        return parse_json(text)
+    if not re.match(r"\[\s*['\"]", text):
+        return None
+    if not PYTHON_LIST.fullmatch(text):
+        return []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's opinions on the spelling of others' texts
+            return [ast.literal_eval(item) for item in re.findall(ITEM, text, re.DOTALL)]
+    except (ValueError, SyntaxError):
+        return []
 
 
 def parse_answer(answer, labels, where):
@@ -330,27 +336,7 @@ def parse_answer(answer, labels, where):
 def _seconds(value, name, where):
     if value is None:
         return None
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = float("nan")
-    if not 0 <= seconds < float("inf"):
-        raise InputError(f"{where}: {name} {value!r} is no number of seconds; mend it or leave it empty")
-    return seconds
-
-
-def _plain(value, levels=MOST_LEVELS):
-    """A dataset's value as JSON holds it, and as deep as artifacts may be."""
-    if isinstance(value, dict | list | tuple) and not levels:
-        return _whole(str(value))
-    if isinstance(value, dict):
-        return {_whole(str(key)): _plain(part, levels - 1) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part, levels - 1) for part in value]
-    if isinstance(value, str):
-        return _whole(value)
-    if isinstance(value, bool | int) or value is None:
-        return value
-    if isinstance(value, float) and value == value and abs(value) != float("inf"):
-        return value
-    return None if isinstance(value, float) else str(value)
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if 0 <= float(value) < math.inf:
+            return float(value)
+    raise InputError(f"{where}: {name} {value!r} is no number of seconds; mend it or leave it empty")

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -25,13 +26,16 @@ LONGEST_PAUSE = 60  # s between two attempts, also where a server's Retry-After 
 REQUEST_PAUSE = 0.5  # s between two requests of one worker, which YouTube's limits reward
 SOCKET_TIMEOUT = 20  # s without a byte
 
-# What the extractors say, sorted by what it means for the run.
-STOPPING = re.compile(r"confirm you.{0,3}re not a bot|rate-limited|Too Many Requests|HTTP Error 429", re.IGNORECASE)
-GONE = re.compile(r"private video|video (is )?unavailable|has been removed|no longer available|"
-                  r"account .{0,40}terminated|not available in your country|not made this video available|blocked it|"
-                  r"HTTP Error (404|410|451)|unsupported URL", re.IGNORECASE)
-LOCKED = re.compile(r"confirm your age|members.only|join this channel|login required|only available for registered",
-                    re.IGNORECASE)
+# What the extractors say, sorted by what it means for the run; the first that fits counts.
+KINDS = {kind: re.compile(said, re.IGNORECASE) for kind, said in {
+    "stopping": r"confirm you.{0,3}re not a bot|rate-limited|Too Many Requests|HTTP Error 429",
+    "locked": r"confirm your age|members.only|join this channel|login required|only available for registered",
+    "gone": r"private video|video (is )?unavailable|has been removed|no longer available|account .{0,40}terminated|"
+            r"not available in your country|not made this video available|blocked it|HTTP Error (404|410|451)|"
+            r"unsupported URL"}.items()}
+
+SILENCE = logging.getLogger("actalign.yt_dlp")  # its errors come as exceptions, and the progress bar is ours
+SILENCE.disabled = True
 
 
 class Videos:
@@ -46,7 +50,7 @@ class Videos:
         self._downloader = downloader
         self._keep = keep
         self._url_template = url_template
-        self._needed = Counter(self._name(sample) for sample in samples)
+        self._needed = Counter(map(file_name, samples))
 
     def path(self, sample):
         """The local file of a sample's video, downloaded if need be.
@@ -58,9 +62,8 @@ class Videos:
             return path
         if sample.youtube_id is None and not is_url(sample.video):
             raise VideoError("no such file")
-        url = youtube_url(sample.youtube_id, self._url_template) if sample.youtube_id is not None else sample.video
-        require_web(url)
-        return self._downloader.fetch(self._name(sample), url)
+        url = address_of(sample, self._url_template)
+        return self._downloader.fetch(file_name(sample), url)
 
     def local_path(self, sample):
         """The file if it is on this machine, else None. Raises VideoError if the path leaves the folder."""
@@ -69,23 +72,16 @@ class Videos:
             if not path.is_relative_to(os.path.normpath(self._folder)):
                 raise VideoError(f"the path leaves the folder {self._folder}; move the file or give --videos_dir")
             return path if path.is_file() else None
-        name = self._name(sample)
-        return find_video(self._folder, name) or self._downloader.find(name)
+        name = file_name(sample)
+        return find_video(self._folder, name) or find_video(self._downloader.folder, name)
 
     def done(self, sample):
         """A clip needs its video no longer: remove it if it was downloaded and no other clip needs it."""
-        name = self._name(sample)
+        name = file_name(sample)
         self._needed[name] -= 1
-        if self._needed[name] <= 0 and not self._keep and name is not None:
-            path = self._downloader.find(name)
-            if path is not None:
-                path.unlink()
-
-    def _name(self, sample):
-        """The file name, without suffix, of a video from the web; None for a local one."""
-        if sample.youtube_id is not None:
-            return sample.youtube_id if is_youtube_id(sample.youtube_id) else None
-        return name_of(sample.video) if sample.video and is_url(sample.video) else None
+        path = find_video(self._downloader.folder, name)
+        if path is not None and self._needed[name] == 0 and not self._keep:
+            path.unlink()
 
 
 class Downloader:
@@ -95,20 +91,14 @@ class Downloader:
     Raises InputError if the cookie file does not exist.
     """
 
-    def __init__(self, folder, cookies=None, cookies_from_browser=None, pause=REQUEST_PAUSE):
+    def __init__(self, folder, cookies=None, cookies_from_browser=None):
         self.folder = Path(folder)
         if cookies is not None and not Path(cookies).is_file():
             raise InputError(f"--cookies {cookies}: no such file; export it from a browser in Netscape format")
         self._cookies = cookies
         self._browser = cookies_from_browser
-        self._pause = pause
-        self._locks = {}
-        self._guard = threading.Lock()
-        self.stopped = None  # the StageError that ended the run's downloads
-
-    def find(self, name):
-        """The file of a video that was downloaded, or None."""
-        return find_video(self.folder, name)
+        self._locks = {}  # by the videos' names
+        self._stopped = None  # the StageError that ended the run's downloads
 
     def fetch(self, name, url):
         """The local file of a video, downloaded from its URL unless it is there. `name` is the file's, without suffix.
@@ -116,32 +106,29 @@ class Downloader:
         Raises VideoError if there is no such video any more (`retry` False) or it could not be had this time (True),
         StageError if the server wants no more requests for now.
         """
-        with self._guard:
-            lock = self._locks.setdefault(name, threading.Lock())
-        with lock:
-            return self.find(name) or self._download(url, name)
+        with self._locks.setdefault(name, threading.Lock()):
+            return find_video(self.folder, name) or self._download(url, name)
 
     def _download(self, url, name):
         for attempt in range(1, ATTEMPTS + 1):
-            if self.stopped:
-                raise self.stopped
+            if self._stopped:
+                raise self._stopped
             try:
                 return self._download_once(url, name)
-            except _Refused as refused:
-                last = attempt == ATTEMPTS
-                if refused.kind in ("gone", "locked"):
-                    raise VideoError(f"{url}: {refused}", retry=refused.kind == "locked") from None
-                if last and refused.kind == "stopping":
-                    self.stopped = StageError(
-                        f"{url}: {refused}; the server takes no more requests for now: wait an hour, or show that you "
-                        "are a person with --cookies or --cookies_from_browser, then run the same command again")
-                    raise self.stopped from None
-                if last:
-                    raise VideoError(f"{url}: {refused}", retry=True) from None
+            except _Refused as error:
+                refused = error
+            if refused.kind in ("gone", "locked"):
+                break
+            if attempt < ATTEMPTS:
                 pause = min(refused.retry_after or 2.0 ** attempt, LONGEST_PAUSE)
                 log.info(f"{url}: {refused}; trying again in {pause:.0f} s")
                 time.sleep(pause)
-        raise AssertionError("unreachable")
+        if refused.kind == "stopping":
+            self._stopped = StageError(
+                f"{url}: {refused}; the server takes no more requests for now: wait an hour, or show that you are a "
+                "person with --cookies or --cookies_from_browser, then run the same command again")
+            raise self._stopped
+        raise VideoError(f"{url}: {refused}", retry=refused.kind != "gone")
 
     def _download_once(self, url, name):
         """One attempt; raises _Refused."""
@@ -154,8 +141,8 @@ class Downloader:
                 "outtmpl": {"default": str(self.folder / name).replace("%", "%%") + ".%(ext)s"},
                 "noplaylist": True, "continuedl": True, "retries": RETRIES, "fragment_retries": RETRIES,
                 "retry_sleep_functions": dict.fromkeys(("http", "fragment"), lambda n: min(2.0 ** n, LONGEST_PAUSE)),
-                "sleep_interval_requests": self._pause, "socket_timeout": SOCKET_TIMEOUT,
-                "quiet": True, "no_warnings": True, "noprogress": True, "logger": _Silence(),
+                "sleep_interval_requests": REQUEST_PAUSE, "socket_timeout": SOCKET_TIMEOUT,
+                "quiet": True, "no_warnings": True, "noprogress": True, "logger": SILENCE,
                 "cookiefile": cookies,
                 "cookiesfrombrowser": (self._browser,) if self._browser else None,
             }
@@ -172,11 +159,8 @@ class Downloader:
     @contextlib.contextmanager
     def _private_cookies(self):
         """A copy of the cookie file: yt-dlp writes the file back, and workers would overwrite one another's."""
-        if self._cookies is None:
-            yield None
-            return
         with tempfile.TemporaryDirectory() as folder:
-            yield shutil.copy(self._cookies, Path(folder) / "cookies.txt")
+            yield shutil.copy(self._cookies, folder) if self._cookies else None
 
 
 class _Refused(Exception):
@@ -191,38 +175,12 @@ class _Refused(Exception):
         cause = error.exc_info[1] if getattr(error, "exc_info", None) else error
         message = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
         super().__init__(re.sub(r"^ERROR: (\[[^]]*\] )?", "", message).partition(" (caused by")[0][:300])
-        status = getattr(cause, "status", None)
-        if status == 429 or STOPPING.search(message):
+        self.kind = next((kind for kind, said in KINDS.items() if said.search(message)), "passing")
+        if getattr(cause, "status", None) == 429:
             self.kind = "stopping"
-        elif LOCKED.search(message):
-            self.kind = "locked"
-        elif GONE.search(message):
-            self.kind = "gone"
-        else:
-            self.kind = "passing"
         headers = getattr(getattr(cause, "response", None), "headers", None) or {}
         text = headers.get("Retry-After", "")
         self.retry_after = float(text) if text.isdigit() else None
-
-
-class _Silence:
-    """yt-dlp's logger: errors come as exceptions, and the progress bar is ours."""
-
-    def debug(self, message):
-        """Ignore it."""
-
-    info = warning = error = debug
-
-
-def find_video(folder, name):
-    """The video file called `name`, whatever its suffix, in a folder; None if there is none or the name is None."""
-    candidates = [] if name is None else (Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES)
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def is_youtube_id(text):
-    """Whether a text can be the id of a YouTube video, and so a file name."""
-    return re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) is not None
 
 
 def is_url(video):
@@ -230,23 +188,38 @@ def is_url(video):
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", video) is not None
 
 
-def require_web(url):
-    """Raise VideoError unless a URL is http or https with a host."""
+def is_youtube_id(text):
+    """Whether a text can be the id of a YouTube video, and so a file name."""
+    return re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) is not None
+
+
+def address_of(sample, template=YOUTUBE_URL):
+    """The URL of a sample's video; `template` is that of a youtube_id.
+
+    Raises VideoError unless it is http or https with a host, and the id is one, so that it cannot become anything else.
+    """
+    if sample.youtube_id is not None and not is_youtube_id(sample.youtube_id):
+        raise VideoError(f"{sample.youtube_id!r} is no YouTube id", retry=False)
+    url = sample.video if sample.youtube_id is None else template.replace("{youtube_id}", sample.youtube_id)
     try:
-        parts = urlsplit(url)
+        is_web = urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname
     except ValueError:
-        parts = urlsplit("")
-    if parts.scheme.lower() not in ("http", "https") or not parts.hostname or re.search(r"[\s\x00-\x1f]", url):
+        is_web = False
+    if not is_web or re.search(r"[\s\x00-\x1f]", url):
         raise VideoError(f"{url!r} is no http or https address", retry=False)
+    return url
 
 
-def youtube_url(youtube_id, template=YOUTUBE_URL):
-    """The address of a YouTube video. Raises VideoError if the id is none, so that it cannot become anything else."""
-    if not is_youtube_id(youtube_id):
-        raise VideoError(f"{youtube_id!r} is no YouTube id", retry=False)
-    return template.replace("{youtube_id}", youtube_id)
+def file_name(sample):
+    """The file name, without suffix, of a sample's video from the web; None for a local one and for what is no id."""
+    if sample.youtube_id is not None:
+        return sample.youtube_id if is_youtube_id(sample.youtube_id) else None
+    if not is_url(sample.video):
+        return None
+    return "url-" + hashlib.blake2b(sample.video.encode(), digest_size=10).hexdigest()
 
 
-def name_of(url):
-    """The file name, without suffix, of the video at a URL."""
-    return "url-" + hashlib.blake2b(url.encode(), digest_size=10).hexdigest()
+def find_video(folder, name):
+    """The video file called `name`, whatever its suffix, in a folder; None if there is none or the name is None."""
+    candidates = [] if name is None else (Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES)
+    return next((path for path in candidates if path.is_file()), None)

@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from actalign.video import VideoError
-
 FIELDS = ("frames_to_obfuscate", "frames_to_blur")  # names of the same thing in releases of the benchmark
 KERNEL = (111, 111)  # pixels, the benchmark's Gaussian
 MADE_FOR_HEIGHT = 720  # pixels; the benchmark's downloads are the best of at most this height
 MOST_PIXELS = 1 << 20  # of a vertex's place
 VERTEX_SLACK = 2  # pixels; boxes may touch or just cross the border
-FRAME_SLACK = 4  # frames, 0.1 s and one more at 32 frames a second: how far the benchmark's cuts and ours may differ
 
 
 @dataclass(frozen=True)
@@ -24,6 +21,11 @@ class Masks:
     def __bool__(self):
         return bool(self.boxes)
 
+    @property
+    def last_frame(self):
+        """The number of the last frame with boxes."""
+        return max(self.boxes)
+
     def scale_for(self, width, height):
         """What the boxes are multiplied by for a picture of this size.
 
@@ -36,26 +38,19 @@ class Masks:
 
     def blur(self, image, number):
         """The image (H, W, 3) of frame `number` with its boxes blurred; the image itself where it has none."""
-        boxes = self.boxes.get(number)
-        if not boxes:
+        if number not in self.boxes:
             return image
         import cv2
 
         height, width = image.shape[:2]
         scale = self.scale_for(width, height)
         image = image.copy()
-        for box in boxes:
-            left, top, right, bottom = (round(edge * scale) for edge in box)
-            left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-            if left < right and top < bottom:
-                image[top:bottom, left:right] = cv2.GaussianBlur(image[top:bottom, left:right], KERNEL, 0)
+        for box in self.boxes[number]:
+            left, top, right, bottom = (max(round(edge * scale), 0) for edge in box)
+            inside = image[top:bottom, left:right]  # a slice ends at the border by itself
+            if inside.size:
+                image[top:bottom, left:right] = cv2.GaussianBlur(inside, KERNEL, 0)
         return image
-
-    def require_frames(self, count):
-        """Raise VideoError if boxes belong to frames far behind the last of `count`: then the cut is another one."""
-        last = max(self.boxes, default=0)
-        if last > count + FRAME_SLACK:
-            raise VideoError(f"has {count} frames in this segment, its masks go up to frame {last}")
 
 
 def masks_of_row(row):
@@ -66,7 +61,7 @@ def masks_of_row(row):
     benchmark does.
     Returns (Masks, None) or (Masks(), reason).
     """
-    by_frame = next((row[name] for name in FIELDS if row.get(name)), None) or {}
+    by_frame = next((row[name] for name in FIELDS if row.get(name)), {})
     try:
         boxes = {int(number): [_box(mask) for mask in masks if _has_letter(mask)]
                  for number, masks in by_frame.items() if masks}

@@ -75,10 +75,12 @@ def cpu_seconds(function, repeats):
 
 def by_threads(paths, workers):
     """Decode the clips in threads, as the stage does; returns the number of frames."""
-    with cores.one_torch_thread(), process_data.DecodedClips(
-            paths, lambda path: process_data.clip_chunks(path, Sample(id="x", domain="x", options=("x",)),
-                                                         process_data.IMAGE_SIZE), workers, 16) as clips:
-        return sum(len(frames) for _, chunks in clips for _, frames in chunks)
+    def decode(path):
+        return process_data.clip_chunks(path, Sample(id="x", domain="x", options=("x",)), process_data.IMAGE_SIZE)
+
+    with cores.one_torch_thread():
+        return sum(len(frames) for _, chunks in process_data.decoded_clips(paths, decode, workers, 16)
+                   for _, frames in chunks)
 
 
 def by_processes(paths, workers):

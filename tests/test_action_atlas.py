@@ -1,11 +1,9 @@
 """ActionAtlas end to end: a parquet file with its schema, videos from a server, cut, blurred and written."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from drawn_videos import OPTIONS, draw_number, read_number, write_images
+from held_runs import stop_after
 from video_server import VideoServer, drop_halfway, trickle
 
 import process_data
@@ -235,15 +234,12 @@ def test_killed_in_the_middle_and_run_again_is_byte_identical_and_fetches_nothin
     command = [sys.executable, str(root / "process_data.py")]
     subprocess.run([*command, *arguments(whole, web)], check=True, capture_output=True)
     web.requests.clear()
+    code, _ = stop_after(3, arguments(killed, web, "--workers", "1"), root, signal.SIGKILL)
+    assert code == -signal.SIGKILL
     journal = killed / "out.json.partial"
-    process = subprocess.Popen([*command, *arguments(killed, web, "--workers", "1")], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert journal.exists()  # else it was over before it was killed
     fetched = {name for name, _ in web.requests}
     done = [json.loads(line)["youtube_id"] + ".mp4" for line in journal.read_text().splitlines()[1:]]
+    assert len(done) == 3
     subprocess.run([*command, *arguments(killed, web)], check=True, capture_output=True)
     for name in ("out.npy", "out.json"):
         ours, theirs = (folder.joinpath(name).read_bytes() for folder in (killed, whole))

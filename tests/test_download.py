@@ -3,7 +3,8 @@
 import pytest
 
 from actalign.console import InputError
-from actalign.download import Downloader, _Refused, is_youtube_id, name_of, youtube_url
+from actalign.dataset import Sample
+from actalign.download import Downloader, _Refused, address_of, file_name
 from actalign.video import VideoError
 
 
@@ -46,20 +47,28 @@ def test_retry_after_is_read_where_it_is_a_number(headers, seconds):
     assert _Refused(error).retry_after == seconds
 
 
-@pytest.mark.parametrize("id", ["../up", "a b", "", "--exec", "a" * 65, "a;b", "é", "a/b"])
-def test_what_is_no_id_never_becomes_an_address(id):
-    if id == "--exec":  # spelled as an id may be; as a part of an address it is no option
-        assert youtube_url(id).endswith("?v=--exec")
-        return
-    assert not is_youtube_id(id)
-    with pytest.raises(VideoError, match="no YouTube id"):
-        youtube_url(id)
+def sample(**fields):
+    return Sample(id="a", domain="d", options=("o",), **fields)
+
+
+@pytest.mark.parametrize("id", ["../up", "a b", "", "--exec=touch", "a" * 65, "a;b", "é", "a/b"])
+def test_what_is_no_id_never_becomes_an_address_or_a_file(id):
+    assert file_name(sample(youtube_id=id)) is None
+    with pytest.raises(VideoError, match="no YouTube id") as caught:
+        address_of(sample(youtube_id=id))
+    assert not caught.value.retry
+
+
+def test_what_is_spelled_as_an_option_and_as_an_id_is_a_part_of_an_address():
+    assert address_of(sample(youtube_id="--exec")).endswith("?v=--exec")
 
 
 def test_names_of_addresses_are_plain_and_their_own():
-    names = {name_of(url) for url in ("http://a/b.mp4", "http://a/c.mp4", "https://a/b.mp4", "http://a/../../b.mp4?x=/")}
+    urls = ("http://a/b.mp4", "http://a/c.mp4", "https://a/b.mp4", "http://a/../../b.mp4?x=/")
+    names = {file_name(sample(video=url)) for url in urls}
     assert len(names) == 4
     assert all(name.isascii() and name.replace("-", "").isalnum() for name in names)
+    assert file_name(sample(video="b.mp4")) is None
 
 
 def test_a_cookie_file_must_be_there(tmp_path):

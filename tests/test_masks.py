@@ -3,9 +3,10 @@
 import cv2
 import numpy as np
 import pytest
+from drawn_videos import write_video
 
 from actalign.masks import Masks, masks_of_row
-from actalign.video import VideoError
+from actalign.video import VideoError, read_frames
 
 
 def mask(box, description="text"):
@@ -68,9 +69,9 @@ def test_boxes_over_the_border_are_cut_at_it():
     assert (blurred != image).any()
 
 
-def test_masks_far_behind_the_last_frame_are_refused():
-    masks = Masks({30: [(0, 0, 1, 1)]})
-    masks.require_frames(30)
-    masks.require_frames(26)
-    with pytest.raises(VideoError, match="masks go up to frame 30"):
-        masks.require_frames(25)
+def test_masks_far_behind_the_last_frame_are_refused(tmp_path):
+    write_video(tmp_path / "a.mp4", 26)
+    count = len(list(read_frames(tmp_path / "a.mp4", masks=Masks({30: [(0, 0, 1, 1)]}))))
+    assert count == 26
+    with pytest.raises(VideoError, match="has 26 frames in this segment, its masks go up to frame 31"):
+        list(read_frames(tmp_path / "a.mp4", masks=Masks({31: [(0, 0, 1, 1)]})))
