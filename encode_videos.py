@@ -117,7 +117,7 @@ def main(argv=None):
     batch_size = args.batch_size or auto_batch_size(device, checkpoint)
     encoded, stopwatch = 0, console.Stopwatch()
     with ArrayWriter(args.output, "video_embeddings", checkpoint.settings(dtype), {"model": args.model},
-                               args.overwrite) as writer:
+                     args.overwrite) as writer:
         require_same_frames(writer, frames)
         kept = len(writer.items)
         if any(id not in writer for id in frames):

@@ -149,8 +149,6 @@ def run(args):
     artifacts.require_same_checkpoint(video, texts)
     if args.model:
         artifacts.require_made_with(video, find_checkpoint(args.model, args.trust_pickle_weights))
-    device = console.pick_device(args.device or "cpu")
-
     subactions = read_subactions(args.subactions)
     ids = {*video, *(of_sample.sample.id for of_sample in subactions)}
     samples, not_scored = join(subactions, video, texts)
@@ -159,6 +157,7 @@ def run(args):
     compared = comparison.read_compared(args.compare, samples, method) if args.compare else None
     frames = report.open_frames(args.frames, video) if args.frames else None
     report.require_samples(args.samples or (), samples, not_scored)
+    device = console.pick_device(args.device or "cpu")  # last of all, since it loads torch
     stopwatch = console.Stopwatch()
     predictions = predict(samples, video, texts, args.smooth, args.alignment, device,
                           with_paths=bool(args.output or args.report or args.figures))

@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 import encode_videos  # noqa: E402
 from actalign import artifacts, console, tables  # noqa: E402
+from actalign.artifacts.writer import ArrayWriter  # noqa: E402
 from actalign.checkpoint import find_checkpoint, resolve_dtype  # noqa: E402
 from actalign.siglip import Siglip, load_siglip  # noqa: E402
 
@@ -39,7 +40,7 @@ SEED = 0
 def write_frames(path, count, size):
     """An artifact of random frames in clips of CLIP."""
     rng = np.random.default_rng(SEED)
-    with artifacts.ArrayWriter(path, "frames", {"image_size": size, "fps": None}) as writer:
+    with ArrayWriter(path, "frames", {"image_size": size, "fps": None}) as writer:
         for start in range(0, count, CLIP):
             frames = rng.integers(0, 256, (min(CLIP, count - start), size, size, 3), np.uint8)
             writer.append(f"clip-{start}", frames, fps=32.0)
@@ -61,11 +62,11 @@ def random_so400m(layers, dtype, device, batch_size):
 def ours(frames, siglip, folder):
     """(frames a second, embeddings) of the stage: reading, copying, forward passes, writing."""
     path = Path(folder) / f"{time.monotonic_ns()}.npy"
-    with artifacts.ArrayWriter(path, "video_embeddings", {"checkpoint": siglip.name}) as writer:
+    with ArrayWriter(path, "video_embeddings", {"checkpoint": siglip.name}) as writer:
         start = time.perf_counter()
         encode_videos.encode_videos(frames, writer, siglip)
         seconds = time.perf_counter() - start
-    return len(frames.array) / seconds, artifacts.read_array(path, "video_embeddings").array[:]
+    return frames.shape[0] / seconds, np.load(path)
 
 
 def obvious(frames, model, image_processor, device):
@@ -81,7 +82,7 @@ def obvious(frames, model, image_processor, device):
             inputs = image_processor(pictures, return_tensors="pt").to(device)
             with torch.no_grad():
                 found.append(model.get_image_features(**inputs).pooler_output.float().cpu().numpy())
-    return len(frames.array) / (time.perf_counter() - start), np.concatenate(found)
+    return frames.shape[0] / (time.perf_counter() - start), np.concatenate(found)
 
 
 def cosine(a, b):
@@ -116,7 +117,7 @@ def compare(name, frames, siglip, peer, folder, repeats):
         rates.append((rate, plain, rate / plain))
     rate, plain, ratio = np.median(rates, axis=0)
     dtype = str(siglip._model.dtype).removeprefix("torch.")
-    return rate, (name, f"{len(frames.array)}", dtype, f"{rate:.4g}", f"{plain:.4g}", f"{ratio:.2f} x",
+    return rate, (name, f"{frames.shape[0]}", dtype, f"{rate:.4g}", f"{plain:.4g}", f"{ratio:.2f} x",
                   f"{cosine(embeddings, expected):.5f}")
 
 
