@@ -6,7 +6,6 @@ are known; writes predictions.json when asked. The frames themselves are not nee
     python baseline.py --input_dataset processed_dataset.npy --video_embeddings video_embeddings.npy --device cuda:0
 """
 
-import argparse
 
 import numpy as np
 
@@ -58,10 +57,7 @@ def predict(samples, video, labels):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python baseline.py --input_dataset processed_dataset.npy "
-               "--video_embeddings video_embeddings.npy --device cuda:0")
+    parser = console.parser(__doc__)
     parser.add_argument("--input_dataset", required=True, help="processed_dataset.npy; only its index is read")
     parser.add_argument("--video_embeddings", required=True, help="video_embeddings.npy")
     parser.add_argument("--model", help="SigLIP checkpoint (default: the one named in the video embeddings)")

@@ -6,7 +6,6 @@ not normalised. A text that occurs more than once is encoded once.
     python encode_subactions.py --subactions generated_subactions.json --output encoded_subactions.npy --device cuda:0
 """
 
-import argparse
 import functools
 
 import numpy as np
@@ -103,10 +102,7 @@ def open_writer(args, settings, subactions):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python encode_subactions.py --subactions generated_subactions.json "
-               "--output encoded_subactions.npy --device cuda:0")
+    parser = console.parser(__doc__)
     parser.add_argument("--subactions", required=True, help="generated_subactions.json")
     parser.add_argument("--output", required=True, help="where the embeddings go, a .npy file")
     add_encoder_arguments(parser, f"texts at once; auto is {BATCH_SIZE} on CUDA, {BATCH_SIZE_ELSEWHERE} elsewhere")

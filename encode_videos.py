@@ -5,7 +5,6 @@ Reads processed_dataset.npy, writes video_embeddings.npy: float32 (frames of all
     python encode_videos.py --output video_embeddings.npy --device cuda:0
 """
 
-import argparse
 
 import numpy as np
 
@@ -96,9 +95,7 @@ def auto_batch_size(device, checkpoint):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python encode_videos.py --output video_embeddings.npy --device cuda:0")
+    parser = console.parser(__doc__)
     parser.add_argument("--input", default="processed_dataset.npy", help="frames (default: %(default)s)")
     parser.add_argument("--output", required=True, help="where the embeddings go, a .npy file")
     add_encoder_arguments(parser, f"frames at once; auto is {BATCH_SIZE} on CUDA, {LEAST_A_CORE} to {MOST_A_CORE} for "

@@ -4,9 +4,9 @@ Reads the index of processed_dataset.npy, writes generated_subactions.json. To c
 generate_prompt(). What the output holds already is not asked again.
 
     python generate_subactions.py --input processed_dataset.npy --output generated_subactions.json --temp 0.2
+    python generate_subactions.py --check generated_subactions.json
 """
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -292,11 +292,7 @@ def check_file(path, text_model, min_subactions):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n  OPENAI_API_KEY=... python generate_subactions.py --input processed_dataset.npy "
-               "--output generated_subactions.json --temp 0.2\n"
-               "  python generate_subactions.py --check generated_subactions.json")
+    parser = console.parser(__doc__)
     add = parser.add_argument
     add("--input", help="processed_dataset.npy; only its index is read")
     add("--output", help="generated_subactions.json")

@@ -4,9 +4,9 @@ Reads a dataset (ActionAtlas by default, or a .json, .jsonl, .csv or .parquet wh
 processed_dataset.npy: uint8 (frames of all clips, image_size, image_size, 3) RGB, with all metadata in its index.
 
     python process_data.py --output processed_dataset.npy
+    python process_data.py --dataset my_clips.csv --output processed_dataset.npy
 """
 
-import argparse
 import collections
 import contextlib
 import gc
@@ -181,10 +181,7 @@ def estimate(samples, videos, args):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n  python process_data.py --output processed_dataset.npy\n"
-               "  python process_data.py --dataset my_clips.csv --output processed_dataset.npy")
+    parser = console.parser(__doc__)
     parser.add_argument("--output", required=True, help="where the frames go, a .npy file")
     parser.add_argument("--dataset", default=dataset.ACTION_ATLAS,
                         help="hub name, or a .json, .jsonl, .csv or .parquet file (default: %(default)s)")

@@ -8,7 +8,6 @@ bias come with the embeddings. The method itself is in actalign/alignment.py.
         --subaction_embeddings encoded_subactions.npy --device cuda:0
 """
 
-import argparse
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -105,11 +104,7 @@ def smoothing_note(samples, video, texts, window):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python seq_alignment.py --subactions generated_subactions.json "
-               "--video_embeddings video_embeddings.npy \\\n      --subaction_embeddings encoded_subactions.npy "
-               "--device cuda:0")
+    parser = console.parser(__doc__)
     parser.add_argument("--subactions", required=True, help="generated_subactions.json")
     parser.add_argument("--video_embeddings", required=True, help="video_embeddings.npy")
     parser.add_argument("--subaction_embeddings", required=True, help="encoded_subactions.npy")

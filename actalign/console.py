@@ -3,6 +3,7 @@
 Results go to stdout; everything said on the way (progress, warnings, errors) goes to stderr.
 """
 
+import argparse
 import contextlib
 import errno
 import functools
@@ -123,6 +124,11 @@ def progress(total, unit, **options):
     if not sys.stderr.isatty():
         options = {"mininterval": LOG_INTERVAL, "maxinterval": LOG_INTERVAL, "delay": LOG_INTERVAL, **options}
     return tqdm(total=total, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True, **options)
+
+
+def parser(doc):
+    """An ArgumentParser whose help begins with a script's docstring, which says what it does and gives an example."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_device_argument(parser, default="the best one there is"):

@@ -3,7 +3,6 @@
 import hashlib
 import importlib
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,7 +78,7 @@ def test_the_example_is_small():
 def test_help_gives_an_example(script):
     shown = subprocess.run([sys.executable, f"{script}.py", "--help"], cwd=ROOT, check=True, capture_output=True,
                            text=True).stdout
-    assert re.search(rf"examples?:\n.*python {script}\.py", shown)
+    assert f"\n    python {script}.py " in shown
 
 
 @pytest.mark.parametrize("script", ["process_data", "encode_videos", "generate_subactions", "encode_subactions",
