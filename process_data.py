@@ -21,7 +21,7 @@ import numpy as np
 
 from actalign import artifacts, console, cores, dataset
 from actalign.artifacts.writer import ArrayWriter
-from actalign.download import YOUTUBE_URL, Downloader, Videos
+from actalign.download import YOUTUBE_URL, Videos
 from actalign.video import RESAMPLES, VideoError, read_frames, resize, video_seconds
 
 IMAGE_SIZE = 384  # pixels; what google/siglip-so400m-patch14-384 takes
@@ -105,9 +105,9 @@ def process_data(samples, writer, videos, image_size, workers=1, fps=None, resam
             raise VideoError(sample.problem, retry=False)
         return clip_chunks(videos.path(sample), sample, image_size, fps, resample)
 
-    chunk_bytes = CHUNK_FRAMES * image_size * image_size * 3
+    frame_bytes = image_size * image_size * 3
+    chunks_ahead = max(BYTES_IN_FLIGHT // (CHUNK_FRAMES * frame_bytes), 1)
     total, stopwatch = 0, console.Stopwatch()
-    chunks_ahead = max(BYTES_IN_FLIGHT // chunk_bytes, 1)
     with (cores.one_torch_thread(),
           contextlib.closing(decoded_clips(samples, decode, workers, chunks_ahead)) as clips,
           console.progress(len(samples), "clips") as bar):
@@ -117,8 +117,7 @@ def process_data(samples, writer, videos, image_size, workers=1, fps=None, resam
             except VideoError as error:
                 writer.missing.add(sample.id, f"{sample.video or sample.youtube_id}: {error}", error.retry)
             videos.done(sample)
-            written = total * chunk_bytes / CHUNK_FRAMES / 1e6
-            bar.set_postfix_str(f"{stopwatch.rate(total)} frames/s, {written:.0f} MB", refresh=False)
+            bar.set_postfix_str(f"{stopwatch.rate(total)} frames/s, {total * frame_bytes / 1e6:.0f} MB", refresh=False)
             bar.update()
     return total
 
@@ -146,9 +145,9 @@ def _source(sample):
 def require_same_samples(writer, samples):
     """Raise InputError if a clip that is there already now has other options, another answer or another segment."""
     for sample in samples:
-        item = writer.items.get(sample.id, {})
-        for key, value in {**sample.record(), **_source(sample)}.items():
-            if item and item.get(key) != value:
+        item = writer.items.get(sample.id)
+        for key, value in (sample.record() | _source(sample)).items() if item else ():
+            if item.get(key) != value:
                 raise console.InputError(f"{writer.path}: sample {sample.id} is there with {key} {item.get(key)!r}, "
                                          f"the dataset has {value!r}; start over with --overwrite")
 
@@ -220,13 +219,14 @@ def main(argv=None):
         raise console.InputError("--dry_run changes nothing; leave --overwrite out")
     if args.videos_dir and not args.videos_dir.is_dir():
         raise console.InputError(f"--videos_dir {args.videos_dir}: no such folder; give one that is there")
+    if args.cookies and not args.cookies.is_file():
+        raise console.InputError(f"--cookies {args.cookies}: no such file; export it from a browser in Netscape format")
     samples = dataset.load_samples(args.dataset, args.split)[:args.limit]
     masked = sum(bool(sample.masks) for sample in samples)
     if masked:
         console.log.info(f"{masked} of {len(samples)} samples have masks; what they cover is blurred")
     downloads = Path(args.output).with_suffix(".videos")
     folder = args.videos_dir or (Path(args.dataset).parent if Path(args.dataset).is_file() else downloads)
-    downloader = Downloader(downloads, args.cookies, args.cookies_from_browser)
     settings = {"image_size": args.image_size, "resample": args.resample, "fps": args.fps}
     stopwatch, frames = console.Stopwatch(), 0
     with ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset}, args.overwrite) as writer:
@@ -234,7 +234,8 @@ def main(argv=None):
         kept = len(writer.items)
         left = [sample for sample in samples if sample.id not in writer]
         todo = [sample for sample in left if args.retry_missing or not writer.missing.is_final(sample.id)]
-        videos = Videos(folder, downloader, todo, args.keep_videos, args.video_url)
+        videos = Videos(folder, downloads, todo, args.keep_videos, args.video_url, args.cookies,
+                        args.cookies_from_browser)
         if args.dry_run:
             writer.leave_unfinished()
             print("\n".join(estimate(todo, videos, args)))

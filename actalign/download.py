@@ -1,6 +1,5 @@
 """Where videos come from: a folder, or the web through yt-dlp, fetched once, with an answer to what servers do."""
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -13,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from actalign.console import InputError, StageError, log
+from actalign.console import StageError, log
 from actalign.video import VideoError
 
 YOUTUBE_URL = "https://www.youtube.com/watch?v={youtube_id}"
@@ -39,82 +38,61 @@ SILENCE.disabled = True
 
 
 class Videos:
-    """Where the samples' videos are: in a folder of the user's, or downloaded beside the output.
+    """Where the samples' videos are: in a folder of the user's, or fetched from the web, each once, for all threads.
 
-    folder      consulted first and never written to
-    downloader  for what is not there; its files are removed once no clip needs them, unless `keep`
+    folder           consulted first and never written to
+    downloads        folder of what was not there; its files are removed once no clip needs them, unless `keep`
+    cookies, browser a cookie file, or the browser whose cookies are taken
     """
 
-    def __init__(self, folder, downloader, samples, keep=False, url_template=YOUTUBE_URL):
-        self._folder = Path(folder)
-        self._downloader = downloader
+    def __init__(self, folder, downloads, samples, keep=False, url_template=YOUTUBE_URL, cookies=None, browser=None):
+        self._folder, self._downloads = Path(folder), Path(downloads)
         self._keep = keep
         self._url_template = url_template
+        self._cookies, self._browser = cookies, browser
         self._needed = Counter(map(file_name, samples))
+        self._locks = {}  # by the videos' names
+        self._stopped = None  # the StageError that ended the run's downloads
 
     def path(self, sample):
         """The local file of a sample's video, downloaded if need be.
 
-        Raises VideoError if there is none, StageError if the server stops all downloads.
+        Raises VideoError if there is no such video (`retry` False) or it could not be had this time (True), StageError
+        if the server wants no more requests for now.
         """
         path = self.local_path(sample)
         if path is not None:
             return path
         if sample.youtube_id is None and not is_url(sample.video):
             raise VideoError("no such file")
-        url = address_of(sample, self._url_template)
-        return self._downloader.fetch(file_name(sample), url)
+        url, name = address_of(sample, self._url_template), file_name(sample)
+        with self._locks.setdefault(name, threading.Lock()):
+            return find_video(self._downloads, name) or self._download(url, name)
 
     def local_path(self, sample):
         """The file if it is on this machine, else None. Raises VideoError if the path leaves the folder."""
-        if sample.video is not None and not is_url(sample.video):
-            path = Path(os.path.normpath(self._folder / sample.video))
-            if not path.is_relative_to(os.path.normpath(self._folder)):
-                raise VideoError(f"the path leaves the folder {self._folder}; move the file or give --videos_dir")
-            return path if path.is_file() else None
-        name = file_name(sample)
-        return find_video(self._folder, name) or find_video(self._downloader.folder, name)
+        if sample.video is None or is_url(sample.video):
+            name = file_name(sample)
+            return find_video(self._folder, name) or find_video(self._downloads, name)
+        path = Path(os.path.normpath(self._folder / sample.video))
+        if not path.is_relative_to(os.path.normpath(self._folder)):
+            raise VideoError(f"the path leaves the folder {self._folder}; move the file or give --videos_dir")
+        return path if path.is_file() else None
 
     def done(self, sample):
         """A clip needs its video no longer: remove it if it was downloaded and no other clip needs it."""
         name = file_name(sample)
         self._needed[name] -= 1
-        path = find_video(self._downloader.folder, name)
+        path = find_video(self._downloads, name)
         if path is not None and self._needed[name] == 0 and not self._keep:
             path.unlink()
-
-
-class Downloader:
-    """Fetches videos into a folder; a video that is there is not fetched again, whoever put it there.
-
-    Used from several threads: two clips of one video share one download.
-    Raises InputError if the cookie file does not exist.
-    """
-
-    def __init__(self, folder, cookies=None, cookies_from_browser=None):
-        self.folder = Path(folder)
-        if cookies is not None and not Path(cookies).is_file():
-            raise InputError(f"--cookies {cookies}: no such file; export it from a browser in Netscape format")
-        self._cookies = cookies
-        self._browser = cookies_from_browser
-        self._locks = {}  # by the videos' names
-        self._stopped = None  # the StageError that ended the run's downloads
-
-    def fetch(self, name, url):
-        """The local file of a video, downloaded from its URL unless it is there. `name` is the file's, without suffix.
-
-        Raises VideoError if there is no such video any more (`retry` False) or it could not be had this time (True),
-        StageError if the server wants no more requests for now.
-        """
-        with self._locks.setdefault(name, threading.Lock()):
-            return find_video(self.folder, name) or self._download(url, name)
 
     def _download(self, url, name):
         for attempt in range(1, ATTEMPTS + 1):
             if self._stopped:
                 raise self._stopped
             try:
-                return self._download_once(url, name)
+                return download(url, self._downloads / name, self._cookies, self._browser)
             except _Refused as error:
                 refused = error
             if refused.kind in ("gone", "locked"):
@@ -130,37 +108,36 @@ class Downloader:
             raise self._stopped
         raise VideoError(f"{url}: {refused}", retry=refused.kind != "gone")
 
-    def _download_once(self, url, name):
-        """One attempt; raises _Refused."""
-        import yt_dlp
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._private_cookies() as cookies:
-            options = {
-                "format": FORMAT,
-                "outtmpl": {"default": str(self.folder / name).replace("%", "%%") + ".%(ext)s"},
-                "noplaylist": True, "continuedl": True, "retries": RETRIES, "fragment_retries": RETRIES,
-                "retry_sleep_functions": dict.fromkeys(("http", "fragment"), lambda n: min(2.0 ** n, LONGEST_PAUSE)),
-                "sleep_interval_requests": REQUEST_PAUSE, "socket_timeout": SOCKET_TIMEOUT,
-                "quiet": True, "no_warnings": True, "noprogress": True, "logger": SILENCE,
-                "cookiefile": cookies,
-                "cookiesfrombrowser": (self._browser,) if self._browser else None,
-            }
-            try:
-                with yt_dlp.YoutubeDL(options) as ytdl:
-                    info = ytdl.extract_info(url, download=True)
-            except yt_dlp.utils.YoutubeDLError as error:
-                raise _Refused(error) from None
-        files = (info or {}).get("requested_downloads")
-        if not files:
-            raise VideoError(f"{url}: is no single video", retry=False)
-        return Path(files[0]["filepath"])
+def download(url, path, cookies=None, browser=None):
+    """Try once to download a video to `path`, which has no suffix yet; returns the file.
 
-    @contextlib.contextmanager
-    def _private_cookies(self):
-        """A copy of the cookie file: yt-dlp writes the file back, and workers would overwrite one another's."""
-        with tempfile.TemporaryDirectory() as folder:
-            yield shutil.copy(self._cookies, folder) if self._cookies else None
+    Raises _Refused, or VideoError if there is more than a video.
+    """
+    import yt_dlp
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A copy of the cookie file: yt-dlp writes the file back, and workers would overwrite one another's.
+    with tempfile.TemporaryDirectory() as folder:
+        options = {
+            "format": FORMAT,
+            "outtmpl": {"default": str(path).replace("%", "%%") + ".%(ext)s"},
+            "noplaylist": True, "continuedl": True, "retries": RETRIES, "fragment_retries": RETRIES,
+            "retry_sleep_functions": dict.fromkeys(("http", "fragment"), lambda n: min(2.0 ** n, LONGEST_PAUSE)),
+            "sleep_interval_requests": REQUEST_PAUSE, "socket_timeout": SOCKET_TIMEOUT,
+            "quiet": True, "no_warnings": True, "noprogress": True, "logger": SILENCE,
+            "cookiefile": shutil.copy(cookies, folder) if cookies else None,
+            "cookiesfrombrowser": (browser,) if browser else None,
+        }
+        try:
+            with yt_dlp.YoutubeDL(options) as ytdl:
+                info = ytdl.extract_info(url, download=True)
+        except yt_dlp.utils.YoutubeDLError as error:
+            raise _Refused(error) from None
+    files = (info or {}).get("requested_downloads")
+    if not files:
+        raise VideoError(f"{url}: is no single video", retry=False)
+    return Path(files[0]["filepath"])
 
 
 class _Refused(Exception):

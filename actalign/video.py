@@ -6,7 +6,6 @@ import os
 import re
 from fractions import Fraction
 
-import av
 import numpy as np
 
 TIMESTAMP_TOLERANCE = Fraction(1, 10_000)  # s; containers round timestamps, some to a microsecond
@@ -39,6 +38,8 @@ def read_frames(path, start=None, end=None, fps=None, masks=None):
     Yields (t, image): t in seconds from the file's beginning, image (H, W, 3) uint8 RGB, turned upright and blurred.
     Raises VideoError if the file is no video, is damaged, or stops before its end, the segment's or the masks'.
     """
+    import av
+
     lower = Fraction(0) if start is None else Fraction(str(start))
     upper = None if end is None else Fraction(str(end))
     if lower < 0 or (upper is not None and upper <= lower):
@@ -66,6 +67,8 @@ def read_frames(path, start=None, end=None, fps=None, masks=None):
 
 def video_seconds(path):
     """How long a file says it is, in seconds; 0.0 if it cannot be opened."""
+    import av
+
     try:
         with _open(path) as container:
             return (container.duration or 0) / 1e6
@@ -75,6 +78,8 @@ def video_seconds(path):
 
 def _open(path):
     """A file as PyAV's container. Raises VideoError if it is of no kind that is read here."""
+    import av
+
     try:
         return av.open(str(path), options={"max_pixels": str(MOST_PIXELS)}, metadata_errors="replace",
                        container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
@@ -135,6 +140,8 @@ class _Decoding:
 
     def _frames_from(self, start):
         """(t, frame) from a keyframe on that does not lie after the start."""
+        import av
+
         self._open()
         for back in SEEK_BACK:
             if start - back <= 0:
@@ -153,6 +160,8 @@ class _Decoding:
 
     def _decode(self):
         """(t, frame) of all frames from here on."""
+        import av
+
         self._keyframe = None  # when the picture is shown that decoding begins with
         for packet in self._container.demux():
             time = self._time_of(packet)

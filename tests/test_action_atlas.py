@@ -155,6 +155,16 @@ def test_videos_that_are_there_are_not_downloaded_and_never_removed(tmp_path, we
     assert len(list(web_folder.iterdir())) == 4
 
 
+def test_a_row_that_names_a_file_beside_its_youtube_id_is_made_from_it(tmp_path, web, web_folder, quick):
+    write_parquet(tmp_path / "atlas.parquet", [
+        {**atlas_row("one", "variable720", 0, 1, [1]), "video": "constant360.mp4"},
+        {**atlas_row("two", "variable360", 0, 1, [2]), "video": None}])
+    assert process_data.main(arguments(tmp_path, web, "--videos_dir", str(web_folder))) == 0
+    assert web.requests == []
+    frames = read_array(tmp_path / "out.npy", "frames")
+    assert [read_number(frames.rows(id)[0][:, :IMAGE_SIZE // 2]) for id in ("one", "two")] == [300, 400]
+
+
 def one_row(folder, youtube_id="constant360"):
     return write_parquet(folder / "atlas.parquet", [atlas_row("one", youtube_id, 0, 1, [1]),
                                                     atlas_row("two", "variable360", 0, 1, [2])])

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -147,7 +148,7 @@ def test_refused_row_is_named_with_its_id(changes, part):
 
 
 def test_row_without_a_video_is_refused():
-    for video in ({}, {"video": ""}, {"video": None}, {"video": " "}):
+    for video in ({}, {"video": ""}, {"video": None}, {"video": " "}, {"id": "a"}, {"id": "a", "video": ""}):
         refusal(lambda video=video: sample_from_row({"domain": "yoga", "choices": ["a"], **video}, "rows.csv, row 3"),
                 "rows.csv, row 3", "video")
 
@@ -365,10 +366,42 @@ def test_dataset_of_null_choices_or_with_a_header_only_is_refused(tmp_path):
     refusal(lambda: load_samples(path, "test"), "row 2", "options")
 
 
-def test_csv_row_with_more_cells_than_the_header_is_refused(tmp_path):
+HEADER = "id,video,domain,choices,answer\n"
+
+
+@pytest.mark.parametrize(("text", "part"), [
+    ("1,a.mp4,yoga,crow pose,tree pose,1\n2,b.mp4,yoga,crow pose,tree pose,1\n", "row 1 has 6 cells"),
+    ("1,a.mp4,yoga,crow pose,1\n2,b.mp4,yoga,crow pose,tree pose,1\n", "row 2 has 6 cells"),
+    ("1,a.mp4,yoga,crow pose,1\n2,b.mp4,yoga,crow pose\n", "row 2 has 4 cells"),  # cut short: no answer is lost
+    ('1,a.mp4,yoga,crow pose,1\n2,b.mp4,yoga,"crow pose,1\n', "quotes up to line 3"),
+    ('1,a.mp4,yoga,"crow" pose,1\n', "quotes up to line 2"),
+], ids=["all-more", "one-more", "fewer", "open-quote", "text-after-quote"])
+def test_csv_whose_cells_do_not_fit_the_header_is_refused(tmp_path, text, part):
     path = tmp_path / "rows.csv"
-    path.write_text("id,video,domain,choices\n1,a.mp4,yoga,crow pose,tree pose\n2,b.mp4,yoga,crow pose,tree pose\n")
-    refusal(lambda: load_samples(str(path), "test"), "rows.csv")
+    path.write_text(HEADER + text)
+    refusal(lambda: load_samples(str(path), "test"), "rows.csv", part)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_csv_of_any_line_ends_and_with_blank_lines_is_read(tmp_path, line_end):
+    text = "\n" + HEADER + '\n001,a.mp4,yoga,"1. crow\n2. tree",2\n\n1e5,b.mp4,NA,null,\n\n'
+    (tmp_path / "rows.csv").write_bytes(text.replace("\n", line_end).encode())
+    samples = load_samples(str(tmp_path / "rows.csv"), "test")
+    assert [(sample.id, sample.domain, sample.labels, sample.answer) for sample in samples] == [
+        ("001", "yoga", ("crow", "tree"), 1), ("1e5", "NA", ("null",), None)]
+
+
+def test_ids_of_a_parquet_file_that_are_numbers_stay_whole_where_a_row_has_none(tmp_path):
+    rows = [{**ROW, "id": 7, "answer": 2}, {**ROW, "id": None, "answer": None}, {**ROW, "id": 2**53 + 1, "answer": 1}]
+    samples = load_samples(write_parquet(tmp_path / "rows.parquet", rows), "test")
+    assert [(sample.id, sample.answer) for sample in samples] == [("7", 1), ("flip", None), ("9007199254740993", 0)]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_numbers_that_json_does_not_know_are_refused_with_advice(tmp_path, name, number):
+    path = WRITERS[name](tmp_path / name, [ROW, {**ROW, "end_timestamp": float(number)}])
+    refusal(lambda: load_samples(path, "test"), path, "in JSON null instead of NaN")
 
 
 def test_dataset_that_is_no_file_is_refused(tmp_path):
@@ -419,8 +452,19 @@ def test_pictures_and_sounds_that_a_parquet_file_names_are_not_opened(tmp_path):
 @pytest.mark.parametrize("nested", ["[" * 10_000 + "]" * 10_000, '{"a":' * 2000 + "1" + "}" * 2000])
 def test_rows_that_nest_too_deep_are_refused(tmp_path, nested):
     path = tmp_path / "a.json"
-    path.write_text('[{"video": "a.mp4", "domain": "yoga", "choices": ["x"], "more": ' + nested + "}]")
-    refusal(lambda: load_samples(str(path), "test"), str(path), "depth")
+    for name in ("more", "domain"):
+        row = json.dumps({**ROW, name: None}).replace("null", nested)
+        path.write_text(f"[{row}]")
+        message = refusal(lambda: load_samples(str(path), "test"), str(path))
+        assert re.search("deep|depth", message.replace(str(path), ""))
+
+
+@pytest.mark.parametrize("nested", ["[" * 900 + "]" * 900, '{"a":' * 33 + "1" + "}" * 33])
+def test_rows_that_can_be_read_and_not_be_written_are_refused(nested):
+    nested = json.loads(nested)
+    for name in ("more", "domain", "id", "video", "answer", "choices", "start_timestamp"):
+        message = refusal(lambda name=name: sample_from_row({**ROW, name: nested}, "rows.json, row 3"), "row 3")
+        assert "deeper than 32 levels" in message
 
 
 @pytest.mark.parametrize("expression", ["-" * 90_000 + "1", "+".join(["1"] * 40_000), "not " * 20_000 + "1",

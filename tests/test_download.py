@@ -2,9 +2,8 @@
 
 import pytest
 
-from actalign.console import InputError
 from actalign.dataset import Sample
-from actalign.download import Downloader, _Refused, address_of, file_name
+from actalign.download import _Refused, address_of, file_name
 from actalign.video import VideoError
 
 
@@ -69,8 +68,3 @@ def test_names_of_addresses_are_plain_and_their_own():
     assert len(names) == 4
     assert all(name.isascii() and name.replace("-", "").isalnum() for name in names)
     assert file_name(sample(video="b.mp4")) is None
-
-
-def test_a_cookie_file_must_be_there(tmp_path):
-    with pytest.raises(InputError, match="no such file"):
-        Downloader(tmp_path, cookies=tmp_path / "cookies.txt")

@@ -91,7 +91,7 @@ def test_a_url_is_downloaded_and_a_path_is_not(tmp_path, quick):
                                    "http://a b/c.mp4", "https://[half/a.mp4"])
 def test_urls_that_are_not_http_are_refused_and_not_asked_for_again(tmp_path, video, monkeypatch):
     write_video(tmp_path / "good.mp4", 6)
-    monkeypatch.setattr(download.Downloader, "fetch", lambda *_: pytest.fail("asked the web"))
+    monkeypatch.setattr(download, "download", lambda *_: pytest.fail("asked the web"))
     code, missing = process(tmp_path, [{"id": "bad", "video": video}, {"video": "good.mp4"}])
     assert code == 0
     assert "no http or https address" in missing["bad"]
