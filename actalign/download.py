@@ -165,17 +165,12 @@ def is_url(video):
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", video) is not None
 
 
-def is_youtube_id(text):
-    """Whether a text can be the id of a YouTube video, and so a file name."""
-    return re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) is not None
-
-
 def address_of(sample, template=YOUTUBE_URL):
     """The URL of a sample's video; `template` is that of a youtube_id.
 
     Raises VideoError unless it is http or https with a host, and the id is one, so that it cannot become anything else.
     """
-    if sample.youtube_id is not None and not is_youtube_id(sample.youtube_id):
+    if sample.youtube_id is not None and file_name(sample) is None:
         raise VideoError(f"{sample.youtube_id!r} is no YouTube id", retry=False)
     url = sample.video if sample.youtube_id is None else template.replace("{youtube_id}", sample.youtube_id)
     try:
@@ -190,7 +185,7 @@ def address_of(sample, template=YOUTUBE_URL):
 def file_name(sample):
     """The file name, without suffix, of a sample's video from the web; None for a local one and for what is no id."""
     if sample.youtube_id is not None:
-        return sample.youtube_id if is_youtube_id(sample.youtube_id) else None
+        return sample.youtube_id if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", sample.youtube_id) else None
     if not is_url(sample.video):
         return None
     return "url-" + hashlib.blake2b(sample.video.encode(), digest_size=10).hexdigest()
