@@ -4,6 +4,7 @@ What is read may come from strangers, so that its size and form are checked wher
 """
 
 import contextlib
+import errno
 import gc
 import hashlib
 import os
@@ -11,14 +12,12 @@ import re
 from pathlib import Path
 
 import orjson
+from filelock import FileLock, Timeout
 
 from actalign.console import InputError
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock: two runs on one output are then the user's to avoid
-    fcntl = None
-
+WITHOUT_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS)  # file systems; two runs are then the user's to avoid
+LOCK_SECONDS = 0.2  # in which a run that has just ended lets go of its output
 MOST_JSON_BYTES = 1 << 30  # of one file; an index of 100,000 samples has a third
 
 
@@ -66,46 +65,21 @@ def fingerprint(path):
     return state.hexdigest()
 
 
-def read_json(path, what="JSON"):
-    """The content of a JSON file.
+def read_json(path, what="JSON", lines=False):
+    """The content of a JSON file; with `lines` a list of those of its lines.
 
     Raises InputError if it is missing, empty, cut short or not JSON.
     """
     try:
-        return parse_json(_read_some(path, what))
+        content = read_bytes(path)
+        return [parse_json(line) for line in content.splitlines() if line.strip()] if lines else parse_json(content)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give the {what}, or run the stage that writes it") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as {what} ({reason_of(error)}); give another file") from None
     except ValueError as error:
         raise InputError(f"{path}: is not valid JSON ({reason_of(error)}); it may be cut short: restore a copy, "
                          "or remove it and run the stage that writes it again") from None
-
-
-def read_json_lines(path, what="JSON"):
-    """The contents of a file with one JSON value a line, blank lines aside.
-
-    Raises InputError if it is missing, empty, or a line is not JSON.
-    """
-    values = []
-    for number, line in enumerate(_read_some(path, what).split(b"\n"), start=1):
-        try:
-            values += [parse_json(line)] if line.strip() else []
-        except ValueError as error:
-            raise InputError(f"{path}: line {number} is not valid JSON ({reason_of(error)}); it may be cut short: "
-                             f"give the whole {what}") from None
-    return values
-
-
-def _read_some(path, what):
-    """The bytes of a file that is not empty."""
-    try:
-        content = read_bytes(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give the path of the {what}, "
-                         "or run the stage that writes it") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as {what} ({reason_of(error)}); "
-                         "give the path of another file") from None
-    if not content.strip():
-        raise InputError(f"{path}: is empty, expected {what}; remove it and run the stage that writes it again")
-    return content
 
 
 def write_json(path, content, indent=False):
@@ -233,15 +207,19 @@ class Journal:
 class Lock:
     """Keeps an output to one run. The system releases it when the process ends, however it ends.
 
-    The file is removed with the lock, which the library filelock does not do.
     Raises InputError if another run has it.
     """
 
     def __init__(self, path):
-        self._path = Path(path).with_name(Path(path).name + ".lock")
-        self._file = None
-        while fcntl is not None and self._file is None:
-            self._file = self._try(path)
+        self._lock = FileLock(f"{path}.lock", timeout=LOCK_SECONDS)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise InputError(f"{path}: another run is writing it; wait for it, or choose another --output") from None
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def __enter__(self):
         return self
@@ -251,23 +229,6 @@ class Lock:
 
     def release(self):
         """Let other runs have the output."""
-        if self._file is not None:
-            self._path.unlink(missing_ok=True)
-            self._file.close()
-            self._file = None
-
-    def _try(self, path):
-        file = open(self._path, "w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise InputError(f"{path}: another run is writing it; wait for it to end, "
-                             "or choose another --output") from None
-        except OSError:  # a file system without locks
-            return file
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(self._path)):
-                return file
-        file.close()  # the run before removed the file between our opening and our locking it
-        return None
+        if self._lock.is_locked:
+            Path(self._lock.lock_file).unlink(missing_ok=True)  # which filelock leaves; whoever waits for it sees that
+            self._lock.release()

@@ -89,6 +89,8 @@ class Points:
             return plain_open(file, mode, buffering, encoding, errors, newline, **more)
         raw = self.call("open", _WatchedFile, file, mode.replace("b", "").replace("t", ""))
         raw.points = self
+        if buffering == 0:
+            return raw
         buffer = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
         return buffer if "b" in mode else io.TextIOWrapper(buffer, encoding, errors, newline)
 

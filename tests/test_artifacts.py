@@ -724,7 +724,7 @@ def test_array_of_a_shape_that_its_kind_never_has_is_refused(tmp_path, kind, row
     path = tmp_path / "a.npy"
     with ArrayWriter(path, kind, {}) as writer:
         writer.append("x", rows)
-    refusal(lambda: read_array(path, kind), str(path), "expected")
+    refusal(lambda: read_array(path, kind), str(path.with_suffix(".json")), "has no proper")
 
 
 def changed(index, *path, to):

@@ -36,7 +36,6 @@ MOST_SCALE, MOST_BIAS = 50, 1e6  # of a checkpoint; SigLIP's are about 4.7 and -
 LEAST_SQUARE, MOST_SQUARE = 1e-250, 1e250  # of an embedding; sums of many and their squares are fine numbers then too
 FORWARD_DTYPES = ("float32", "bfloat16", "float16")
 MOST_ROWS = 1 << 62  # an index may claim any number; this one still fits where row numbers are kept
-DTYPES = ("uint8", "float16", "float32", "float64")
 
 # What each kind of array is called and which script makes it: the "next step" of error messages.
 MAKERS = {
@@ -44,6 +43,9 @@ MAKERS = {
     "video_embeddings": "encode_videos.py",
     "subaction_embeddings": "encode_subactions.py",
 }
+AXES = {"frames": 4, "video_embeddings": 2, "subaction_embeddings": 2}
+FLOATS = ("float16", "float32", "float64")
+DTYPES = {"frames": ("uint8",), "video_embeddings": FLOATS, "subaction_embeddings": FLOATS}
 
 Checksum = xxhash.xxh3_128  # of an item's rows, which may come in any number of parts
 
@@ -136,11 +138,8 @@ class ArrayArtifact:
         """
         rows = self.rows(id)
         require_checksum(self, self._by_id[id], Checksum(rows))
-        with np.errstate(all="ignore"):
-            squares = np.einsum("nd,nd->n", rows, rows).astype(np.float64)
-            if not _have_lengths(squares):  # perhaps in float64
-                squares = np.square(rows, dtype=np.float64).sum(axis=1)
-        if not _have_lengths(squares):
+        squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+        if not ((squares > LEAST_SQUARE) & (squares < MOST_SQUARE)).all():
             problem = ("NaN or infinite embeddings" if not np.isfinite(rows).all() else
                        "an all-zero embedding" if not rows.any(axis=1).all() else
                        "numbers too large or too small for a length")
@@ -151,11 +150,6 @@ class ArrayArtifact:
     def source(self):
         """What a result says of this artifact, so that it can be traced."""
         return {"path": str(self.path), "fingerprint": self.fingerprint, **self.meta}
-
-
-def _have_lengths(squares):
-    """Whether all of some squared lengths are such that can be computed with."""
-    return ((squares > LEAST_SQUARE) & (squares < MOST_SQUARE)).all()
 
 
 def read_rows(path, dtype, row_shape, offset, start, stop):
@@ -211,10 +205,10 @@ def header_problem(index, kind):
     if index.get("kind") != kind:
         return f"describes {index.get('kind')!r}, expected {kind!r}"
     shape = index.get("shape")
-    if not (isinstance(shape, list) and 0 < len(shape) < 5 and all(type(n) is int for n in shape)
-            and shape[0] >= 0 and all(0 < n < 1 << 32 for n in shape[1:])):
-        return "has no proper shape"
-    if index.get("dtype") not in DTYPES or not isinstance(index.get("meta"), dict):
+    if not (isinstance(shape, list) and all(type(n) is int for n in shape) and len(shape) == AXES[kind]
+            and shape[0] >= 0 and all(0 < n < 1 << 32 for n in shape[1:]) and (kind != "frames" or shape[3] == 3)):
+        return f"has no proper shape of {kind}"
+    if index.get("dtype") not in DTYPES[kind] or not isinstance(index.get("meta"), dict):
         return "has no proper dtype or meta"
     return None
 
@@ -295,16 +289,11 @@ def read_array(path, kind):
         header = read_npy_header(path)
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: is not a whole plain .npy array ({reason_of(error)}); {advice}") from None
-    what = f"{header.dtype.name} {list(header.shape)}"  # the type's name says nothing of the order of its bytes
-    if header.dtype.hasobject or header.fortran_order or 0 in header.shape:
-        raise InputError(f"{path}: is {what} in columns, pickled or empty, expected one plain C-order array; {advice}")
-    if list(header.shape) != index["shape"] or header.dtype != np.dtype(index["dtype"]):
-        raise InputError(f"{path}: is {what}, its index {index_path(path).name} says {index['dtype']} "
-                         f"{index['shape']}; keep the two files of one run together, or {advice}")
-    if kind == "frames" and (header.shape[3:] != (3,) or header.dtype != np.uint8):
-        raise InputError(f"{path}: is {what}, expected uint8 (frames, H, W, 3); {advice}")
-    if kind != "frames" and (len(header.shape) != 2 or header.dtype.kind != "f"):
-        raise InputError(f"{path}: is {what}, expected float rows (rows, D); {advice}")
+    is_told = list(header.shape) == index["shape"] and header.dtype == np.dtype(index["dtype"])
+    if not is_told or header.fortran_order:
+        order = " in columns" if header.fortran_order else ""
+        raise InputError(f"{path}: is {header.dtype.str} {list(header.shape)}{order}, {index_path(path).name} says "
+                         f"{index['dtype']} {index['shape']}; keep the two files of one run together, or {advice}")
     return ArrayArtifact(path, index, header.offset)
 
 
@@ -321,15 +310,12 @@ def read_samples(path):
 def require_checkpoint(artifact):
     """Raise InputError unless an embedding artifact tells the checkpoint that made it, and its scale and bias."""
     meta = artifact.meta
-    numbers = [meta.get(key) for key in ("logit_scale", "logit_bias")]
-    names = [meta.get("checkpoint"), meta.get("dtype", "float32")]
-    if not (all(type(number) in (int, float) for number in numbers) and all(isinstance(name, str) for name in names)
-            and isinstance(meta.get("model", ""), str)):
-        raise InputError(f"{artifact.path}: its index does not tell the checkpoint's logit_scale and logit_bias; "
-                         f"run {MAKERS[artifact.kind]} again with --overwrite")
-    if not (abs(numbers[0]) <= MOST_SCALE and abs(numbers[1]) <= MOST_BIAS and names[1] in FORWARD_DTYPES):
-        raise InputError(f"{artifact.path}: its index tells of logit_scale {numbers[0]}, logit_bias {numbers[1]} and "
-                         f"dtype {names[1]}, which no checkpoint has; run {MAKERS[artifact.kind]} again")
+    scale, bias = meta.get("logit_scale"), meta.get("logit_bias")
+    if not (type(scale) in (int, float) and abs(scale) <= MOST_SCALE and type(bias) in (int, float)
+            and abs(bias) <= MOST_BIAS and meta.get("dtype", "float32") in FORWARD_DTYPES
+            and isinstance(meta.get("checkpoint"), str) and isinstance(meta.get("model", ""), str)):
+        raise InputError(f"{artifact.path}: its index tells of no checkpoint with logit_scale and logit_bias "
+                         f"({scale}, {bias}); run {MAKERS[artifact.kind]} again with --overwrite")
 
 
 def require_same_checkpoint(a, b):

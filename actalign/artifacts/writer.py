@@ -26,8 +26,6 @@ from actalign.artifacts import (
 from actalign.console import InputError
 from actalign.files import Journal, Lock, begins_with, sync, write_json_items
 
-BYTES_AT_ONCE = 1 << 26  # of rows that are read back
-
 
 class ArrayWriter:
     """Writes an array artifact item by item, resumably.
@@ -56,7 +54,7 @@ class ArrayWriter:
         self._file = None  # open while rows are being written
         self._rows_path = None  # where the committed rows are: NAME.npy.partial, the finished NAME.npy, or nowhere yet
         self._dtype = self._row_shape = self._header_size = None
-        self._was_finished = False
+        self._was_finished = False  # and is to be finished again, whatever happens
         self._abandoned = False
         self._lock = Lock(self.path)
         try:
@@ -137,63 +135,38 @@ class ArrayWriter:
     # what earlier runs left
 
     def _find_earlier(self):
-        """Take over what earlier runs left.
+        """Take over what earlier runs left; a journal without its rows is worth nothing.
 
-        A journal's rows are in the partial file, or in the finished one where a run was killed between renaming that
-        and what goes with it; their checksums tell. A journal without its rows is worth nothing.
+        Its rows are in the partial file, or in the finished one without an index, where a run was killed in between.
         """
         header, *items = self._journal.read() or [None]
-        if header is not None:
-            self._require_sound(header, items)
+        problem = header_problem(header, self.kind) if header is not None else None
+        problem = problem or (items_problem(items, self.kind) if items else None)
+        if problem:
+            raise InputError(f"{self._journal.path}: {problem}; remove it or start over with --overwrite")
         if items:
             self._describe(header["dtype"], header["shape"][1:])
-            kept = self._whole_items(self._partial_path, items)
+            kept = [item for item in items if self._end_of(item["stop"]) <= _size(self._partial_path)]
             if kept:
                 if len(kept) < len(items):
                     self._journal.replace([header, *kept])
                 self._take_over(header["meta"], kept, self._partial_path)
                 return
-            if self._whole_items(self.path, items) == items and _size(self.path) == self._end_of(items[-1]["stop"]):
+            if not self._index_path.exists() and _size(self.path) == self._end_of(items[-1]["stop"]):
                 self._take_over(header["meta"], items, self.path)
-                self._write_index()
-                self._discard_partial()
-                self._was_finished = True
                 return
-        if self.path.exists() and not self._index_path.exists():
-            raise InputError(f"{self.path}: its index {self._index_path.name} is missing; choose another --output, or "
-                             "start over with --overwrite")
         if self._index_path.exists():
             artifact = read_array(self.path, self.kind)
-            self._describe(artifact.dtype.name, artifact.shape[1:])
+            self._describe(artifact.dtype, artifact.shape[1:])
             if _size(self.path) != self._end_of(artifact.shape[0]):
                 raise InputError(f"{self.path}: was saved by another program; choose another --output, or start over "
                                  "with --overwrite")
             self._take_over(artifact.meta, artifact.items, self.path)
-            self._was_finished = True
+        elif self.path.exists():
+            raise InputError(f"{self.path}: its index {self._index_path.name} is missing; choose another --output, or "
+                             "start over with --overwrite")
         else:
             self._dtype = None  # nothing committed, nothing to agree with
-
-    def _require_sound(self, header, items):
-        problem = header_problem(header, self.kind) or (items_problem(items, self.kind) if items else None)
-        if problem:
-            raise InputError(f"{self._journal.path}: {problem}; remove it or start over with --overwrite")
-
-    def _whole_items(self, path, items):
-        """The first of `items` whose rows are all in the file; none where the file holds other rows."""
-        there = (_size(path) - self._header_size) // self._row_bytes
-        kept = [item for item in items if item["stop"] <= there]
-        while kept and not self._holds(path, kept[-1]):
-            kept.pop()
-        return kept if kept and self._holds(path, kept[0]) else []
-
-    def _holds(self, path, item):
-        """Whether the rows of an item are in a file, unchanged."""
-        checksum = Checksum()
-        step = max(BYTES_AT_ONCE // self._row_bytes, 1)
-        for start in range(item["start"], item["stop"], step):
-            checksum.update(read_rows(path, self._dtype, self._row_shape, self._header_size, start,
-                                      min(start + step, item["stop"])))
-        return checksum.hexdigest() == item["checksum"]
 
     def _take_over(self, meta, items, rows_path):
         for key, value in self._settings.items():
@@ -202,6 +175,7 @@ class ArrayWriter:
                                  "the same settings, choose another --output, or start over with --overwrite")
         self.items = {item["id"]: item for item in items}
         self._rows_path = rows_path
+        self._was_finished = rows_path == self.path
 
     def _discard_partial(self):
         self._journal.remove()
@@ -231,7 +205,9 @@ class ArrayWriter:
                 file.write(_npy_header(self._dtype, (0, *self._row_shape)))
             self._journal.replace([self._header(0)])
         elif self._rows_path == self.path:
+            self._partial_path.unlink(missing_ok=True)  # a killed --overwrite's, whose rows are not the journal's
             self._journal.replace([self._header(0), *self.items.values()])
+            self._rows_path = self._partial_path  # before the rows are: whoever is interrupted must not discard them
             os.replace(self.path, self._partial_path)
             self._index_path.unlink(missing_ok=True)
         self._rows_path = self._partial_path
@@ -264,26 +240,17 @@ class ArrayWriter:
         """Make the committed items the finished artifact."""
         self._close_rows()
         self.missing.save()
-        if not self.items:
-            self._discard_partial()
-        elif self._rows_path == self._partial_path:
-            self._patch_header()
+        if self.items and self._rows_path == self._partial_path:
+            with open(self._partial_path, "r+b", buffering=0) as file:  # else an interrupt could write half of it twice
+                file.truncate(self._end_of(self.row_count))
+                file.write(_npy_header(self._dtype, (self.row_count, *self._row_shape)))
+                sync(file)
             self._index_path.unlink(missing_ok=True)  # an old index must never stand beside the new array
             os.replace(self._partial_path, self.path)
             self._rows_path = self.path
-            self._write_index()
-            self._journal.remove()
-        elif self.path.exists():
-            self._discard_partial()  # what a killed --overwrite left
-
-    def _write_index(self):
-        write_json_items(self._index_path, self._header(self.row_count), "items", self.items.values())
-
-    def _patch_header(self):
-        with open(self._partial_path, "r+b") as file:
-            file.truncate(self._end_of(self.row_count))
-            file.write(_npy_header(self._dtype, (self.row_count, *self._row_shape)))
-            sync(file)
+        if self.items and not self._index_path.exists():
+            write_json_items(self._index_path, self._header(self.row_count), "items", self.items.values())
+        self._discard_partial()
 
 
 class _ItemInHand:
