@@ -8,26 +8,26 @@ generate_prompt(). What the output holds already is not asked again.
 """
 
 import hashlib
-import itertools
 import json
 import os
+import queue
 import re
 import threading
 import urllib.parse
 from collections import defaultdict
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from actalign import artifacts, console, files, language_model
 from actalign.language_model import NoAnswer, answer_part
-from actalign.replies import MIN_SUBACTIONS, MOST_SUBACTIONS, bare, parse_reply
+from actalign.replies import MIN_SUBACTIONS, MOST_SUBACTIONS, parse_reply, problem_of
 from actalign.subactions import GeneratedFile, read_subactions
 
 MODEL = "gpt-5.4-mini"
 TEMPERATURE = 0.2  # the published setting
+TEXT_MODEL = "google/siglip-so400m-patch14-384"
 ATTEMPTS = 3  # questions about one option before its sample is recorded as failed
 WORKERS = 4  # requests in flight
 CHARACTERS_A_TOKEN = 4  # of English, for estimates
@@ -94,134 +94,121 @@ def generated_with(settings, sample, temperature):
 class Question:
     """The options that some samples share, asked once. Samples with the same options in the same domain are one.
 
-    options   those still to be asked    problems  {option: why it has no phrases}, of those that were asked in vain
-    known     {option: phrases} of the others, from earlier runs and growing with every reply
+    known  {option: phrases}, from earlier runs and growing with every reply
     """
 
     samples: list
-    options: list
     known: dict
-    problems: dict = field(default_factory=dict)
-    has_grown: bool = False  # whether a reply has added to what is known
 
-    def prompt(self, settings):
-        """The text to ask with: for the options that are left, with what was wrong with an earlier answer."""
-        told = "\n".join(f"- {option}: {problem}" for option, problem in self.problems.items())
+    @property
+    def options(self):
+        """Those still to be asked, none if they are all known from other samples."""
+        return [option for option in dict.fromkeys(self.samples[0].options) if option not in self.known]
+
+    def prompt(self, settings, problems=None):
+        """The text to ask with, which tells of the {option: problem} of an earlier answer."""
+        told = "\n".join(f"- {option}: {problem}" for option, problem in (problems or {}).items())
         return make_prompt(settings, self.options, self.samples[0].domain) + (
             f"\n\nAn earlier answer could not be used:\n{told}" if told else "")
 
-    def ask(self, answer, settings, attempts=1):
+    def ask(self, answer, settings, attempts, commit):
         """Learn from the replies of `answer`, a function of a prompt, until every option is known or it has no answer.
 
-        What a reply leaves out or gets wrong is asked again, `attempts` times in all.
+        What a reply leaves out or gets wrong is asked again, `attempts` times in all. Every reply is committed, by
+        commit(this question, {option: why it has no phrases}).
         """
-        for _ in range(attempts):
+        problems = {}
+        while self.options and attempts:
             try:
-                reply = answer(self.prompt(settings))
+                found, problems = parse_reply(answer(self.prompt(settings, problems)), self.options,
+                                              self.samples[0].domain, settings.min_subactions)
+                attempts -= 1
             except NoAnswer as error:
-                self.problems = dict.fromkeys(self.options, str(error))
-                return
-            found, self.problems = parse_reply(reply, self.options, self.samples[0].domain, settings.min_subactions)
-            self.known, self.options = {**self.known, **found}, list(self.problems)
-            self.has_grown = self.has_grown or bool(found)
-            if not self.options:
-                return
+                found, problems, attempts = {}, dict.fromkeys(self.options, str(error)), 0
+            self.known.update(found)
+            commit(self, problems)
 
 
 def collect_questions(samples, generated):
     """The Questions that are left: samples whose options do not all have sub-actions yet.
 
-    A question without options to ask is one whose options are all known from another sample.
     Raises InputError if an entry with a sample's id has other options.
     """
     groups = defaultdict(list)
     for sample in samples:
         groups[sample.domain, frozenset(sample.options)].append(generated.subactions_of(sample))
-    questions = []
-    for group in groups.values():
-        known = {option: texts for of_sample in group for option, texts in of_sample.known.items()}
-        options = [option for option in dict.fromkeys(group[0].sample.options) if option not in known]
-        todo = [of_sample.sample for of_sample in group if of_sample.lacking]
-        if todo:
-            questions.append(Question(todo, options, known))
-    return questions
+    questions = [Question([of_sample.sample for of_sample in group if of_sample.lacking],
+                          {option: texts for of_sample in group for option, texts in of_sample.known.items()})
+                 for group in groups.values()]
+    return [question for question in questions if question.samples]
+
+
+def commit_answer(generated, settings, temperature, question, problems):
+    """Commit what is known of a question's options for each of its samples, and why others have no phrases."""
+    for sample in question.samples:
+        generated.add(sample, question.known, generated_with(settings, sample, temperature), problems)
 
 
 def generate_subactions(questions, generated, model, settings):
-    """Ask the questions of a LanguageModel, `settings.workers` at a time, and commit each answer before another asks.
+    """Ask the questions of a LanguageModel, `settings.workers` at a time. Each reply is committed before another asks.
 
     settings: the parsed arguments. Raises StageError if asking makes no sense any more; what is in flight then is
     waited for, since it is paid for. An interrupt keeps what has come and waits for nothing.
     """
-    left, in_flight = iter(questions), {}
+    left, ended, committing = iter(questions), queue.SimpleQueue(), threading.Lock()
+
+    def commit(question, problems):
+        with committing:
+            commit_answer(generated, settings, model.temperature, question, problems)
+
+    def work():
+        try:
+            for question in left:  # of all threads: each question goes to one
+                question.ask(model.ask, settings, settings.attempts, commit)
+                bar.update(len(question.samples))
+            ended.put(None)
+        except BaseException as error:  # raised where they are waited for
+            ended.put(error)
+
+    # For threads of a pool the interpreter would wait, however long a request hangs.
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(settings.workers, len(questions)))]
     with console.progress(sum(len(question.samples) for question in questions), "samples") as bar:
         try:
-            while True:
-                for question in itertools.islice(left, settings.workers - len(in_flight)):
-                    in_flight[in_daemon_thread(question.ask, model.ask, settings, settings.attempts)] = question
-                if not in_flight:
-                    return
-                for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
-                    future.result()
-                    settle(in_flight[future], generated, settings, model.temperature)
-                    bar.update(len(in_flight.pop(future).samples))
+            for thread in threads:
+                thread.start()
+            for _ in threads:
+                if error := ended.get():
+                    raise error
         except console.StageError:
-            model.stopped = True
-            while sum(not future.done() for future in in_flight) > len(model.pausing):
-                wait(in_flight, timeout=0.05)
+            model.stopped.set()
+            for thread in threads:
+                thread.join()
             raise
         finally:
-            for question in in_flight.values():
-                if question.has_grown:
-                    settle(question, generated, settings, model.temperature)
-
-
-def in_daemon_thread(function, *arguments):
-    """The Future of a function's result. For threads of a pool the interpreter waits, however long a request hangs."""
-    future = Future()
-
-    def run():
-        try:
-            future.set_result(function(*arguments))
-        except BaseException as error:  # raised by future.result()
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def settle(question, generated, settings, temperature):
-    """Commit what became of a question for each of its samples; what failed goes to the missing items."""
-    for sample in question.samples:
-        generated.add(sample, question.known, generated_with(settings, sample, temperature))
-        if question.problems:
-            generated.missing.add(sample.id, "; ".join(f"{option}: {why}" for option, why in question.problems.items()),
-                                  retry=True)
+            committing.acquire()  # for good: after an interrupt, nobody writes beside what ends the run
 
 
 def estimate(questions, settings):
     """Lines that tell what asking would take, and one full prompt. Yields them."""
-    prompts = [question.prompt(settings) for question in questions if question.options]
-    answers = sum(len(question.options) for question in questions) * settings.min_subactions * TOKENS_A_PHRASE
+    prompts = [question.prompt(settings) for question in questions]
+    asked = sum(map(len, prompts)) // CHARACTERS_A_TOKEN
+    answered = sum(len(question.options) for question in questions) * settings.min_subactions * TOKENS_A_PHRASE
     yield f"{len(prompts)} requests for {sum(len(question.samples) for question in questions)} samples"
-    yield (f"about {sum(map(len, prompts)) // CHARACTERS_A_TOKEN} tokens asked and {answers} tokens answered, if the "
-           "first answers can be used")
-    if prompts:
-        yield f"\nthe first prompt:\n\n{prompts[0]}"
+    yield f"about {asked} tokens asked and {answered} tokens answered, if the first answers can be used"
+    yield from (f"\nthe first prompt:\n\n{prompt}" for prompt in prompts[:1])
 
 
 def write_batch(path, questions, settings):
-    """Write the questions as a file for OpenAI's Batch API. Returns how many requests it has."""
+    """Write the questions as a file for OpenAI's Batch API."""
     console.require_folder_of(path)
     if Path(path).exists():
         raise console.InputError(f"--batch {path}: is there already; remove it or choose another name")
     choices = language_model.request_choices(settings.temp, SCHEMA, settings.max_tokens)
-    requests = [{"custom_id": batch_id(question.samples[0], settings), "method": "POST", "url": "/v1/chat/completions",
-                 "body": language_model.request_body(settings.model, question.prompt(settings), choices)}
-                for question in questions if question.options]
     with files.replacing(path) as file:
-        file.writelines(json.dumps(request) + "\n" for request in requests)
-    return len(requests)
+        for question in questions:
+            body = language_model.request_body(settings.model, question.prompt(settings), choices)
+            file.write(json.dumps({"custom_id": batch_id(question.samples[0], settings), "method": "POST",
+                                   "url": "/v1/chat/completions", "body": body}) + "\n")
 
 
 def batch_id(sample, settings):
@@ -237,22 +224,19 @@ def read_batch(path, questions, generated, settings):
     """
     asked = {batch_id(sample, settings): question for question in questions for sample in question.samples}
     ids = {custom_id.rpartition("#")[0] for custom_id in asked}
-    answered = {}
-    for number, line in enumerate(files.read_json_lines(path, "Batch result file"), start=1):
+    answers = []
+    for line in files.read_json_lines(path, "Batch result file"):
         custom_id = answer_part(line, "custom_id")
         if not isinstance(custom_id, str):
-            raise console.InputError(f"--batch_results {path}: line {number} has no custom_id; give the result file "
-                                     "of a batch that --batch wrote")
-        question = asked.get(custom_id)
-        if question is None and custom_id.rpartition("#")[0] in ids:
+            raise console.InputError(f"--batch_results {path}: a line has no custom_id; give results of a --batch file")
+        if custom_id in asked:
+            answers.append((asked[custom_id], partial(batch_answer, line, settings.temp)))
+        elif custom_id.rpartition("#")[0] in ids:
             raise console.InputError(f"--batch_results {path}: {custom_id} was asked with another prompt, model or "
                                      "temperature; run with the same settings as --batch")
-        if question is not None and question.options:
-            answered[custom_id] = question
-            question.ask(partial(batch_answer, line, settings.temp), settings)
-    for question in answered.values():
-        settle(question, generated, settings, settings.temp)
-    if questions and not answered:
+    for question, answer in answers:
+        question.ask(answer, settings, 1, partial(commit_answer, generated, settings, settings.temp))
+    if questions and not answers:
         console.log.warning(f"{path} answers none of the questions that are left")
 
 
@@ -278,14 +262,10 @@ def check_file(path, text_model, min_subactions):
     options = flawed = 0
     for of_sample in subactions:
         for option, texts in zip(of_sample.sample.options, of_sample.texts, strict=True):
-            problems = [] if texts else ["no sub-actions"]
-            repeated = len(texts) - len({bare(text) for text in texts})
-            if 0 < len(texts) < min_subactions:
-                problems.append(f"{len(texts)} sub-actions, fewer than {min_subactions}")
-            if repeated:
-                problems.append(f"{repeated} repeated")
             cut = tokenizer.too_long(list(texts)) if tokenizer else [text for text in texts if len(text) > LONGEST_TEXT]
-            problems += [f"too long: {text!r}" for text in cut]
+            problems = [f"too long: {text!r}" for text in cut]
+            if problem := problem_of(texts, min_subactions):
+                problems.append(problem)
             options, flawed = options + 1, flawed + bool(problems)
             yield from (f"{of_sample.sample.id}, {option}: {problem}" for problem in problems)
     yield f"{len(subactions)} samples with {options} options; {flawed} options to look at ({how})"
@@ -293,29 +273,25 @@ def check_file(path, text_model, min_subactions):
 
 def parse_args(argv=None):
     parser = console.parser(__doc__)
-    add = parser.add_argument
+    add, count = parser.add_argument, console.positive_int
     add("--input", help="processed_dataset.npy; only its index is read")
     add("--output", help="generated_subactions.json")
     add("--apikey", help="key of the API; better in the environment as OPENAI_API_KEY")
     add("--temp", type=float, default=TEMPERATURE, help="temperature (default: %(default)s)")
     add("--model", default=MODEL, help="language model (default: %(default)s)")
     add("--base_url", help="another server that speaks the OpenAI protocol (vLLM, Ollama, llama.cpp)")
-    add("--prompt", choices=("context", "short"), default="context",
-        help="short is the ablation without context (default: %(default)s)")
-    add("--min_subactions", type=console.positive_int, default=MIN_SUBACTIONS,
-        help="phrases that an option needs at least (default: %(default)s)")
-    add("--max_tokens", type=console.positive_int, help="limit of one answer (default: the server's own)")
-    add("--attempts", type=console.positive_int, default=ATTEMPTS,
-        help="questions about an option before its sample counts as failed (default: %(default)s)")
+    add("--prompt", choices=("context", "short"), default="context", help="short: the ablation without context")
+    add("--min_subactions", type=count, default=MIN_SUBACTIONS, help="phrases an option needs (default: %(default)s)")
+    add("--max_tokens", type=count, help="limit of one answer (default: the server's own)")
+    add("--attempts", type=count, default=ATTEMPTS, help="questions about one option (default: %(default)s)")
     add("--timeout", type=console.positive_float, default=language_model.TIMEOUT,
         help="seconds of silence before an answer is given up; slow local models need more (default: %(default)s)")
-    add("--workers", type=console.positive_int, default=WORKERS, help="requests in flight (default: %(default)s)")
+    add("--workers", type=count, default=WORKERS, help="requests in flight (default: %(default)s)")
     add("--dry_run", action="store_true", help="only say what would be asked and what it would take")
     add("--batch", metavar="FILE", help="write the requests for OpenAI's Batch API instead of asking")
     add("--batch_results", metavar="FILE", help="take the answers from a Batch result file")
     add("--check", metavar="FILE", help="only tell what is missing, repeated or too long in a file")
-    add("--text_model", default="google/siglip-so400m-patch14-384",
-        help="SigLIP checkpoint whose tokenizer --check measures with (default: %(default)s)")
+    add("--text_model", default=TEXT_MODEL, help="checkpoint whose tokenizer --check takes (default: %(default)s)")
     args = parser.parse_args(argv)
     if not args.check and not (args.input and args.output):
         parser.error("--input and --output are needed")
@@ -337,22 +313,23 @@ def main(argv=None):
     with files.Lock(args.output):
         generated = GeneratedFile(args.output, lambda sample: generated_with(args, sample, args.temp))
         questions = collect_questions(samples, generated)
+        asked = [question for question in questions if question.options]
         if args.dry_run:
-            print("\n".join(estimate(questions, args)))
-        elif args.batch and any(question.options for question in questions):
-            count = write_batch(args.batch, questions, args)
-            print(f"{count} requests -> {args.batch}; have them answered, then run again with --batch_results")
+            print("\n".join(estimate(asked, args)))
+        elif args.batch and asked:
+            write_batch(args.batch, asked, args)
+            print(f"{len(asked)} requests -> {args.batch}; have them answered, then run again with --batch_results")
         else:
-            answer_questions(questions, samples, generated, args)
+            answer_questions(questions, asked, samples, generated, args)
 
 
-def answer_questions(questions, samples, generated, args):
-    """Have the questions answered as the parsed arguments say, and tell what became of the samples."""
-    asked, tokens = [question for question in questions if question.options], ""
+def answer_questions(questions, asked, samples, generated, args):
+    """Have those of the questions answered that are to be asked, and tell what became of the samples."""
+    tokens = ""
     try:
         for question in questions:
             if not question.options:  # another sample has the same ones, and they are known
-                settle(question, generated, args, args.temp)
+                commit_answer(generated, args, args.temp, question, {})
         if args.batch_results:
             read_batch(args.batch_results, asked, generated, args)
         elif asked:
@@ -362,12 +339,12 @@ def answer_questions(questions, samples, generated, args):
             tokens = f"; {model.tokens_asked} tokens asked, {model.tokens_answered} answered"
     finally:
         generated.finish([sample.id for sample in samples])
-    todo = [sample for question in questions for sample in question.samples]
-    failed = [sample.id for sample in todo if generated.subactions_of(sample).lacking]
+    todo = sum(len(question.samples) for question in questions)
+    failed = [sample.id for question in questions if question.options for sample in question.samples]
     if failed:
         print(f"{len(failed)} samples lack an option{'' if args.batch_results else f' after {args.attempts} attempts'} "
               f"({console.some_of(failed)}); {artifacts.missing_path(args.output)} says why, run again to ask again")
-    print(f"{len(todo) - len(failed)} samples generated, {len(samples) - len(todo)} were there already, "
+    print(f"{todo - len(failed)} samples generated, {len(samples) - todo} were there already, "
           f"{len(failed)} failed{tokens} -> {args.output}")
     if failed and len(failed) == len(samples):
         raise console.StageError("no sample got all its sub-actions")

@@ -16,6 +16,7 @@ import pytest
 from made_artifacts import make_entries, write_frames_index
 
 import generate_subactions
+from actalign.language_model import LanguageModel
 from actalign.subactions import read_subactions
 from generate_subactions import generate_prompt
 
@@ -94,7 +95,7 @@ def server():
 def stage(tmp_path, server, monkeypatch):
     """A dataset of three samples, and a function that runs the script on it against the server."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the pauses between two tries
+    monkeypatch.setattr(LanguageModel, "_pause", lambda self, seconds: None)
     frames = write_frames_index(tmp_path, make_entries(OPTIONS))
     path = tmp_path / "generated_subactions.json"
 
@@ -337,7 +338,7 @@ def test_a_rejected_temperature_is_left_out_from_then_on(stage, server, capsys):
                               error={"message": "unsupported", "param": "temperature", "code": "unsupported_value"})
     assert stage() == 0
     assert len(server.requests) == 4
-    assert capsys.readouterr().err.count("does not take temperature 0.2") == 1
+    assert capsys.readouterr().err.count("does not take this temperature") == 1
 
 
 @pytest.mark.parametrize(("status", "error"), [
@@ -373,7 +374,7 @@ def test_the_token_limit_is_asked_by_the_name_that_the_server_knows(stage, serve
     ("Sun, 06 Nov 1994 08:49:37 GMT", 0, 1.1)])
 def test_retry_after_is_waited_for(stage, server, monkeypatch, header, least, most):
     pauses = []
-    monkeypatch.setattr("time.sleep", pauses.append)
+    monkeypatch.setattr(LanguageModel, "_pause", lambda self, seconds: pauses.append(seconds))
     if header == "date":
         header = email.utils.formatdate(time.time() + 60, usegmt=True)
     busy = (429, {"error": {"message": "slow down"}}, {} if header is None else {"Retry-After": header})
@@ -544,7 +545,7 @@ def test_other_settings_are_refused_even_for_other_samples(tmp_path, stage, serv
     folder.mkdir()
     frames = write_frames_index(folder, make_entries({"d": ["tuck"]}))
     assert stage("--input", str(frames), "--model", "another") == 2
-    assert "sample a was generated with model" in capsys.readouterr().err
+    assert "sample a was generated with another model" in capsys.readouterr().err
     assert len(server.requests) == 3
 
 
@@ -762,9 +763,9 @@ def test_check_tells_what_is_missing_repeated_or_too_long(tmp_path, checkpoint, 
     path.write_text(json.dumps(entries))
     assert generate_subactions.main(["--check", str(path), "--text_model", str(checkpoint)]) == 0
     printed = capsys.readouterr().out
-    assert "a, dunk: 1 repeated" in printed
+    assert "a, dunk: 1 of 10 phrases are repeated" in printed
     assert f"a, hook shot: too long: '{'x' * 30}'" in printed
-    assert "b, lay-up: no sub-actions" in printed
+    assert "b, lay-up: 0 phrases, at least 10 are needed" in printed
     assert "2 samples with 3 options; 3 options to look at" in printed
     assert generate_subactions.main(["--check", str(path), "--text_model", "no/such-model"]) == 0
     assert "lengths estimated" in capsys.readouterr().out
