@@ -11,24 +11,16 @@ from email.utils import parsedate_to_datetime
 from actalign.console import StageError, log
 
 TRIES = 6  # of one request that meets a rate limit, a lost connection or a server error
-TIMEOUT = 120  # s for one answer
 LONGEST_PAUSE = 60  # s between two tries, where the server does not ask for another
 LONGEST_WAIT = 600  # s that a server may ask for; rather than sleep longer, the run stops and says so
 
-REJECTING = (400, 422, 500)  # a part of the request; llama-cpp-python's server answers a schema it cannot read with 500
 PARTS = re.compile("(?P<temperature>temperature)|(?P<limit>max_completion_tokens|max_tokens)|"
                    "(?P<format>response_?format|json_object|schema|grammar)", re.IGNORECASE)
-OF_THE_QUESTION = (400, 413, 422)  # by a server that has answered others: this question is too long, or filtered
 QUESTION_CODES = {"context_length_exceeded", "content_filter", "content_policy_violation"}
 QUOTA_CODES = {"insufficient_quota", "billing_not_active", "billing_hard_limit_reached"}
-PASSING = (408, 409, 425, 429)  # and all from 500 on: another try may help
-UNREACHED = ("ConnectError", "ConnectTimeout")  # what the client's HTTP library calls a server that is not there
 ADVICE = {
-    400: "the server does not accept the request, choose another --model",
     401: "the key is not accepted, check OPENAI_API_KEY or --apikey",
     402: "the quota is used up, add credit or wait",
-    403: "the key may not use this model, choose another --model",
-    404: "there is no such model or address, check --model and --base_url",
     429: "the limit is used up, wait or ask with fewer --workers",
 }
 
@@ -42,12 +34,11 @@ def request_choices(temperature, schema, max_tokens=None):
 
     It says the first of each part, and the next where a server rejects that. schema: the JSON schema of the answer.
     """
-    names = ("max_completion_tokens", "max_tokens") if max_tokens else ()  # the newest first
     strict = {"name": "subactions", "strict": True, "schema": schema}
     formats = [{"type": "json_schema", "json_schema": strict},  # OpenAI's
                {"type": "json_object", "schema": schema}, {"type": "json_object"}]  # llama.cpp's server's, others'
     return {"temperature": [{"temperature": temperature}, {}],
-            "limit": [*({name: max_tokens} for name in names), {}],
+            "limit": [{"max_completion_tokens": max_tokens}, {"max_tokens": max_tokens}, {}] if max_tokens else [{}],
             "format": [*({"response_format": format} for format in formats), {}]}
 
 
@@ -60,13 +51,12 @@ def request_body(model, prompt, choices):
 
 
 class LanguageModel:
-    """One model of one server, used from several threads.
+    """One model of one server, used from several threads; timeout: seconds to wait for an answer.
 
-    choices  as `request_choices` makes them    timeout  seconds to wait for an answer
-    stopped  an Event: once it is set, nothing is asked any more, and pauses between two tries end with StageError
+    stopped: an Event; once it is set, nothing is asked any more, and pauses between two tries end with StageError.
     """
 
-    def __init__(self, model, choices, api_key, base_url=None, timeout=TIMEOUT):
+    def __init__(self, model, choices, api_key, base_url, timeout):
         import openai
 
         self.model = model
@@ -87,9 +77,8 @@ class LanguageModel:
         """The text of the model's answer.
 
         Rate limits, lost connections and server errors are tried again, after the pause that the server asks for or
-        growing ones. The client's own retrying would try a used-up quota as well, and its pauses could not be ended.
-        Raises NoAnswer if that did not help, StageError if no further question makes sense: a bad key, an unknown
-        model, a used-up quota, no server.
+        growing ones; not by the client, which retries used-up quotas as well, and whose pauses cannot be ended.
+        Raises NoAnswer if that did not help, StageError if no further question makes sense: a bad key, no server.
         """
         import openai
 
@@ -117,10 +106,9 @@ class LanguageModel:
     def _ask_once(self, prompt, choices):
         # Raw: what some servers answer is no completion that the client could read.
         raw = self._client.chat.completions.with_raw_response.create(**request_body(self.model, prompt, choices))
-        try:
+        answer = None
+        with suppress(ValueError, RecursionError):
             answer = json.loads(raw.content)  # less strict than files.parse_json: it is paid for
-        except (ValueError, RecursionError):
-            answer = None
         with self._guard:
             self._has_answered = True
             self.tokens_asked += answer_part(answer, "usage", "prompt_tokens") or 0
@@ -140,38 +128,34 @@ class LanguageModel:
         status = getattr(error, "status_code", None)
         if status is None:
             cause = type(error.__cause__ or error).__name__
-            if cause in UNREACHED:
+            if cause in ("ConnectError", "ConnectTimeout"):
                 return None, True, StageError("no connection to the server, check --base_url and that it runs")
             return None, True, NoAnswer(f"no whole answer ({cause}); a slow model needs a longer --timeout")
         codes = (QUESTION_CODES | QUOTA_CODES).intersection(map(str, (error.code, error.type)))
-        details, wait, rejected, by_name = ", ".join([f"status {status}", *codes]), _retry_after(error, 0), None, None
-        if status in REJECTING and not codes:
-            by_name = PARTS.search(f"{error.param} {error}")
-            # Many servers reject a response format without a word, some with a bare 500.
-            rejected = by_name.lastgroup if by_name else None if self._has_answered else "format"
-        passing = status in PASSING or status >= 500
-        advice = ADVICE.get(status, "the server refuses the request, check --base_url and --model")
+        details, rejected, named = ", ".join([f"status {status}", *codes]), None, None
+        if status in (400, 422, 500) and not codes:  # llama-cpp-python's server answers schemas it cannot read with 500
+            named = PARTS.search(f"{error.param} {error}")
+            # Many servers reject a response format without a word.
+            rejected = named.lastgroup if named else None if self._has_answered else "format"
+        passing = status in (408, 409, 425, 429) or status >= 500
+        advice = ADVICE.get(status, "the server refuses the request, check --model and --base_url")
         if codes & QUOTA_CODES:
             passing, advice = False, ADVICE[402]
-        elif codes or (status in OF_THE_QUESTION and self._has_answered):
+        elif codes or (status in (400, 413, 422) and self._has_answered):  # too long, or filtered
             return rejected, False, NoAnswer(f"the server does not accept the question ({details})")
-        elif wait > LONGEST_WAIT:
+        elif (wait := _retry_after(error, 0)) > LONGEST_WAIT:
             passing, advice = False, f"the server asks to wait {wait / 60:.0f} minutes, run the same command again then"
         elif passing and status != 429:
-            return rejected, not by_name, NoAnswer(f"the server fails with {details}")
-        return rejected, passing, StageError(f"{self.model}: {advice} ({details}); what was answered is kept")
+            return rejected, not named, NoAnswer(f"the server fails with {details}")
+        return rejected, passing, StageError(f"{advice} ({details}); what was answered is kept")
 
     def _leave_out(self, part, choices):
         """Say no longer the first choice of a part that the server rejects. Returns whether to ask again."""
         with self._guard:
-            if choices is not self._choices:  # another thread has met the same
-                return True
-            if part is None or len(choices[part]) == 1:
-                return False
-            _, *others = choices[part]
-            self._choices = {**choices, part: others}
-        log.warning(f"the server does not take this {part}; asking with {'another' if others[0] else 'none'}")
-        return True
+            if part and choices is self._choices and len(choices[part]) > 1:
+                self._choices = {**choices, part: choices[part][1:]}
+                log.warning(f"{self.model}: the server does not take this {part}; asking with another or none")
+            return choices is not self._choices  # also where another thread has met the same
 
 
 def _retry_after(error, default):
@@ -186,12 +170,11 @@ def _retry_after(error, default):
 
 def answer_part(answer, *path):
     """What is at a path of keys and positions in a JSON value, None where there is no such place."""
-    for step in path:
-        try:
+    with suppress(KeyError, IndexError, TypeError):
+        for step in path:
             answer = answer[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return answer
+        return answer
+    return None
 
 
 def text_of_answer(answer):

@@ -6,7 +6,6 @@ import re
 import unicodedata
 
 MIN_SUBACTIONS = 10  # phrases an option
-MOST_SUBACTIONS = 60  # phrases an option; a model that gives more repeats itself without end
 LONGEST_PHRASE = 400  # characters; SigLIP reads 64 tokens, about 250 characters of English
 OPENING = re.compile(r'\{(?=\s*["}])')  # of a JSON object
 
@@ -42,12 +41,10 @@ def _named_lists(text):
     found, at = {}, 0
 
     def learn(value):
-        lists = {name: part for name, part in value.items()
-                 if isinstance(part, list) and all(isinstance(phrase, str) for phrase in part)}
-        name = value.get("action", next((part for part in value.values() if isinstance(part, str)), None))
-        if len(lists) == 1 and isinstance(name, str):
-            lists[name] = next(iter(lists.values()))
-        found.update(lists)
+        names = [part for part in (value.get("action"), *value.values()) if isinstance(part, str)]
+        for key, part in value.items():
+            if isinstance(part, list) and all(isinstance(phrase, str) for phrase in part):
+                found.update(dict.fromkeys([key, *names[:1]], part))
         return value
 
     # The hook meets each object when it ends, so that nothing is to be read again where one around it does not.
@@ -70,7 +67,6 @@ def problem_of(phrases, least):
         "an empty phrase": "" in bares,
         f"{repeated} of {count} phrases are repeated": repeated,
         f"{count} phrases, at least {least} are needed": count < least,
-        f"{count} phrases, at most {MOST_SUBACTIONS} make sense": count > MOST_SUBACTIONS,
         f"a phrase of more than {LONGEST_PHRASE} characters": any(len(phrase) > LONGEST_PHRASE for phrase in phrases),
     }
     return next((problem for problem, is_so in problems.items() if is_so), None)

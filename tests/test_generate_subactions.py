@@ -185,7 +185,7 @@ def test_only_what_was_wrong_is_asked_again_then_recorded_and_the_run_goes_on(st
     assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [["hook shot"], [], []]
     missing = json.loads((stage.folder / "generated_subactions.missing.json").read_text())
     assert missing == [{"id": "a", "reason": "hook shot: 1 of 10 phrases are repeated", "retry": True}]
-    assert "1 samples lack an option after 3 attempts (a)" in capsys.readouterr().out
+    assert "1 failed (a; " in capsys.readouterr().out
     server.requests.clear()
     server.answer = lambda prompt, count: good_reply(prompt)
     assert stage() == 0
@@ -444,7 +444,7 @@ def test_a_key_is_sent_without_the_line_break_of_its_file(stage, server, monkeyp
 
 
 @pytest.mark.parametrize("flags", [["--temp", "nan"], ["--temp", "-1"], ["--temp", "warm"], ["--timeout", "0"],
-                                   ["--min_subactions", "61"], ["--attempts", "0"], ["--workers", "0"]])
+                                   ["--attempts", "0"], ["--workers", "0"]])
 def test_flags_that_make_no_sense_are_refused(stage, flags):
     with pytest.raises(SystemExit) as caught:
         stage(*flags)
@@ -729,7 +729,7 @@ def test_results_of_a_batch_with_other_settings_are_refused(stage, capsys, chang
     assert stage("--batch", str(batch)) == 0
     results = write_lines(stage.folder / "results.jsonl", batch_answers(batch))
     assert stage("--batch_results", str(results), *change) == 2
-    assert "the same settings as --batch" in capsys.readouterr().err
+    assert "the same settings" in capsys.readouterr().err
     assert not stage.path.exists()
 
 

@@ -33,7 +33,6 @@ def test_replies_are_matched_to_options_by_name(reply):
     (json.dumps([ONE_TO_TEN, ["rises", "slams it in"]]), "no JSON"),
     (as_list({"dunk": ["rises"]}), "at least 2"), (as_list({"dunk": ["rises", "Rises "]}), "repeated"),
     (as_list({"dunk": ["rises", " "]}), "empty"), (as_list({"dunk": ["rises", ["slams"]]}), "no JSON"),
-    (as_list({"dunk": [str(n) + " times" for n in range(10_000)]}), "at most"),
     (json.dumps({"dunk": [{"step": "rises"}, {"step": "slams"}]}), "no JSON"),
     (as_list({"dunk": ["rises", "high " * 200]}), "characters"), (json.dumps({"dunk": "rises, slams"}), "no JSON"),
 ])
