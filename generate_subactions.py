@@ -162,8 +162,7 @@ def estimate(questions, settings):
     prompts = [question.prompt(settings) for question in questions]
     asked = sum(map(len, prompts)) // CHARACTERS_A_TOKEN
     answered = sum(len(question.options) for question in questions) * settings.min_subactions * TOKENS_A_PHRASE
-    samples = sum(len(question.samples) for question in questions)
-    return [f"{len(prompts)} requests for {samples} samples",
+    return [f"{len(prompts)} requests for {sum(len(question.samples) for question in questions)} samples",
             f"about {asked} tokens asked and {answered} tokens answered\n", *prompts[:1]]
 
 

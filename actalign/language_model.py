@@ -11,7 +11,6 @@ from email.utils import parsedate_to_datetime
 from actalign.console import StageError, log
 
 TRIES = 6  # of one request that meets a rate limit, a lost connection or a server error
-LONGEST_PAUSE = 60  # s between two tries, where the server does not ask for another
 LONGEST_WAIT = 600  # s that a server may ask for; rather than sleep longer, the run stops and says so
 
 PARTS = re.compile("(?P<temperature>temperature)|(?P<limit>max_completion_tokens|max_tokens)|"
@@ -51,10 +50,7 @@ def request_body(model, prompt, choices):
 
 
 class LanguageModel:
-    """One model of one server, used from several threads; timeout: seconds to wait for an answer.
-
-    stopped: an Event; once it is set, nothing is asked any more, and pauses between two tries end with StageError.
-    """
+    """A model of a server, for several threads. Once the Event `stopped` is set, pauses end and nothing is asked."""
 
     def __init__(self, model, choices, api_key, base_url, timeout):
         import openai
@@ -92,8 +88,7 @@ class LanguageModel:
                 rejected, passing, outcome = self._judged(error)
                 if passing and tries < TRIES:
                     first = 4 if isinstance(error, openai.RateLimitError) else 1  # s; limits are counted by the minute
-                    growing = min(first * 2 ** (tries - 1), LONGEST_PAUSE)
-                    self._pause(_retry_after(error, growing) + random.random())  # not all threads at once
+                    self._pause(_retry_after(error, first * 2 ** (tries - 1)) + random.random())  # not all at once
                 elif self._leave_out(rejected, choices):
                     tries = 0
                 else:

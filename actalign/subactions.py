@@ -108,8 +108,7 @@ class GeneratedFile:
                 self._journal.append(entry)
                 self._entries[sample.id] = entry
             if problems:
-                reason = "; ".join(f"{option}: {problem}" for option, problem in problems.items())
-                self.missing.add(sample.id, reason, retry=True)
+                self.missing.add(sample.id, "; ".join(map(": ".join, problems.items())), retry=True)
             else:
                 self.missing.drop(sample.id)
 
