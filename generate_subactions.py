@@ -25,8 +25,7 @@ from actalign.subactions import GeneratedFile, read_subactions
 
 MODEL = "gpt-5.4-mini"
 ATTEMPTS = 3  # questions about one option before its sample is recorded as failed
-CHARACTERS_A_TOKEN = 4  # of English, for estimates
-TOKENS_A_PHRASE = 15
+CHARACTERS_A_TOKEN, TOKENS_A_PHRASE = 4, 15  # of English, for estimates
 LONGEST_TEXT = 64 * CHARACTERS_A_TOKEN  # SigLIP reads 64 tokens
 
 

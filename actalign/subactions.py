@@ -46,10 +46,11 @@ def subactions_from_entry(entry, source, sample=None):
     by_key = entry.get("subactions") or {}
     if not isinstance(by_key, dict):
         raise InputError(f"{source}: subactions of sample {sample.id} are no object of option and list; mend them")
-    folded = {folded_key(key): texts for key, texts in by_key.items()}
-    texts = [by_key.get(key, folded.get(folded_key(key))) or [] for key in sample.keys]
-    for key, of_key in zip(sample.keys, texts, strict=True):
-        if not isinstance(of_key, list) or not all(isinstance(text, str) and text.strip() for text in of_key):
+    keys = sample.keys
+    folded = {folded_key(key): texts for key, texts in by_key.items() if key not in keys}
+    texts = [(by_key[key] if key in by_key else folded.get(folded_key(key))) or [] for key in keys]
+    for key, of_key in zip(keys, texts, strict=True):
+        if not (isinstance(of_key, list) and set(map(type, of_key)) <= {str} and all(map(str.strip, of_key))):
             raise InputError(f"{source}: sub-actions of {key!r} in sample {sample.id} are no list of texts; mend them")
     return SubActions(sample, tuple(map(tuple, texts)))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import email.utils
+import errno
 import json
 import re
 import signal
@@ -16,6 +17,7 @@ import pytest
 from made_artifacts import make_entries, write_frames_index
 
 import generate_subactions
+from actalign.files import Journal
 from actalign.language_model import LanguageModel
 from actalign.subactions import read_subactions
 from generate_subactions import generate_prompt
@@ -487,6 +489,42 @@ def test_answers_in_flight_when_the_quota_runs_out_are_kept_and_no_more_is_asked
     assert time.monotonic() - began < 8
     assert len(server.requests) == 3
     assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [["jump shot"]]
+
+
+def test_every_reply_is_committed_before_the_next_question(stage, server):
+    journal, committed = stage.path.with_name(stage.path.name + ".partial"), []
+
+    def answer(prompt, count):
+        committed.append(journal.read_bytes().count(b"\n") if journal.exists() else 0)
+        return good_reply(prompt).replace("jump shot 3", "jump shot 4") if count == 1 else good_reply(prompt)
+
+    server.answer = answer
+    assert stage() == 0
+    assert committed == [0, 1, 2, 3]  # the first question is asked again for one of its options
+
+
+def test_answers_in_flight_when_the_disk_is_full_are_kept_if_there_is_room_again(stage, server, monkeypatch, capsys):
+    append, arrived = Journal.append, threading.Event()
+
+    def append_all_but_one(journal, entry):
+        if entry["id"] == "a":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(journal, entry)
+
+    def answer(prompt, count):
+        if "hook" in prompt:
+            arrived.wait(10)
+        else:
+            arrived.set()
+            time.sleep(0.5)
+        return good_reply(prompt)
+
+    monkeypatch.setattr(Journal, "append", append_all_but_one)
+    server.answer = answer
+    assert stage("--workers", "2") == 1
+    assert "No space left" in capsys.readouterr().err
+    assert len(server.requests) == 2
+    assert [of_sample.sample.id for of_sample in read_subactions(stage.path)] == ["b"]
 
 
 def test_ctrl_c_ends_at_once_and_keeps_what_is_done(tmp_path, server, root):
