@@ -8,30 +8,24 @@ generate_prompt(). What the output holds already is not asked again.
 """
 
 import hashlib
-import itertools
 import json
 import os
 import re
 import threading
 import urllib.parse
 from collections import defaultdict
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from actalign import artifacts, console, files, language_model
 from actalign.language_model import NoAnswer, answer_part
-from actalign.replies import MIN_SUBACTIONS, MOST_SUBACTIONS, bare, parse_reply
+from actalign.replies import MIN_SUBACTIONS, parse_reply, problem_of
 from actalign.subactions import GeneratedFile, read_subactions
 
 MODEL = "gpt-5.4-mini"
-TEMPERATURE = 0.2  # the published setting
 ATTEMPTS = 3  # questions about one option before its sample is recorded as failed
-WORKERS = 4  # requests in flight
-CHARACTERS_A_TOKEN = 4  # of English, for estimates
-TOKENS_A_PHRASE = 15
+CHARACTERS_A_TOKEN, TOKENS_A_PHRASE = 4, 15  # of English, for estimates
 LONGEST_TEXT = 64 * CHARACTERS_A_TOKEN  # SigLIP reads 64 tokens
 
 
@@ -52,16 +46,6 @@ Dwell on the moments in which the listed actions differ.
 {ANSWER_FORM}"""
 
 
-def generate_short_prompt(options, domain):
-    """The ablation: no context and no advice, only the question."""
-    listed = "\n".join(f"- {option}" for option in options)
-    return f"""\
-List at least {MIN_SUBACTIONS} sub-actions of each of these {domain} actions, in order:
-{listed}
-
-{ANSWER_FORM}"""
-
-
 ANSWER_FORM = """\
 Answer with JSON and nothing else, one entry for every action, named exactly as above:
 {"actions": [{"action": "name of the action", "subactions": ["first phrase", "second phrase"]}]}"""
@@ -75,185 +59,143 @@ SCHEMA = {
 }
 
 
-def make_prompt(settings, options, domain):
-    """The text of the prompt that the parsed arguments choose."""
-    make = generate_short_prompt if settings.prompt == "short" else generate_prompt
-    prompt = make(list(options), domain)
+def make_prompt(settings, sample, options, problems=None):
+    """The prompt that the parsed arguments choose, and the {option: problem} of an earlier answer."""
+    lines = [generate_prompt(list(options), sample.domain)]
+    if settings.prompt == "short":  # the ablation: no context and no advice, only the question
+        lines = [f"List at least {MIN_SUBACTIONS} sub-actions of each of these {sample.domain} actions, in order:",
+                 *(f"- {option}" for option in options), "", ANSWER_FORM]
     if settings.min_subactions > MIN_SUBACTIONS:
-        prompt += f"\n\nList at least {settings.min_subactions} sub-actions of every action."
-    return prompt
+        lines += ["", f"List at least {settings.min_subactions} sub-actions of every action."]
+    if problems:
+        lines += ["", "An earlier answer could not be used:"]
+        lines += [f"- {option}: {problem}" for option, problem in problems.items()]
+    return "\n".join(lines)
 
 
-def generated_with(settings, sample, temperature):
-    """What is recorded of how a sample's sub-actions came about; no temperature where the server takes none."""
-    return {"model": settings.model, "temperature": temperature,
-            "prompt": make_prompt(settings, sample.options, sample.domain)}
+def generated_with(settings, sample):
+    """What is recorded of how a sample's sub-actions come about."""
+    prompt = make_prompt(settings, sample, sample.options)
+    return {"model": settings.model, "temperature": settings.temp, "prompt": prompt}
 
 
 @dataclass(eq=False)
 class Question:
-    """The options that some samples share, asked once. Samples with the same options in the same domain are one.
-
-    options   those still to be asked    problems  {option: why it has no phrases}, of those that were asked in vain
-    known     {option: phrases} of the others, from earlier runs and growing with every reply
-    """
+    """Samples with the same options in the same domain, asked for once; known: {option: phrases}, which grows."""
 
     samples: list
-    options: list
     known: dict
-    problems: dict = field(default_factory=dict)
-    has_grown: bool = False  # whether a reply has added to what is known
 
-    def prompt(self, settings):
-        """The text to ask with: for the options that are left, with what was wrong with an earlier answer."""
-        told = "\n".join(f"- {option}: {problem}" for option, problem in self.problems.items())
-        return make_prompt(settings, self.options, self.samples[0].domain) + (
-            f"\n\nAn earlier answer could not be used:\n{told}" if told else "")
+    @property
+    def options(self):
+        """Those still to be asked; none if other samples have all of them."""
+        return [option for option in dict.fromkeys(self.samples[0].options) if option not in self.known]
 
-    def ask(self, answer, settings, attempts=1):
+    def prompt(self, settings, problems=None):
+        """The text to ask with, given {option: what was wrong with an earlier answer}."""
+        return make_prompt(settings, self.samples[0], self.options, problems)
+
+    def ask(self, answer, settings, attempts):
         """Learn from the replies of `answer`, a function of a prompt, until every option is known or it has no answer.
 
-        What a reply leaves out or gets wrong is asked again, `attempts` times in all.
+        Asks `attempts` times at most. Yields {option: why it has no phrases} after each reply.
         """
-        for _ in range(attempts):
+        problems = {}
+        while self.options and attempts:
+            attempts -= 1
             try:
-                reply = answer(self.prompt(settings))
+                found, problems = parse_reply(answer(self.prompt(settings, problems)), self.options,
+                                              self.samples[0].domain, settings.min_subactions)
             except NoAnswer as error:
-                self.problems = dict.fromkeys(self.options, str(error))
-                return
-            found, self.problems = parse_reply(reply, self.options, self.samples[0].domain, settings.min_subactions)
-            self.known, self.options = {**self.known, **found}, list(self.problems)
-            self.has_grown = self.has_grown or bool(found)
-            if not self.options:
-                return
+                found, problems, attempts = {}, dict.fromkeys(self.options, str(error)), 0
+            self.known.update(found)
+            yield problems
 
 
 def collect_questions(samples, generated):
-    """The Questions that are left: samples whose options do not all have sub-actions yet.
-
-    A question without options to ask is one whose options are all known from another sample.
-    Raises InputError if an entry with a sample's id has other options.
-    """
+    """The Questions that are left. Raises InputError if an entry with a sample's id has other options."""
     groups = defaultdict(list)
     for sample in samples:
         groups[sample.domain, frozenset(sample.options)].append(generated.subactions_of(sample))
-    questions = []
-    for group in groups.values():
-        known = {option: texts for of_sample in group for option, texts in of_sample.known.items()}
-        options = [option for option in dict.fromkeys(group[0].sample.options) if option not in known]
-        todo = [of_sample.sample for of_sample in group if of_sample.lacking]
-        if todo:
-            questions.append(Question(todo, options, known))
-    return questions
+    questions = [Question([of_sample.sample for of_sample in group if of_sample.lacking],
+                          {option: texts for of_sample in group for option, texts in of_sample.known.items()})
+                 for group in groups.values()]
+    return [question for question in questions if question.samples]
 
 
 def generate_subactions(questions, generated, model, settings):
-    """Ask the questions of a LanguageModel, `settings.workers` at a time, and commit each answer before another asks.
+    """Ask the questions of a LanguageModel, `settings.workers` at a time. Each reply is committed before another asks.
 
-    settings: the parsed arguments. Raises StageError if asking makes no sense any more; what is in flight then is
-    waited for, since it is paid for. An interrupt keeps what has come and waits for nothing.
+    settings: the parsed arguments. Raises what went wrong first, StageError if asking makes no sense any more; what is
+    in flight then is waited for, since it is paid for. An interrupt keeps what has come and waits for nothing.
     """
-    left, in_flight = iter(questions), {}
+    left, errors, committing = iter(questions), [], threading.Lock()
+
+    def work():
+        try:
+            for question in left:  # of all threads: each question goes to one
+                for problems in question.ask(model.ask, settings, settings.attempts):
+                    with committing:
+                        generated.add(question.samples, question.known, problems, model.temperature)
+                bar.update(len(question.samples))
+        except BaseException as error:  # raised below, when the others have ended
+            errors.append(error)
+            model.stopped.set()
+
+    # For threads of a pool the interpreter would wait, however long a request hangs.
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(settings.workers, len(questions)))]
     with console.progress(sum(len(question.samples) for question in questions), "samples") as bar:
         try:
-            while True:
-                for question in itertools.islice(left, settings.workers - len(in_flight)):
-                    in_flight[in_daemon_thread(question.ask, model.ask, settings, settings.attempts)] = question
-                if not in_flight:
-                    return
-                for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
-                    future.result()
-                    settle(in_flight[future], generated, settings, model.temperature)
-                    bar.update(len(in_flight.pop(future).samples))
-        except console.StageError:
-            model.stopped = True
-            while sum(not future.done() for future in in_flight) > len(model.pausing):
-                wait(in_flight, timeout=0.05)
-            raise
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
         finally:
-            for question in in_flight.values():
-                if question.has_grown:
-                    settle(question, generated, settings, model.temperature)
-
-
-def in_daemon_thread(function, *arguments):
-    """The Future of a function's result. For threads of a pool the interpreter waits, however long a request hangs."""
-    future = Future()
-
-    def run():
-        try:
-            future.set_result(function(*arguments))
-        except BaseException as error:  # raised by future.result()
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def settle(question, generated, settings, temperature):
-    """Commit what became of a question for each of its samples; what failed goes to the missing items."""
-    for sample in question.samples:
-        generated.add(sample, question.known, generated_with(settings, sample, temperature))
-        if question.problems:
-            generated.missing.add(sample.id, "; ".join(f"{option}: {why}" for option, why in question.problems.items()),
-                                  retry=True)
+            committing.acquire()  # for good: after an interrupt, nobody writes beside what ends the run
+    if errors:
+        raise errors[0]
 
 
 def estimate(questions, settings):
-    """Lines that tell what asking would take, and one full prompt. Yields them."""
-    prompts = [question.prompt(settings) for question in questions if question.options]
-    answers = sum(len(question.options) for question in questions) * settings.min_subactions * TOKENS_A_PHRASE
-    yield f"{len(prompts)} requests for {sum(len(question.samples) for question in questions)} samples"
-    yield (f"about {sum(map(len, prompts)) // CHARACTERS_A_TOKEN} tokens asked and {answers} tokens answered, if the "
-           "first answers can be used")
-    if prompts:
-        yield f"\nthe first prompt:\n\n{prompts[0]}"
+    """What asking would take if the first answers can be used, and one full prompt, as lines."""
+    prompts = [question.prompt(settings) for question in questions]
+    asked = sum(map(len, prompts)) // CHARACTERS_A_TOKEN
+    answered = sum(len(question.options) for question in questions) * settings.min_subactions * TOKENS_A_PHRASE
+    return [f"{len(prompts)} requests for {sum(len(question.samples) for question in questions)} samples",
+            f"about {asked} tokens asked and {answered} tokens answered\n", *prompts[:1]]
 
 
 def write_batch(path, questions, settings):
-    """Write the questions as a file for OpenAI's Batch API. Returns how many requests it has."""
+    """Write the questions as a file for OpenAI's Batch API."""
     console.require_folder_of(path)
-    if Path(path).exists():
+    if os.path.exists(path):
         raise console.InputError(f"--batch {path}: is there already; remove it or choose another name")
     choices = language_model.request_choices(settings.temp, SCHEMA, settings.max_tokens)
-    requests = [{"custom_id": batch_id(question.samples[0], settings), "method": "POST", "url": "/v1/chat/completions",
-                 "body": language_model.request_body(settings.model, question.prompt(settings), choices)}
-                for question in questions if question.options]
     with files.replacing(path) as file:
-        file.writelines(json.dumps(request) + "\n" for request in requests)
-    return len(requests)
+        for question in questions:
+            body = language_model.request_body(settings.model, question.prompt(settings), choices)
+            file.write(json.dumps({"custom_id": batch_id(question.samples[0], settings), "method": "POST",
+                                   "url": "/v1/chat/completions", "body": body}) + "\n")
 
 
 def batch_id(sample, settings):
     """The custom_id of a request: the sample's id, and what tells apart other prompts, models and temperatures."""
-    how = json.dumps(generated_with(settings, sample, settings.temp), sort_keys=True)
+    how = json.dumps(generated_with(settings, sample), sort_keys=True)
     return f"{sample.id}#{hashlib.blake2b(how.encode(), digest_size=4).hexdigest()}"
 
 
 def read_batch(path, questions, generated, settings):
-    """Take the answers of a Batch result file, or of its error file, by custom_id.
-
-    Raises InputError if it is no such file, or was asked with another prompt, model or temperature.
-    """
+    """Take the answers of a Batch result or error file by custom_id. Raises InputError if it answers no question."""
     asked = {batch_id(sample, settings): question for question in questions for sample in question.samples}
-    ids = {custom_id.rpartition("#")[0] for custom_id in asked}
-    answered = {}
-    for number, line in enumerate(files.read_json_lines(path, "Batch result file"), start=1):
-        custom_id = answer_part(line, "custom_id")
-        if not isinstance(custom_id, str):
-            raise console.InputError(f"--batch_results {path}: line {number} has no custom_id; give the result file "
-                                     "of a batch that --batch wrote")
-        question = asked.get(custom_id)
-        if question is None and custom_id.rpartition("#")[0] in ids:
-            raise console.InputError(f"--batch_results {path}: {custom_id} was asked with another prompt, model or "
-                                     "temperature; run with the same settings as --batch")
-        if question is not None and question.options:
-            answered[custom_id] = question
-            question.ask(partial(batch_answer, line, settings.temp), settings)
-    for question in answered.values():
-        settle(question, generated, settings, settings.temp)
-    if questions and not answered:
-        console.log.warning(f"{path} answers none of the questions that are left")
+    is_used = False
+    for line in files.read_json_lines(path, "Batch result file"):
+        if question := asked.get(str(answer_part(line, "custom_id"))):
+            is_used = True
+            for problems in question.ask(partial(batch_answer, line, settings.temp), settings, attempts=1):
+                generated.add(question.samples, question.known, problems, settings.temp)
+    if questions and not is_used:
+        raise console.InputError(f"--batch_results {path}: answers none of the questions that are left; give the "
+                                 "results of --batch, and the same settings")
 
 
 def batch_answer(line, temperature, _):
@@ -271,58 +213,46 @@ def check_file(path, text_model, min_subactions):
     """Lines about a generated_subactions.json: what is missing, repeated, or too long to be read whole. Yields them."""
     from actalign.checkpoint import load_tokenizer
 
-    subactions = read_subactions(path)
-    tokenizer, how = None, f"lengths estimated, {text_model} is not on this machine"
+    subactions, tokenizer, options, flawed = read_subactions(path), None, 0, 0
     with suppress(console.InputError):
-        tokenizer, how = load_tokenizer(text_model), f"lengths by the tokenizer of {text_model}"
-    options = flawed = 0
+        tokenizer = load_tokenizer(text_model)
     for of_sample in subactions:
         for option, texts in zip(of_sample.sample.options, of_sample.texts, strict=True):
-            problems = [] if texts else ["no sub-actions"]
-            repeated = len(texts) - len({bare(text) for text in texts})
-            if 0 < len(texts) < min_subactions:
-                problems.append(f"{len(texts)} sub-actions, fewer than {min_subactions}")
-            if repeated:
-                problems.append(f"{repeated} repeated")
             cut = tokenizer.too_long(list(texts)) if tokenizer else [text for text in texts if len(text) > LONGEST_TEXT]
-            problems += [f"too long: {text!r}" for text in cut]
+            problems = [f"too long: {text!r}" for text in cut]
+            if problem := problem_of(texts, min_subactions):
+                problems.append(problem)
             options, flawed = options + 1, flawed + bool(problems)
             yield from (f"{of_sample.sample.id}, {option}: {problem}" for problem in problems)
-    yield f"{len(subactions)} samples with {options} options; {flawed} options to look at ({how})"
+    how = "by the tokenizer of" if tokenizer else "estimated without"
+    yield f"{len(subactions)} samples with {options} options; {flawed} options to look at (lengths {how} {text_model})"
 
 
 def parse_args(argv=None):
     parser = console.parser(__doc__)
-    add = parser.add_argument
+    add, count = parser.add_argument, console.positive_int
     add("--input", help="processed_dataset.npy; only its index is read")
     add("--output", help="generated_subactions.json")
     add("--apikey", help="key of the API; better in the environment as OPENAI_API_KEY")
-    add("--temp", type=float, default=TEMPERATURE, help="temperature (default: %(default)s)")
+    add("--temp", type=float, default=0.2, help="temperature (default: %(default)s, the published one)")
     add("--model", default=MODEL, help="language model (default: %(default)s)")
-    add("--base_url", help="another server that speaks the OpenAI protocol (vLLM, Ollama, llama.cpp)")
-    add("--prompt", choices=("context", "short"), default="context",
-        help="short is the ablation without context (default: %(default)s)")
-    add("--min_subactions", type=console.positive_int, default=MIN_SUBACTIONS,
-        help="phrases that an option needs at least (default: %(default)s)")
-    add("--max_tokens", type=console.positive_int, help="limit of one answer (default: the server's own)")
-    add("--attempts", type=console.positive_int, default=ATTEMPTS,
-        help="questions about an option before its sample counts as failed (default: %(default)s)")
-    add("--timeout", type=console.positive_float, default=language_model.TIMEOUT,
-        help="seconds of silence before an answer is given up; slow local models need more (default: %(default)s)")
-    add("--workers", type=console.positive_int, default=WORKERS, help="requests in flight (default: %(default)s)")
+    add("--base_url", default=os.environ.get("OPENAI_BASE_URL"), help="another server that speaks OpenAI's protocol")
+    add("--prompt", choices=("context", "short"), default="context", help="short: the ablation without context")
+    add("--min_subactions", type=count, default=MIN_SUBACTIONS, help="phrases an option needs (default: %(default)s)")
+    add("--max_tokens", type=count, help="limit of one answer (default: the server's own)")
+    add("--attempts", type=count, default=ATTEMPTS, help="questions about one option (default: %(default)s)")
+    add("--timeout", type=console.positive_float, default=120, help="s to wait for an answer (default: %(default)s)")
+    add("--workers", type=count, default=4, help="requests in flight (default: %(default)s)")
     add("--dry_run", action="store_true", help="only say what would be asked and what it would take")
     add("--batch", metavar="FILE", help="write the requests for OpenAI's Batch API instead of asking")
     add("--batch_results", metavar="FILE", help="take the answers from a Batch result file")
     add("--check", metavar="FILE", help="only tell what is missing, repeated or too long in a file")
-    add("--text_model", default="google/siglip-so400m-patch14-384",
-        help="SigLIP checkpoint whose tokenizer --check measures with (default: %(default)s)")
+    add("--text_model", default="google/siglip-so400m-patch14-384", help="checkpoint whose tokenizer --check takes")
     args = parser.parse_args(argv)
     if not args.check and not (args.input and args.output):
         parser.error("--input and --output are needed")
     if not 0 <= args.temp < float("inf"):
         parser.error(f"--temp {args.temp}: a temperature is a number from 0 on")
-    if args.min_subactions > MOST_SUBACTIONS:
-        parser.error(f"--min_subactions {args.min_subactions}: is more than {MOST_SUBACTIONS}")
     return args
 
 
@@ -335,24 +265,25 @@ def main(argv=None):
     console.require_folder_of(args.output)
     samples, _ = artifacts.read_samples(args.input)
     with files.Lock(args.output):
-        generated = GeneratedFile(args.output, lambda sample: generated_with(args, sample, args.temp))
+        generated = GeneratedFile(args.output, partial(generated_with, args))
         questions = collect_questions(samples, generated)
+        asked = [question for question in questions if question.options]
         if args.dry_run:
-            print("\n".join(estimate(questions, args)))
-        elif args.batch and any(question.options for question in questions):
-            count = write_batch(args.batch, questions, args)
-            print(f"{count} requests -> {args.batch}; have them answered, then run again with --batch_results")
+            print("\n".join(estimate(asked, args)))
+        elif args.batch and asked:
+            write_batch(args.batch, asked, args)
+            print(f"{len(asked)} requests -> {args.batch}; have them answered, then run again with --batch_results")
         else:
-            answer_questions(questions, samples, generated, args)
+            answer_questions(questions, asked, samples, generated, args)
 
 
-def answer_questions(questions, samples, generated, args):
-    """Have the questions answered as the parsed arguments say, and tell what became of the samples."""
-    asked, tokens = [question for question in questions if question.options], ""
+def answer_questions(questions, asked, samples, generated, args):
+    """Have those of the questions answered that are to be asked, and tell what became of the samples."""
+    tokens = ""
     try:
         for question in questions:
             if not question.options:  # another sample has the same ones, and they are known
-                settle(question, generated, args, args.temp)
+                generated.add(question.samples, question.known, {}, args.temp)
         if args.batch_results:
             read_batch(args.batch_results, asked, generated, args)
         elif asked:
@@ -362,32 +293,26 @@ def answer_questions(questions, samples, generated, args):
             tokens = f"; {model.tokens_asked} tokens asked, {model.tokens_answered} answered"
     finally:
         generated.finish([sample.id for sample in samples])
-    todo = [sample for question in questions for sample in question.samples]
-    failed = [sample.id for sample in todo if generated.subactions_of(sample).lacking]
-    if failed:
-        print(f"{len(failed)} samples lack an option{'' if args.batch_results else f' after {args.attempts} attempts'} "
-              f"({console.some_of(failed)}); {artifacts.missing_path(args.output)} says why, run again to ask again")
-    print(f"{len(todo) - len(failed)} samples generated, {len(samples) - len(todo)} were there already, "
-          f"{len(failed)} failed{tokens} -> {args.output}")
-    if failed and len(failed) == len(samples):
+    todo = sum(len(question.samples) for question in questions)
+    failed = [sample.id for question in asked if question.options for sample in question.samples]
+    why = f" ({console.some_of(failed)}; {generated.missing.path} says why, run again to ask again)" if failed else ""
+    print(f"{todo - len(failed)} samples generated, {len(samples) - todo} were there already, "
+          f"{len(failed)} failed{why}{tokens} -> {args.output}")
+    if 0 < len(failed) == len(samples):
         raise console.StageError("no sample got all its sub-actions")
 
 
 def server_of(args):
-    """(API key, address) of the server; an address of None is OpenAI's own, and a local one needs no key.
-
-    Raises InputError if one is lacking, or cannot be used: an HTTP library's own words on that quote the key.
-    """
+    """(API key, address) of the server. Raises InputError if one cannot be used: HTTP libraries' own words quote it."""
     key = (args.apikey or os.environ.get("OPENAI_API_KEY", "")).strip()
     if not key and not args.base_url:
         raise console.InputError("no API key; set OPENAI_API_KEY, or give --base_url of a local server")
     if not re.fullmatch("[!-~]*", key):
         raise console.InputError("the API key holds a space, a line break or a letter that no key has; copy it again")
-    address = args.base_url or os.environ.get("OPENAI_BASE_URL") or None
     with suppress(ValueError):
-        parts = urllib.parse.urlsplit(address or "https://api.openai.com/v1")
+        parts = urllib.parse.urlsplit(args.base_url or "https://api.openai.com/v1")
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return key or "none", address
+            return key or "none", parts.geturl()
     raise console.InputError("--base_url: is no address of a server; give one such as http://127.0.0.1:8000/v1")
 
 

@@ -6,7 +6,6 @@ import re
 import unicodedata
 
 MIN_SUBACTIONS = 10  # phrases an option
-MOST_SUBACTIONS = 60  # phrases an option; a model that gives more repeats itself without end
 LONGEST_PHRASE = 400  # characters; SigLIP reads 64 tokens, about 250 characters of English
 OPENING = re.compile(r'\{(?=\s*["}])')  # of a JSON object
 
@@ -21,36 +20,31 @@ def parse_reply(text, options, domain, min_subactions=MIN_SUBACTIONS):
     """
     exact = _named_lists(text)
     if not exact:
-        return {}, dict.fromkeys(options, "the reply holds no JSON with lists of sub-actions" if text.strip() else
-                                 "the reply is empty")
+        return {}, dict.fromkeys(options, "the reply holds no JSON with lists of phrases")
     folded = {_folded(name, domain): phrases for name, phrases in exact.items()}
     texts, problems = {}, {}
     for option in options:
-        phrases = exact.get(option, folded.get(_folded(option, domain)))
-        try:
-            texts[option] = _usable(phrases, min_subactions)
-        except ValueError as problem:
-            problems[option] = str(problem)
+        phrases = tuple(map(_clean, exact.get(option, folded.get(_folded(option, domain), []))))
+        if problem := problem_of(phrases, min_subactions):
+            problems[option] = problem
+        else:
+            texts[option] = phrases
     return texts, problems
 
 
 def _named_lists(text):
-    """{name: list} of whatever in the JSON objects of a text names a list, also in one that was cut short.
+    """{name: list of texts} of whatever in the JSON objects of a text names one, also in one that was cut short.
 
-    {"action": name, "subactions": list} names it, under whatever two keys, and {name: list} does. Of two with one name
+    {name: list} names it, and {"action": name, "subactions": list} does, under whatever two keys. Of two with one name
     the last counts: the first was a draft.
     """
     found, at = {}, 0
 
     def learn(value):
-        lists = {name: part for name, part in value.items() if isinstance(part, list)}
-        action = value.get("action")
-        names = {action} if isinstance(action, str) else {part for part in value.values() if isinstance(part, str)}
-        if len(lists) == len(names) == 1:
-            lists[names.pop()] = next(iter(lists.values()))
-        for name, phrases in lists.items():
-            of_objects = any(isinstance(phrase, dict) for phrase in phrases)  # which may have named one before
-            found[name] = found.get(name, phrases) if of_objects else phrases
+        names = [part for part in (value.get("action"), *value.values()) if isinstance(part, str)]
+        for key, part in value.items():
+            if isinstance(part, list) and all(isinstance(phrase, str) for phrase in part):
+                found.update(dict.fromkeys([key, *names[:1]], part))
         return value
 
     # The hook meets each object when it ends, so that nothing is to be read again where one around it does not.
@@ -65,25 +59,17 @@ def _named_lists(text):
     return found
 
 
-def _usable(phrases, least):
-    """A list of phrases as a cleaned tuple. Raises ValueError, which says what is wrong, if it cannot be used."""
-    if phrases is None:
-        raise ValueError("the reply has no list for it")
-    if not all(isinstance(phrase, str) for phrase in phrases):
-        raise ValueError("its list holds something else than texts")
-    phrases = tuple(_clean(phrase) for phrase in phrases)
+def problem_of(phrases, least):
+    """What is wrong with cleaned phrases, None if they can be used."""
     bares = {bare(phrase) for phrase in phrases}
     count, repeated = len(phrases), len(phrases) - len(bares)
-    for is_so, problem in (
-            ("" in bares, "an empty phrase"),
-            (repeated, f"{repeated} of {count} phrases are repeated"),
-            (count < least, f"{count} phrases, at least {least} are needed"),
-            (count > MOST_SUBACTIONS, f"{count} phrases, at most {MOST_SUBACTIONS} make sense"),
-            (any(len(phrase) > LONGEST_PHRASE for phrase in phrases),
-             f"a phrase of more than {LONGEST_PHRASE} characters")):
-        if is_so:
-            raise ValueError(problem)
-    return phrases
+    problems = {
+        "an empty phrase": "" in bares,
+        f"{repeated} of {count} phrases are repeated": repeated,
+        f"{count} phrases, at least {least} are needed": count < least,
+        f"a phrase of more than {LONGEST_PHRASE} characters": any(len(phrase) > LONGEST_PHRASE for phrase in phrases),
+    }
+    return next((problem for problem, is_so in problems.items() if is_so), None)
 
 
 def bare(phrase):

@@ -30,46 +30,29 @@ class SubActions:
 def read_subactions(path):
     """The SubActions of every sample of a generated_subactions.json, as a list.
 
-    Raises InputError if the file is no list of samples with options, an option's sub-actions are no list of texts, or
-    ids repeat.
+    Raises InputError if the file is no list of samples with options and lists of texts, or ids repeat.
     """
     entries = read_json(path, "list of samples with sub-actions")
     if not isinstance(entries, list) or not entries:
-        raise InputError(f"{path}: is no list of samples; give the output of generate_subactions.py")
+        raise InputError(f"{path}: is no list of samples; give an output of generate_subactions.py")
     subactions = [subactions_from_entry(entry, path) for entry in entries]
     require_unique_ids([of_sample.sample for of_sample in subactions], path)
     return subactions
 
 
-def subactions_from_entry(entry, source):
-    """The SubActions of one entry of the file; `source` names the file in errors."""
-    sample = sample_from_record(entry, source)
-    return SubActions(sample, _texts_for(sample, entry, source))
-
-
-def _texts_for(sample, entry, source):
-    """K tuples: what an entry of the file holds for the options of a sample."""
-    by_key = {} if entry.get("subactions") is None else entry["subactions"]
+def subactions_from_entry(entry, source, sample=None):
+    """The SubActions of an entry of the file, for the options of `sample` or its own; `source` is named in errors."""
+    sample = sample or sample_from_record(entry, source)
+    by_key = entry.get("subactions") or {}
     if not isinstance(by_key, dict):
         raise InputError(f"{source}: subactions of sample {sample.id} are no object of option and list; mend them")
     keys = sample.keys
-    if any(key not in by_key for key in keys):  # it lacks them, or spells them otherwise
-        folded = {folded_key(key): texts for key, texts in by_key.items()}
-        by_key = {key: by_key.get(key, folded.get(folded_key(key))) for key in keys}
-    for key in keys:
-        texts = by_key[key]
-        if texts is not None and not (isinstance(texts, list) and set(map(type, texts)) <= {str}
-                                      and all(map(str.strip, texts))):
-            raise InputError(f"{source}: sub-actions of {key!r} in sample {sample.id} are no list of texts; "
-                             "mend them, or take the option out and run generate_subactions.py again")
-    return tuple(tuple(by_key[key] or ()) for key in keys)
-
-
-def entry_of(subactions):
-    """The entry of the file for one SubActions; options without sub-actions are left out."""
-    sample = subactions.sample
-    return {**sample.record(), "subactions": {key: list(texts) for key, texts in
-                                              zip(sample.keys, subactions.texts, strict=True) if texts}}
+    folded = {folded_key(key): texts for key, texts in by_key.items() if key not in keys}
+    texts = [(by_key[key] if key in by_key else folded.get(folded_key(key))) or [] for key in keys]
+    for key, of_key in zip(keys, texts, strict=True):
+        if not (isinstance(of_key, list) and set(map(type, of_key)) <= {str} and all(map(str.strip, of_key))):
+            raise InputError(f"{source}: sub-actions of {key!r} in sample {sample.id} are no list of texts; mend them")
+    return SubActions(sample, tuple(map(tuple, texts)))
 
 
 def folded_key(key):
@@ -80,68 +63,60 @@ def folded_key(key):
 class GeneratedFile:
     """generated_subactions.json while it grows: answers go to a journal one by one, the file is replaced at the end.
 
-    entries: {id: entry} of what is answered, from the file and from the journal of a run that was killed.
-    One run at a time may have it: see `files.Lock`. settings_of: function from a Sample to what this run would record
-    as "generated_with". Raises InputError if the file is there and is no such list, or has sub-actions from another
-    model, temperature or prompt. Where it does not say, or no temperature was taken, they are taken as they are.
+    It begins with the file, and the journal of a run that was killed. One run at a time may have it: see `files.Lock`.
+    generated_with: function from a Sample to {"model", "temperature", "prompt"} of this run. Raises InputError if the
+    file is no such list, or has sub-actions with another of them. Where it does not say, they are taken as they are.
     """
 
-    def __init__(self, path, settings_of):
+    def __init__(self, path, generated_with):
         self.path = Path(path)
-        self.entries = {}
         self.missing = MissingItems(path)
-        self._settings_of = settings_of
+        self._generated_with = generated_with
         self._journal = Journal(self.path.with_name(self.path.name + ".partial"), "take that line out")
-        entries = read_json(path, "list of samples") if self.path.exists() else []
-        if not isinstance(entries, list):
-            raise InputError(f"{path}: is there and is no list of samples; choose another --output")
-        require_unique_ids([self._learn(entry, self.path) for entry in entries], path)
-        for entry in self._journal.read():
-            self._learn(entry, self._journal.path)
-
-    def _learn(self, entry, source):
-        there, earlier = subactions_from_entry(entry, source), entry.get("generated_with")
-        if there.known and isinstance(earlier, dict):
-            for name, value in self._settings_of(there.sample).items():
-                if earlier.get(name, value) not in (value, None):
-                    what = "another prompt" if name == "prompt" else f"{name} {earlier[name]}, this run has {value}"
-                    raise InputError(f"{source}: sample {there.sample.id} was generated with {what}; run with the "
-                                     "same settings or choose another --output")
-        self.entries[there.sample.id] = entry
-        return there.sample
+        self._entries = {}
+        there = list(zip(read_subactions(path), read_json(path), strict=True)) if self.path.exists() else []
+        there += [(subactions_from_entry(entry, self._journal.path), entry) for entry in self._journal.read()]
+        for of_sample, entry in there:
+            id, earlier = of_sample.sample.id, entry.get("generated_with")
+            self._entries[id] = entry
+            if of_sample.known and isinstance(earlier, dict):
+                for name, value in generated_with(of_sample.sample).items():
+                    if earlier.get(name, value) not in (value, None):
+                        raise InputError(f"{path}: sample {id} was generated with another {name}; run with the same "
+                                         "settings or choose another --output")
 
     def subactions_of(self, sample):
-        """The SubActions of a sample, without sub-actions if it is not there.
-
-        Raises InputError if it is there with other options.
-        """
-        entry = self.entries.get(sample.id)
-        if entry is None:
-            return SubActions(sample, ((),) * len(sample.options))
+        """The SubActions of a sample, empty if it is not there. Raises InputError if it is there with other options."""
+        entry = self._entries.get(sample.id, sample.record())
         there = sample_from_record(entry, self.path)
         if sorted(map(folded_key, there.keys)) != sorted(map(folded_key, sample.keys)):
-            raise InputError(f"{self.path}: sample {sample.id} is there with other options than in the dataset; move "
-                             "the file away or choose another --output")
-        return SubActions(sample, _texts_for(sample, entry, self.path))
+            raise InputError(f"{self.path}: sample {sample.id} is there with other options; choose another --output")
+        return subactions_from_entry(entry, self.path, sample)
 
-    def add(self, sample, texts, generated_with):
-        """Commit what is known of one sample: {option: phrases}. What it has already stays."""
-        there = self.subactions_of(sample)
-        known = {**texts, **there.known}
-        subactions = SubActions(sample, tuple(known.get(option, ()) for option in sample.options))
-        entry = {**self.entries.get(sample.id, {}), **entry_of(subactions)}
-        if subactions.texts != there.texts:
-            entry["generated_with"] = generated_with
-        if entry != self.entries.get(sample.id):
-            self._journal.append(entry)
-            self.entries[sample.id] = entry
-        if not subactions.lacking:
-            self.missing.drop(sample.id)
+    def add(self, samples, texts, problems, temperature):
+        """Commit {option: phrases} and {option: why it has none} of samples that share their options.
+
+        What a sample has already stays. temperature: that was asked with, None where the server takes none.
+        """
+        for sample in samples:
+            own = self.subactions_of(sample).known
+            known = {**texts, **own}
+            if known != own or sample.id not in self._entries:
+                by_key = {key: list(known[option]) for key, option in zip(sample.keys, sample.options, strict=True)
+                          if option in known}
+                entry = {**self._entries.get(sample.id, {}), **sample.record(), "subactions": by_key,
+                         "generated_with": {**self._generated_with(sample), "temperature": temperature}}
+                self._journal.append(entry)
+                self._entries[sample.id] = entry
+            if problems:
+                self.missing.add(sample.id, "; ".join(map(": ".join, problems.items())), retry=True)
+            else:
+                self.missing.drop(sample.id)
 
     def finish(self, order):
         """Replace the file by all entries: samples in `order` (ids) first, then what else it held."""
         self._journal.close()
         if self._journal.path.exists():
-            ordered = {id: self.entries[id] for id in order if id in self.entries}
-            write_json(self.path, list({**ordered, **self.entries}.values()), indent=True)
+            ordered = {id: self._entries[id] for id in order if id in self._entries}
+            write_json(self.path, list({**ordered, **self._entries}.values()), indent=True)
             self._journal.remove()

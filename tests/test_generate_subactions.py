@@ -2,6 +2,7 @@
 
 import contextlib
 import email.utils
+import errno
 import json
 import re
 import signal
@@ -16,6 +17,8 @@ import pytest
 from made_artifacts import make_entries, write_frames_index
 
 import generate_subactions
+from actalign.files import Journal
+from actalign.language_model import LanguageModel
 from actalign.subactions import read_subactions
 from generate_subactions import generate_prompt
 
@@ -94,7 +97,7 @@ def server():
 def stage(tmp_path, server, monkeypatch):
     """A dataset of three samples, and a function that runs the script on it against the server."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the pauses between two tries
+    monkeypatch.setattr(LanguageModel, "_pause", lambda self, seconds: None)
     frames = write_frames_index(tmp_path, make_entries(OPTIONS))
     path = tmp_path / "generated_subactions.json"
 
@@ -184,7 +187,7 @@ def test_only_what_was_wrong_is_asked_again_then_recorded_and_the_run_goes_on(st
     assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [["hook shot"], [], []]
     missing = json.loads((stage.folder / "generated_subactions.missing.json").read_text())
     assert missing == [{"id": "a", "reason": "hook shot: 1 of 10 phrases are repeated", "retry": True}]
-    assert "1 samples lack an option after 3 attempts (a)" in capsys.readouterr().out
+    assert "1 failed (a; " in capsys.readouterr().out
     server.requests.clear()
     server.answer = lambda prompt, count: good_reply(prompt)
     assert stage() == 0
@@ -337,7 +340,7 @@ def test_a_rejected_temperature_is_left_out_from_then_on(stage, server, capsys):
                               error={"message": "unsupported", "param": "temperature", "code": "unsupported_value"})
     assert stage() == 0
     assert len(server.requests) == 4
-    assert capsys.readouterr().err.count("does not take temperature 0.2") == 1
+    assert capsys.readouterr().err.count("does not take this temperature") == 1
 
 
 @pytest.mark.parametrize(("status", "error"), [
@@ -373,7 +376,7 @@ def test_the_token_limit_is_asked_by_the_name_that_the_server_knows(stage, serve
     ("Sun, 06 Nov 1994 08:49:37 GMT", 0, 1.1)])
 def test_retry_after_is_waited_for(stage, server, monkeypatch, header, least, most):
     pauses = []
-    monkeypatch.setattr("time.sleep", pauses.append)
+    monkeypatch.setattr(LanguageModel, "_pause", lambda self, seconds: pauses.append(seconds))
     if header == "date":
         header = email.utils.formatdate(time.time() + 60, usegmt=True)
     busy = (429, {"error": {"message": "slow down"}}, {} if header is None else {"Retry-After": header})
@@ -443,7 +446,7 @@ def test_a_key_is_sent_without_the_line_break_of_its_file(stage, server, monkeyp
 
 
 @pytest.mark.parametrize("flags", [["--temp", "nan"], ["--temp", "-1"], ["--temp", "warm"], ["--timeout", "0"],
-                                   ["--min_subactions", "61"], ["--attempts", "0"], ["--workers", "0"]])
+                                   ["--attempts", "0"], ["--workers", "0"]])
 def test_flags_that_make_no_sense_are_refused(stage, flags):
     with pytest.raises(SystemExit) as caught:
         stage(*flags)
@@ -486,6 +489,42 @@ def test_answers_in_flight_when_the_quota_runs_out_are_kept_and_no_more_is_asked
     assert time.monotonic() - began < 8
     assert len(server.requests) == 3
     assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [["jump shot"]]
+
+
+def test_every_reply_is_committed_before_the_next_question(stage, server):
+    journal, committed = stage.path.with_name(stage.path.name + ".partial"), []
+
+    def answer(prompt, count):
+        committed.append(journal.read_bytes().count(b"\n") if journal.exists() else 0)
+        return good_reply(prompt).replace("jump shot 3", "jump shot 4") if count == 1 else good_reply(prompt)
+
+    server.answer = answer
+    assert stage() == 0
+    assert committed == [0, 1, 2, 3]  # the first question is asked again for one of its options
+
+
+def test_answers_in_flight_when_the_disk_is_full_are_kept_if_there_is_room_again(stage, server, monkeypatch, capsys):
+    append, arrived = Journal.append, threading.Event()
+
+    def append_all_but_one(journal, entry):
+        if entry["id"] == "a":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(journal, entry)
+
+    def answer(prompt, count):
+        if "hook" in prompt:
+            arrived.wait(10)
+        else:
+            arrived.set()
+            time.sleep(0.5)
+        return good_reply(prompt)
+
+    monkeypatch.setattr(Journal, "append", append_all_but_one)
+    server.answer = answer
+    assert stage("--workers", "2") == 1
+    assert "No space left" in capsys.readouterr().err
+    assert len(server.requests) == 2
+    assert [of_sample.sample.id for of_sample in read_subactions(stage.path)] == ["b"]
 
 
 def test_ctrl_c_ends_at_once_and_keeps_what_is_done(tmp_path, server, root):
@@ -544,7 +583,7 @@ def test_other_settings_are_refused_even_for_other_samples(tmp_path, stage, serv
     folder.mkdir()
     frames = write_frames_index(folder, make_entries({"d": ["tuck"]}))
     assert stage("--input", str(frames), "--model", "another") == 2
-    assert "sample a was generated with model" in capsys.readouterr().err
+    assert "sample a was generated with another model" in capsys.readouterr().err
     assert len(server.requests) == 3
 
 
@@ -728,7 +767,7 @@ def test_results_of_a_batch_with_other_settings_are_refused(stage, capsys, chang
     assert stage("--batch", str(batch)) == 0
     results = write_lines(stage.folder / "results.jsonl", batch_answers(batch))
     assert stage("--batch_results", str(results), *change) == 2
-    assert "the same settings as --batch" in capsys.readouterr().err
+    assert "the same settings" in capsys.readouterr().err
     assert not stage.path.exists()
 
 
@@ -762,9 +801,9 @@ def test_check_tells_what_is_missing_repeated_or_too_long(tmp_path, checkpoint, 
     path.write_text(json.dumps(entries))
     assert generate_subactions.main(["--check", str(path), "--text_model", str(checkpoint)]) == 0
     printed = capsys.readouterr().out
-    assert "a, dunk: 1 repeated" in printed
+    assert "a, dunk: 1 of 10 phrases are repeated" in printed
     assert f"a, hook shot: too long: '{'x' * 30}'" in printed
-    assert "b, lay-up: no sub-actions" in printed
+    assert "b, lay-up: 0 phrases, at least 10 are needed" in printed
     assert "2 samples with 3 options; 3 options to look at" in printed
     assert generate_subactions.main(["--check", str(path), "--text_model", "no/such-model"]) == 0
     assert "lengths estimated" in capsys.readouterr().out

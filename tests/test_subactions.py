@@ -5,7 +5,7 @@ import json
 import pytest
 from refusals import refusal
 
-from actalign.subactions import SubActions, entry_of, read_subactions, subactions_from_entry
+from actalign.subactions import GeneratedFile, SubActions, read_subactions, subactions_from_entry
 
 ENTRY = {
     "youtube_id": "dQw4w9WgXcQ", "id": "dQw4w9WgXcQ_1", "domain": "Basketball", "action": "Euro Step",
@@ -25,6 +25,16 @@ def write(tmp_path, entries):
     return path
 
 
+def entry_of(tmp_path, subactions):
+    """The entry that a GeneratedFile writes for some SubActions, but for how they were generated."""
+    generated = GeneratedFile(tmp_path / "written.json", lambda sample: {"model": "x"})
+    generated.add([subactions.sample], subactions.known, {}, 0.5)
+    generated.finish([])
+    entry, = json.loads((tmp_path / "written.json").read_text())
+    assert entry.pop("generated_with") == {"model": "x", "temperature": 0.5}
+    return entry
+
+
 def test_fixed_shape_is_read_in_the_order_of_the_options(tmp_path):
     shuffled = {**ENTRY, "id": "second", "subactions": dict(reversed(ENTRY["subactions"].items()))}
     first, second = read_subactions(write(tmp_path, [ENTRY, shuffled]))
@@ -42,9 +52,10 @@ def test_fixed_shape_is_read_in_the_order_of_the_options(tmp_path):
 
 def test_entry_comes_back(tmp_path):
     subactions = read_subactions(write(tmp_path, [ENTRY]))[0]
-    assert entry_of(subactions) == ENTRY
-    assert list(entry_of(subactions)) == list(ENTRY)
-    assert read_subactions(write(tmp_path, [entry_of(subactions)])) == [subactions]
+    entry = entry_of(tmp_path, subactions)
+    assert entry == ENTRY
+    assert list(entry) == list(ENTRY)
+    assert read_subactions(write(tmp_path, [entry])) == [subactions]
 
 
 @pytest.mark.parametrize("key", ["Euro Step in Basketball", " euro  step in basketball ", "EURO\tSTEP IN\nBASKETBALL"])
@@ -66,12 +77,13 @@ def test_keys_of_other_alphabets_are_matched_too():
     {"crossover in Basketball": ["dribbles"], "euro step": ["of another key"], "euro step in Volleyball": ["too"]},
     {"crossover in Basketball": ["dribbles"], "unknown in Basketball": "of another type"},
 ])
-def test_option_without_sub_actions_is_empty_and_named(subactions):
+def test_option_without_sub_actions_is_empty_and_named(tmp_path, subactions):
     of_sample = subactions_from_entry({**ENTRY, "subactions": subactions}, "a.json")
     assert of_sample.texts == (("dribbles",), (), ())
     assert of_sample.lacking == ["euro step", "360 layup"]
-    assert entry_of(of_sample)["subactions"] == {"crossover in Basketball": ["dribbles"]}
-    assert subactions_from_entry(entry_of(of_sample), "a.json") == of_sample
+    entry = entry_of(tmp_path, of_sample)
+    assert entry["subactions"] == {"crossover in Basketball": ["dribbles"]}
+    assert subactions_from_entry(entry, "a.json") == of_sample
 
 
 @pytest.mark.parametrize("subactions", [{}, None])
@@ -89,7 +101,7 @@ def test_sub_actions_that_are_no_list_of_texts_are_refused(tmp_path, texts):
     refusal(lambda: read_subactions(path), str(path), "dQw4w9WgXcQ_1", "euro step")
 
 
-@pytest.mark.parametrize("subactions", [[], ["gathers"], "gathers", 5, True])
+@pytest.mark.parametrize("subactions", [["gathers"], "gathers", 5, True])
 def test_sub_actions_that_are_no_object_are_refused(tmp_path, subactions):
     path = write(tmp_path, [{**ENTRY, "subactions": subactions}])
     refusal(lambda: read_subactions(path), str(path), "dQw4w9WgXcQ_1")
@@ -120,10 +132,10 @@ def test_further_keys_are_no_matter():
 
 
 @pytest.mark.parametrize("answer", [-1, None])
-def test_entry_without_an_answer_has_none(answer):
+def test_entry_without_an_answer_has_none(tmp_path, answer):
     subactions = subactions_from_entry({**ENTRY, "correct_answer_index": answer}, "a.json")
     assert subactions.sample.answer is None
-    assert entry_of(subactions)["correct_answer_index"] is None
+    assert entry_of(tmp_path, subactions)["correct_answer_index"] is None
 
 
 def test_number_as_an_id_is_read_as_text():
