@@ -72,6 +72,16 @@ def entry_of(subactions):
                                               zip(sample.keys, subactions.texts, strict=True) if texts}}
 
 
+def options_of(of_sample, start):
+    """An index's list of the options of a SubActions that have any, with their rows, of which `start` is the first."""
+    options = []
+    for key, texts in zip(of_sample.sample.keys, of_sample.texts, strict=True):
+        if texts:
+            options.append({"key": key, "start": start, "stop": start + len(texts), "texts": list(texts)})
+            start += len(texts)
+    return options
+
+
 def folded_key(key):
     """A key as it is compared: without regard to case and white space."""
     return " ".join(key.split()).casefold()
