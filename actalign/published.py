@@ -26,6 +26,7 @@ from actalign.video import resize
 
 COLUMNS = ("youtube_id", "id", "action", "domain", "question", "answer", "choices_str", "choice_descriptions",
            "processed_video_path", "video_frames")
+LISTS = (list, tuple, np.ndarray)
 NOT_THE_SAME_RUN = "array and sub-actions are joined by position and do not fit: give whole files of one run"
 
 
@@ -46,18 +47,18 @@ def read_same_run(path):
     entries, subactions = read_json(path, "list of samples with sub-actions"), read_subactions(path)
     if any("generated_with" in entry for entry in entries):
         raise InputError(f"{path}: was written by this project, not by the array's run; give the file of that run")
-    for of_sample, entry in zip(subactions, entries, strict=True):
+    for about, entry in zip(subactions, entries, strict=True):
         listed = [texts for texts in (entry.get("subactions") or {}).values() if texts]
-        if listed != [list(texts) for texts in of_sample.texts if texts]:
-            raise InputError(f"{path}: sample {of_sample.sample.id} has its options in another order than their "
-                             "sub-actions, or not all of them; give the file as the published script wrote it")
+        if listed != [list(texts) for texts in about.texts if texts]:
+            raise InputError(f"{path}: sample {about.sample.id} has other options than sub-actions, or in another "
+                             "order; give the file as the published script wrote it")
     return subactions
 
 
 def _is_nothing(value):
     """Whether a value stands for what could not be made: None, NaN, or what holds nothing."""
-    if isinstance(value, list | tuple | np.ndarray):
-        return not getattr(value, "size", value)
+    if isinstance(value, LISTS):
+        return not (value.size if isinstance(value, np.ndarray) else value)
     return value is None or (isinstance(value, float) and np.isnan(value))
 
 
@@ -78,7 +79,7 @@ def _text_rows(value, texts):
     value: as many arrays (M, D) as there are options in `texts`, a SubActions' tuples, or as have any there
     Raises ValueError if the two do not fit.
     """
-    matrices = list(map(_matrix, value)) if isinstance(value, list | tuple | np.ndarray) else []
+    matrices = [_matrix(part) for part in value] if isinstance(value, LISTS) else []
     there, wanted = [0 if matrix is None else len(matrix) for matrix in matrices], list(map(len, texts))
     if there not in (wanted, [count for count in wanted if count]):
         raise ValueError(f"its options have {there[:20]} embeddings for {wanted} sub-actions")
@@ -136,7 +137,7 @@ def kind_of(path):
     value, axes = read_rows(path), 0
     if value.ndim == 2 and value.shape[1] == len(COLUMNS) and any(isinstance(cell, str) for cell in value[0]):
         return "frames"
-    while isinstance(value, list | tuple | np.ndarray):
+    while isinstance(value, LISTS):
         value, axes = next((part for part in value if not _is_nothing(part)), None), axes + 1
     if axes not in (3, 4):
         raise InputError(f"{path}: is none of the arrays that the published scripts wrote; say with --kind which it is")
@@ -152,8 +153,7 @@ def parse_args(argv=None):
     parser.add_argument("--subactions", help="the generated_subactions.json of the same run (embeddings only)")
     parser.add_argument("--kind", choices=artifacts.MAKERS, help="what OLD holds (default: what it looks like)")
     parser.add_argument("--model", default=SO400M, help="checkpoint that made the embeddings (default: %(default)s)")
-    parser.add_argument("--image_size", type=console.positive_int, default=384,
-                        help="frames are resized to this many pixels squared (default: %(default)s)")
+    parser.add_argument("--image_size", type=console.positive_int, default=384, help="of frames (default: %(default)s)")
     add_trust_argument(parser)
     console.add_overwrite_argument(parser)
     return parser.parse_args(argv)
@@ -162,15 +162,14 @@ def parse_args(argv=None):
 def convert(args, kind):
     """Write the old array as an artifact; returns the number of samples of which it has nothing."""
     if kind == "frames":
-        found, made_with = read_dataset(args.old), {"dataset": str(args.old)}
+        found, notes = read_dataset(args.old), {"dataset": str(args.old)}
         settings = {"image_size": args.image_size, "resample": "bicubic", "fps": None}
     else:
         checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
-        found, made_with = read_embeddings(args.old, kind, args.subactions), {"model": checkpoint.name}
+        found, notes = read_embeddings(args.old, kind, args.subactions), {"model": checkpoint.name}
         settings = checkpoint.settings("float32")
-    notes = {**made_with, "made_by": "the published scripts"}
-    with ArrayWriter(args.new, kind, settings, notes, args.overwrite) as writer, \
-            console.progress(len(found), "samples") as bar:
+    with ArrayWriter(args.new, kind, settings, {**notes, "made_by": "the published scripts"},
+                     args.overwrite) as writer, console.progress(len(found), "samples") as bar:
         for about, rows in found:
             id = about.id if kind == "frames" else about.sample.id
             if rows is None:

@@ -1,8 +1,7 @@
 """Pickled numpy arrays, read without running anything that the file says.
 
 Python's unpickler imports and calls what a file names. Here it gets stand-ins for what pickled arrays name, and refuses
-the rest. It is the one in Python: that in C takes all opcodes, makes a memo as large as a few bytes ask for, and hashes
-tuples in tuples until it crashes.
+the rest. It is the one in Python: that in C takes every opcode and makes a memo as large as a few bytes ask for.
 """
 
 import math
