@@ -484,7 +484,7 @@ PICKLES = {
     "bytes named again and again": b"\x80\x04](B" + (10**6).to_bytes(4, "little") + bytes(10**6) + b"\x94"
                                    + b"h\x00" * 10_000 + b"e.",
     "a list in itself": b"\x80\x04]\x94h\x00a.",
-    "tuples that share tuples": b"\x80\x04}N\x94" + b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86\x94"
+    "tuples that share tuples": b"\x80\x04}N\x85\x94" + b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86\x94"
                                                              for n in range(100)) + b"Ns.",
     "arrays in arrays": b"\x80\x04(cnumpy\nndarray\n\x94cnumpy\ndtype\n\x8c\x01O\x85R\x94"
                         + b"h\x00)R(K\x01K\x01\x85h\x01\x89]" * 20_000 + b"N" + b"atb" * 20_000 + b".",
