@@ -13,7 +13,7 @@ import numpy as np
 from actalign import artifacts, console
 from actalign.artifacts.writer import ArrayWriter
 from actalign.checkpoint import add_encoder_arguments, find_checkpoint, resolve_dtype
-from actalign.subactions import read_subactions
+from actalign.subactions import options_of, read_subactions
 
 KIND = "subaction_embeddings"
 BATCH_SIZE = 256  # texts a forward pass on CUDA
@@ -73,16 +73,6 @@ def encode_subactions(subactions, writer, encoder, known):
 def distinct_texts(subactions):
     """The texts of a list of SubActions, each once, in order."""
     return list(dict.fromkeys(text for of_sample in subactions for texts in of_sample.texts for text in texts))
-
-
-def options_of(of_sample, start):
-    """The index's list of the options that have sub-actions, with their rows, of which `start` is the first."""
-    options = []
-    for key, texts in zip(of_sample.sample.keys, of_sample.texts, strict=True):
-        if texts:
-            options.append({"key": key, "start": start, "stop": start + len(texts), "texts": list(texts)})
-            start += len(texts)
-    return options
 
 
 def open_writer(args, settings, subactions):

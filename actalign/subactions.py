@@ -55,6 +55,16 @@ def subactions_from_entry(entry, source, sample=None):
     return SubActions(sample, tuple(map(tuple, texts)))
 
 
+def options_of(of_sample, start):
+    """An index's list of the options of a SubActions that have any, with their rows, of which `start` is the first."""
+    options = []
+    for key, texts in zip(of_sample.sample.keys, of_sample.texts, strict=True):
+        if texts:
+            options.append({"key": key, "start": start, "stop": start + len(texts), "texts": list(texts)})
+            start += len(texts)
+    return options
+
+
 def folded_key(key):
     """A key as it is compared: without regard to case and white space."""
     return " ".join(key.split()).casefold()
