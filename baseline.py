@@ -6,12 +6,12 @@ are known; writes predictions.json when asked. The frames themselves are not nee
     python baseline.py --input_dataset processed_dataset.npy --video_embeddings video_embeddings.npy --device cuda:0
 """
 
-
 import numpy as np
 
-from actalign import artifacts, console, evaluation
+from actalign import artifacts, console
 from actalign.checkpoint import add_trust_argument, find_checkpoint
-from actalign.predictions import csv_path, predictions_output, write_predictions
+from actalign.evaluation import Prediction
+from actalign.predictions import predictions_output, publish
 
 BATCH_SIZE = 32  # texts a forward pass
 
@@ -52,7 +52,7 @@ def predict(samples, video, labels):
         if not np.isfinite(scores).all():
             raise console.InputError(f"{video.path}: the frames of sample {sample.id} cancel out, so that their mean "
                                      "has no direction; take the sample out of the dataset")
-        predictions.append(evaluation.Prediction(sample, scores))
+        predictions.append(Prediction(sample, scores))
     return predictions
 
 
@@ -86,9 +86,9 @@ def score(args):
     checkpoint = find_checkpoint(name, args.trust_pickle_weights)
     artifacts.require_made_with(video, checkpoint)
 
-    not_scored = {sample.id: f"not in {video.path.name}" for sample in samples if sample.id not in video}
     known = {sample.id for sample in samples}
-    not_scored.update({item["id"]: "not in the dataset" for item in video.items if item["id"] not in known})
+    not_scored = {id: f"not in {video.path.name}" if id in known else "not in the dataset"
+                  for id in sorted(known ^ set(video))}
     samples = [sample for sample in samples if sample.id in video]
     predictions = []
     if samples:
@@ -96,15 +96,8 @@ def score(args):
 
         encoder = load_siglip(checkpoint, device, BATCH_SIZE, video.meta.get("dtype", "float32"))
         predictions = predict(samples, video, encode_labels(samples, encoder))
-    evaluation.require_all_joined(predictions, not_scored, known | set(video))
-    evaluation.print_results("mean pool", predictions, not_scored)
     sources = {"input_dataset": dataset, "video_embeddings": video.source()}
-    print(evaluation.made_from(sources))
-    if args.output:
-        write_predictions(args.output, {"name": "mean pool"}, sources, predictions, not_scored)
-        print(f"predictions -> {args.output}, {csv_path(args.output)}")
-    if not predictions:
-        raise console.StageError("no sample could be scored; the lines above say why")
+    publish(args.output, "mean pool", {"name": "mean pool"}, sources, predictions, not_scored, known | set(video))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Reads processed_dataset.npy, writes video_embeddings.npy: float32 (frames of all
     python encode_videos.py --output video_embeddings.npy --device cuda:0
 """
 
-
 import numpy as np
 
 from actalign import artifacts, console, cores

@@ -188,7 +188,7 @@ def read_batch(path, questions, generated, settings):
     """Take the answers of a Batch result or error file by custom_id. Raises InputError if it answers no question."""
     asked = {batch_id(sample, settings): question for question in questions for sample in question.samples}
     is_used = False
-    for line in files.read_json_lines(path, "Batch result file"):
+    for line in files.read_json(path, "Batch result file", lines=True):
         if question := asked.get(str(answer_part(line, "custom_id"))):
             is_used = True
             for problems in question.ask(partial(batch_answer, line, settings.temp), settings, attempts=1):

@@ -14,7 +14,7 @@ import numpy as np
 
 from actalign import alignment, artifacts, comparison, console, cores, evaluation, files, report
 from actalign.checkpoint import add_trust_argument, find_checkpoint
-from actalign.predictions import csv_path, predictions_output, write_predictions
+from actalign.predictions import predictions_output, publish
 from actalign.subactions import read_subactions
 
 SMOOTH_FRAMES = 30  # the published window, about one second
@@ -156,22 +156,14 @@ def run(args):
     stopwatch = console.Stopwatch()
     predictions = predict(samples, video, texts, args.smooth, args.alignment, device,
                           with_paths=bool(args.output or args.report or args.figures))
-    evaluation.require_all_joined(predictions, not_scored, ids)
-    beside = {compared.name: list(compared.predictions.values())} if compared else None
-    evaluation.print_results(comparison.method_name(method), predictions, not_scored, beside)
+    notes = []
     if predictions:
-        note = smoothing_note(samples, video, texts, args.smooth)
-        print(f"{note}; {stopwatch.rate(len(predictions))} samples/s")
-    if predictions and compared:
-        print("\n".join(comparison.lines(method, predictions, compared)))
+        notes = [f"{smoothing_note(samples, video, texts, args.smooth)}; {stopwatch.rate(len(predictions))} samples/s",
+                 *(comparison.lines(method, predictions, compared) if compared else [])]
+    beside = {compared.name: list(compared.predictions.values())} if compared else None
     sources = {"subactions": {"path": args.subactions, "fingerprint": files.fingerprint(args.subactions)},
                "video_embeddings": video.source(), "subaction_embeddings": texts.source()}
-    print(evaluation.made_from(sources))
-    if args.output:
-        write_predictions(args.output, method, sources, predictions, not_scored)
-        print(f"predictions -> {args.output}, {csv_path(args.output)}")
-    if not predictions:
-        raise console.StageError("no sample could be scored; the lines above say why")
+    publish(args.output, comparison.method_name(method), method, sources, predictions, not_scored, ids, beside, notes)
     if args.report or args.figures:
         report.write(args, report.Run(
             method, predictions, not_scored, video, texts, frames, compared,

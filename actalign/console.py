@@ -4,7 +4,6 @@ Results go to stdout; everything said on the way (progress, warnings, errors) go
 """
 
 import argparse
-import contextlib
 import errno
 import functools
 import logging
@@ -82,13 +81,10 @@ def script(main):
 
 def _drop_output():
     """Send what stdout still holds nowhere, so that the interpreter's last flush does not fail as well."""
-    with contextlib.suppress(OSError, ValueError):
+    try:
         sys.stdout.flush()
-        return
-    nowhere = open(os.devnull, "w")
-    with contextlib.suppress(OSError, ValueError):  # a replaced stdout, as in tests, has no descriptor
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
-    sys.stdout = nowhere
+    except (OSError, ValueError):
+        sys.stdout = open(os.devnull, "w")
 
 
 def _fail(message, code):
@@ -144,29 +140,19 @@ def pick_device(name=None):
     import torch
 
     there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    if torch.backends.mps.is_available():
-        there.append("mps")
-    there.append("cpu")
-    if name is None:
-        return torch.device(there[0])
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    asked = None if device is None else device.type if device.index is None else str(device)
-    known = {*there, *(f"{device}:0" for device in there if ":" not in device),
-             *(device.partition(":")[0] for device in there)}
-    if asked not in known:
+    there += ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
+    name = there[0] if name is None else name
+    if name not in {*there, *(f"{device}:0" for device in there), *(device.partition(":")[0] for device in there)}:
         raise InputError(f"--device {name}: no such device; this machine has {', '.join(there)}")
-    return device
+    return torch.device(name)
 
 
-def require_folder_of(path):
-    """Raise InputError unless the folder that `path` is to be written into exists."""
+def require_folder_of(path, is_file=True):
+    """Raise InputError unless the folder that `path` is to be written into exists, or if a file would be a folder."""
     path = Path(path)
     if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; create it or choose another --output")
-    if path.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; create it or choose another")
+    if is_file and path.is_dir():
         raise InputError(f"{path}: is a folder; give the name of a file")
 
 

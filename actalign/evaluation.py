@@ -1,6 +1,6 @@
 """Scores into results: rankings, Top-k accuracy with intervals and chance, and their tables."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -127,28 +127,12 @@ def print_results(name, predictions, not_scored, compared=None):
     elif predictions:
         print("\n".join(prediction_table(predictions)))
     print(_counts(predictions, answered, not_scored))
-    for reason, ids in _by_reason(not_scored).items():
+    for reason, ids in grouped((reason, id) for id, reason in not_scored.items()).items():
         print(f"not scored: {len(ids)}, {reason} ({some_of(ids)})")
     tied = [prediction.sample.id for prediction in predictions if prediction.is_tied]
     if tied:
         print(f"ties: in {len(tied)} samples the best score is shared and the first such option was taken "
               f"({some_of(tied)})")
-
-
-def require_all_joined(predictions, not_scored, ids):
-    """Raise RuntimeError unless every one of `ids` has either one prediction or a reason why not, and nothing else has.
-
-    No number is printed of samples that were joined wrongly; that K scores meet K options, Prediction itself requires.
-    """
-    told = Counter([prediction.sample.id for prediction in predictions] + list(not_scored))
-    wrong = [id for id in {*told, *ids} if told[id] != 1 or id not in ids]
-    if wrong:
-        raise RuntimeError(f"{len(wrong)} samples were joined wrongly ({some_of(sorted(wrong))}); no result is printed")
-
-
-def made_from(sources):
-    """The line that tells which artifacts made a result, by their fingerprints."""
-    return "made from " + ", ".join(f"{name} {source['fingerprint']}" for name, source in sources.items())
 
 
 def _counts(predictions, answered, not_scored):
@@ -158,11 +142,12 @@ def _counts(predictions, answered, not_scored):
     return f"{len(predictions)} of {len(predictions) + len(not_scored)} samples scored{unknown}"
 
 
-def _by_reason(not_scored):
-    reasons = {}
-    for id, reason in not_scored.items():
-        reasons.setdefault(reason, []).append(id)
-    return reasons
+def grouped(pairs):
+    """{key: [values]} of (key, value) pairs."""
+    groups = defaultdict(list)
+    for key, value in pairs:
+        groups[key].append(value)
+    return groups
 
 
 def prediction_table(predictions):

@@ -6,14 +6,33 @@ from pathlib import Path
 
 import numpy as np
 
-from actalign.console import InputError, require_folder_of
+from actalign.console import InputError, StageError, require_folder_of
 from actalign.dataset import require_unique_ids, sample_from_record
-from actalign.evaluation import TOP_K, Prediction, accuracy, chance, top_k_hits
+from actalign.evaluation import TOP_K, Prediction, accuracy, chance, print_results, top_k_hits
 from actalign.files import Lock, begins_with, read_json, replacing, write_json_items
 
 FORMAT = "actalign-predictions"
 VERSION = 1
 COLUMNS = ("id", "domain", "option_index", "option", "score", "rank", "is_prediction", "is_answer")  # of the CSV twin
+
+
+def publish(output, name, method, sources, predictions, not_scored, ids, compared=None, notes=()):
+    """Print what a scoring stage found and what that was made from, and write it to `output` unless that is None.
+
+    name: of the method where people read of it   ids: of all samples   notes: lines that go below the results
+    The others are those of `print_results` and `write_predictions`.
+    Raises StageError if no sample was scored, RuntimeError unless each has one prediction or one reason why not.
+    """
+    if sorted([prediction.sample.id for prediction in predictions] + list(not_scored)) != sorted(ids):
+        raise RuntimeError("samples were joined wrongly; no result is printed")
+    print_results(name, predictions, not_scored, compared)
+    made_from = ", ".join(f"{flag} {source['fingerprint']}" for flag, source in sources.items())
+    print(*notes, f"made from {made_from}", sep="\n")
+    if output:
+        write_predictions(output, method, sources, predictions, not_scored)
+        print(f"predictions -> {output}, {csv_path(output)}")
+    if not predictions:
+        raise StageError("no sample could be scored; the lines above say why")
 
 
 def write_predictions(path, method, sources, predictions, not_scored):

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from actalign import evaluation, predictions, tables
 from actalign.dataset import Sample
 from actalign.evaluation import Prediction, accuracy, accuracy_table, chance, print_results, top_k_hits
-from actalign.predictions import read_predictions, require_replaceable, write_predictions
+from actalign.predictions import publish, read_predictions, require_replaceable, write_predictions
 from actalign.tables import table
 
 
@@ -313,12 +313,12 @@ def test_every_sample_has_one_prediction_or_one_reason():
     def predictions(*ids):
         return [Prediction(Sample(id, "sport", ("a", "b")), np.array([0.1, 0.2])) for id in ids]
 
-    evaluation.require_all_joined(predictions("a", "b"), {"c": "lost"}, {"a", "b", "c"})
+    publish(None, "DTW", {}, {}, predictions("a", "b"), {"c": "lost"}, {"a", "b", "c"})
     for found, lost in ((predictions("a"), {"c": ""}), (predictions("a", "a", "b"), {"c": ""}),
                         (predictions("a", "b"), {"b": "", "c": ""}), (predictions("a", "b", "d"), {"c": ""}),
                         (predictions("a", "b"), {"c": "", "d": ""})):
         with pytest.raises(RuntimeError, match="joined wrongly"):
-            evaluation.require_all_joined(found, lost, {"a", "b", "c"})
+            publish(None, "DTW", {}, {}, found, lost, {"a", "b", "c"})
 
 
 @pytest.mark.parametrize("scores", [[0.1], [0.1, 0.2, 0.3]])

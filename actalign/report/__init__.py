@@ -1,10 +1,9 @@
 """The report and the figures that the flags of seq_alignment.py ask for. Only drawing them loads heavy libraries."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from actalign.artifacts import read_array
-from actalign.console import InputError, some_of
+from actalign.console import InputError, require_folder_of, some_of
 from actalign.files import begins_with
 from actalign.predictions import csv_path
 from actalign.report.run import Run
@@ -16,29 +15,19 @@ GENERATOR = '(?s).*content="ActAlign report"'  # in the head of page.html.jinja
 
 
 def require_usable(args):
-    """Raise InputError if what the flags of seq_alignment.py ask for cannot be written, or lacks a library."""
+    """Raise InputError if what the flags of seq_alignment.py ask for cannot be written."""
     if args.report:
         report = Path(args.report)
         if args.output and report.resolve() in (Path(args.output).resolve(), csv_path(args.output).resolve()):
             raise InputError(f"--report {report}: is where the predictions go; choose another name")
-        _require_place_and_libraries("--report", report, "plotly", "jinja2")
-        if report.is_dir():
-            raise InputError(f"--report {report}: is a folder; give the name of a file such as {report}/report.html")
+        require_folder_of(report)
         if report.exists() and not begins_with(report, GENERATOR):
             raise InputError(f"--report {report}: is there and is no report of this program; choose another name")
     if args.figures:
         figures = Path(args.figures)
-        _require_place_and_libraries("--figures", figures, "matplotlib")
+        require_folder_of(figures, is_file=False)
         if figures.exists() and not figures.is_dir():
             raise InputError(f"--figures {figures}: is no folder; choose another name")
-
-
-def _require_place_and_libraries(flag, path, *modules):
-    if not path.parent.is_dir():
-        raise InputError(f"{flag} {path}: the folder {path.parent} does not exist; create it or choose another")
-    for module in modules:
-        if find_spec(module) is None:
-            raise InputError(f"{flag}: needs {module}, which is not installed; pip install -r requirements.txt")
 
 
 def open_frames(path, video):

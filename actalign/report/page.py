@@ -9,7 +9,7 @@ import functools
 import hashlib
 import io
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,7 +19,7 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from actalign import comparison, console, tables
-from actalign.evaluation import TOP_K, accuracy, chance, top_k_hits
+from actalign.evaluation import TOP_K, accuracy, chance, grouped, top_k_hits
 from actalign.files import replacing
 from actalign.report.run import chosen_predictions
 
@@ -89,19 +89,11 @@ def summary(run):
     return {
         "answered": len(answered), "ours": measured(answered), "theirs": measured(run.theirs(answered)),
         "domains": domains(run, answered), "confusions": confusions(answered),
-        "not_scored": _grouped((reason, id) for id, reason in run.not_scored.items()),
+        "not_scored": grouped((reason, id) for id, reason in run.not_scored.items()),
         "shared": len(pairs), "compared": counts.total(), "both": counts[True, True], "neither": counts[False, False],
         "first": first, "second": second, "p": comparison.p_text(comparison.mcnemar(first, second)),
         "disagreements": comparison.disagreements(pairs),
     }
-
-
-def _grouped(pairs):
-    """{key: [values]} of (key, value) pairs."""
-    groups = defaultdict(list)
-    for key, value in pairs:
-        groups[key].append(value)
-    return groups
 
 
 def measured(predictions):
@@ -113,7 +105,7 @@ def measured(predictions):
 
 def domains(run, answered):
     """[(domain, what is `measured` of this run, of the other method)], if there is more than one domain."""
-    by_domain = _grouped((prediction.sample.domain, prediction) for prediction in answered)
+    by_domain = grouped((prediction.sample.domain, prediction) for prediction in answered)
     rows = [(domain, measured(ours), measured(run.theirs(ours))) for domain, ours in sorted(by_domain.items())]
     return rows if len(rows) > 1 else []
 
@@ -121,7 +113,7 @@ def domains(run, answered):
 def confusions(answered):
     """Which option was taken for which and in what samples, and how often it was asked for; the frequent first."""
     asked = Counter((one.sample.domain, one.sample.options[one.sample.answer]) for one in answered)
-    pairs = _grouped(((one.sample.domain, one.sample.options[one.sample.answer], one.sample.options[one.ranking[0]]),
+    pairs = grouped(((one.sample.domain, one.sample.options[one.sample.answer], one.sample.options[one.ranking[0]]),
                       one.sample.id) for one in answered if not one.is_right)
     rows = [{"domain": domain, "truth": truth, "taken": taken, "ids": ids, "of": asked[domain, truth]}
             for (domain, truth, taken), ids in pairs.items()]
