@@ -42,10 +42,16 @@ def write_predictions(path, method, sources, predictions, not_scored):
     method: {"name": ..., settings}   sources: {flag: {"path", "fingerprint", ...}}   not_scored: {id: reason}
     """
     answered = [prediction for prediction in predictions if prediction.sample.answer is not None]
-    header = {"format": FORMAT, "version": VERSION, "method": method, "sources": sources,
-              "summary": _summary(predictions, answered, not_scored),
+    summary = {"scored": len(predictions), "with_answer": len(answered), "not_scored": len(not_scored)}
+    for k in TOP_K if answered else ():
+        result = accuracy(top_k_hits(answered, k))
+        summary[f"top{k}"] = {"accuracy": result.value, "low": result.low, "high": result.high,
+                              "chance": chance([prediction.sample for prediction in answered], k)}
+    header = {"format": FORMAT, "version": VERSION, "method": method, "sources": sources, "summary": summary,
               "not_scored": [{"id": id, "reason": reason} for id, reason in not_scored.items()]}
-    write_json_items(path, header, "samples", (_entry(prediction) for prediction in predictions))
+    write_json_items(path, header, "samples", (
+        {**prediction.sample.record(), "scores": prediction.scores, "ranking": prediction.ranking,
+         **({} if prediction.paths is None else {"paths": prediction.paths})} for prediction in predictions))
     with replacing(csv_path(path)) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -64,22 +70,6 @@ def _rows(prediction):
     for k, (option, score, rank) in enumerate(zip(sample.options, prediction.scores, ranks, strict=True)):
         is_answer = "" if sample.answer is None else k == sample.answer
         yield sample.id, sample.domain, k, option, repr(float(score)), rank + 1, rank == 0, is_answer
-
-
-def _summary(predictions, answered, not_scored):
-    summary = {"scored": len(predictions), "with_answer": len(answered), "not_scored": len(not_scored)}
-    for k in TOP_K if answered else ():
-        result = accuracy(top_k_hits(answered, k))
-        summary[f"top{k}"] = {"accuracy": result.value, "low": result.low, "high": result.high,
-                              "chance": chance([prediction.sample for prediction in answered], k)}
-    return summary
-
-
-def _entry(prediction):
-    entry = {**prediction.sample.record(), "scores": prediction.scores, "ranking": prediction.ranking}
-    if prediction.paths is not None:
-        entry["paths"] = prediction.paths
-    return entry
 
 
 def read_predictions(path):

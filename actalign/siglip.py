@@ -65,7 +65,6 @@ class Siglip:
         self._rows = batch_size  # of a part
         if device.type == "cpu" and batch_size > 1:
             self._rows = -(-batch_size // (workers * BATCH_MULTIPLE)) * BATCH_MULTIPLE
-        self._uploads = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def encode_frames(self, frames):
         """Embed up to batch_size frames (n, H, W, 3) uint8 RGB: (n, D) float32, not normalised.
@@ -132,36 +131,18 @@ class Siglip:
         padded = np.minimum(np.arange(-(-len(batch) // rows) * rows), len(batch) - 1)  # the last one is repeated
         batch = torch.from_numpy(np.take(batch, padded, axis=0))
         if self.device.type == "cuda":
-            batch = batch.pin_memory()
+            batch = batch.pin_memory()  # so that nothing waits for the upload, a few of a hundred of a batch's time
         return rows, [self._workers.submit(self._compute, forward, part) for part in batch.split(rows)]
 
     def _compute(self, forward, part):
         """Start `forward` of a part; returns a function that waits for its features, or None if memory lacks."""
         try:
             with torch.inference_mode():
-                if self.device.type == "cuda":
-                    return self._compute_on_cuda(forward, part)
-                return forward(part.to(self.device)).float().cpu
+                return forward(part.to(self.device, non_blocking=True)).float().cpu
         except RuntimeError as error:
             if not any(words in str(error) for words in OUT_OF_MEMORY):
                 raise
             return None  # instead of the error, which would hold what the forward pass had allocated
-
-    def _compute_on_cuda(self, forward, part):
-        """The same on CUDA, where a part travels from pinned memory on a stream of its own, beside the computing."""
-        with torch.cuda.stream(self._uploads):
-            uploaded = part.to(self.device, non_blocking=True)
-        computing = torch.cuda.current_stream(self.device)
-        computing.wait_stream(self._uploads)
-        uploaded.record_stream(computing)
-        features = forward(uploaded).float().to("cpu", non_blocking=True)  # which torch pins
-        done = computing.record_event()
-
-        def wait():
-            done.synchronize()
-            return features
-
-        return wait
 
     def _finish(self, forward, batch, rows, parts):
         """Wait for a batch's (n, D) features; parts that do not fit the device's memory are halved and tried again."""

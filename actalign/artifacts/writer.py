@@ -93,7 +93,9 @@ class ArrayWriter:
                      "checksum": item.checksum.hexdigest(), **item.fields}
             self._journal.append(entry)
         except BaseException:
-            self._roll_back()
+            if self._file is not None:  # cut off what was written after the last committed item
+                self._close_rows()
+                os.truncate(self._partial_path, self._end_of(self.row_count))
             raise
         self.items[id] = entry
         self.missing.drop(id)
@@ -223,12 +225,6 @@ class ArrayWriter:
             raise InputError(f"{self.path}: has rows {self._dtype.name} {self._row_shape}, these are {rows.dtype.name} "
                              f"{rows.shape[1:]}; run with the same settings or start over with --overwrite")
         self._file.write(rows.data.cast("B"))
-
-    def _roll_back(self):
-        """Cut off what was written after the last committed item."""
-        if self._file is not None:
-            self._close_rows()
-            os.truncate(self._partial_path, self._end_of(self.row_count))
 
     def _close_rows(self):
         if self._file is not None:
