@@ -20,53 +20,23 @@ BATCH_SIZE = 256  # texts a forward pass on CUDA
 BATCH_SIZE_ELSEWHERE = 32
 
 
-class KnownTexts:
-    """Texts that were encoded before, and where their embeddings can be read.
-
-    An index entry whose rows are asked for is checked once, so that none that was damaged gets into another.
-    """
-
-    def __init__(self, source, items):
-        self._places = {}  # {text: (source, index entry, row)}
-        self._checked = set()
-        for item in items:
-            self.add(source, item)
-
-    def add(self, source, item):
-        """Learn the texts of an index entry of `source`, an ArrayArtifact or ArrayWriter."""
-        for option in item["options"]:
-            for row, text in enumerate(option["texts"], option["start"]):
-                self._places.setdefault(text, (source, item, row))
-
-    def __contains__(self, text):
-        return text in self._places
-
-    def __getitem__(self, text):
-        """The (D,) embedding. Raises InputError if the rows around it are not those that were written."""
-        source, item, row = self._places[text]
-        if (source, item["id"]) not in self._checked:
-            artifacts.require_checksum(source, item, artifacts.Checksum(source.read(item["start"], item["stop"])))
-            self._checked.add((source, item["id"]))
-        return source.read(row, row + 1)[0]
-
-
 def encode_subactions(subactions, writer, encoder, known):
     """Embed the sub-actions of samples that `writer` does not hold yet, each text once.
 
     subactions  list of SubActions with at least one option that has sub-actions    writer  ArrayWriter
-    encoder  Siglip    known  KnownTexts
+    encoder  Siglip    known  {text: (D,) embedding} of what need not be encoded, which grows
     Returns the number of texts that were encoded.
     """
     unknown = [text for text in distinct_texts(subactions) if text not in known]
     embeddings = encoder.iter_texts(unknown)  # the samples below ask for them in this order
     with console.progress(len(unknown), "texts") as bar:
         for of_sample in subactions:
-            new = {text: next(embeddings) for text in distinct_texts([of_sample]) if text not in known}
-            rows = [new[text] if text in new else known[text] for texts in of_sample.texts for text in texts]
-            id = of_sample.sample.id
-            writer.append(id, np.stack(rows), options=options_of(of_sample, writer.row_count))
-            known.add(writer, writer.items[id])
-            bar.update(len(new))
+            for text in distinct_texts([of_sample]):
+                if text not in known:
+                    known[text] = next(embeddings)
+                    bar.update()
+            rows = [known[text] for texts in of_sample.texts for text in texts]
+            writer.append(of_sample.sample.id, np.stack(rows), options=options_of(of_sample, writer.row_count))
     return len(unknown)
 
 
@@ -75,20 +45,19 @@ def distinct_texts(subactions):
     return list(dict.fromkeys(text for of_sample in subactions for texts in of_sample.texts for text in texts))
 
 
-def open_writer(args, settings, subactions):
-    """(ArrayWriter, KnownTexts) of the output, which starts over, knowing its texts, where sub-actions have changed."""
-    open_output = functools.partial(ArrayWriter, args.output, KIND, settings, {"model": args.model})
-    writer, now = open_output(args.overwrite), {of_sample.sample.id: of_sample for of_sample in subactions}
-    changed = [id for id, item in writer.items.items()
-               if id in now and item["options"] != options_of(now[id], item["start"])]
-    if not changed:
-        return writer, KnownTexts(writer, writer.items.values())
-    console.log.info(f"sub-actions of {len(changed)} samples have changed, {changed[0]} for one; texts that were "
-                     "encoded before are kept")
-    with writer:
-        pass  # which finishes what an earlier run left, so that all of it can be read
-    finished = artifacts.read_array(args.output, KIND)
-    return open_output(overwrite=True), KnownTexts(finished, finished.items)
+def earlier_texts(writer, subactions):
+    """({text: (D,) embedding} of what an ArrayWriter holds, ids of the samples whose sub-actions have changed since).
+
+    Raises InputError if its rows are not those that were written.
+    """
+    known, now = {}, {of_sample.sample.id: of_sample for of_sample in subactions}
+    for item in writer.items.values():
+        rows = writer.read(item["start"], item["stop"])
+        artifacts.require_checksum(writer, item, artifacts.Checksum(rows))
+        texts = [text for option in item["options"] for text in option["texts"]]
+        known.update(zip(texts, rows, strict=True))
+    return known, [id for id, item in writer.items.items()
+                   if id in now and item["options"] != options_of(now[id], item["start"])]
 
 
 def parse_args(argv=None):
@@ -108,9 +77,14 @@ def main(argv=None):
     checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
     dtype = resolve_dtype(args.dtype, device, checkpoint)
     batch_size = args.batch_size or (BATCH_SIZE if device.type == "cuda" else BATCH_SIZE_ELSEWHERE)
-    writer, known = open_writer(args, checkpoint.settings(dtype), subactions)
+    open_output = functools.partial(ArrayWriter, args.output, KIND, checkpoint.settings(dtype), {"model": args.model})
+    with open_output(args.overwrite) as writer:  # and finish what an earlier run left, so that none of it is lost below
+        known, changed = earlier_texts(writer, subactions)
+    if changed:
+        console.log.info(f"sub-actions of {len(changed)} samples have changed, {changed[0]} for one; texts that were "
+                         "encoded before are kept")
     encoded = 0
-    with writer:
+    with open_output(overwrite=args.overwrite or bool(changed)) as writer:
         kept = len(writer.items)
         for of_sample in subactions:
             if not any(of_sample.texts):
