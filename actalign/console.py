@@ -28,12 +28,16 @@ LOG_INTERVAL = 30  # seconds between two progress lines where stderr is a file
 class OneLine(Exception):
     """An error whose message is one printable line, whatever a stranger's file put into it."""
 
+    exit_code = EXIT_FAILED
+
     def __init__(self, message):
         super().__init__(one_line(message))
 
 
 class InputError(OneLine):
     """A bad flag, file or value: one line that says what, which and the next step. Exit code 2."""
+
+    exit_code = EXIT_BAD_INPUT
 
 
 class StageError(OneLine):
@@ -59,37 +63,25 @@ def script(main):
             code = main(argv) or EXIT_DONE
             sys.stdout.flush()
             return code
-        except InputError as error:
-            return _fail(error, EXIT_BAD_INPUT)
-        except StageError as error:
-            return _fail(error, EXIT_FAILED)
+        except OneLine as error:
+            log.error(error)
+            return error.exit_code
         except KeyboardInterrupt:
-            return _fail("interrupted; what was finished is kept, run the same command again to go on",
-                         EXIT_INTERRUPTED)
-        except BrokenPipeError:  # `| head` has read enough
-            _drop_output()
-            return EXIT_FAILED
+            log.error("interrupted; what was finished is kept, run the same command again to go on")
+            return EXIT_INTERRUPTED
         except OSError as error:
-            if error.errno not in OUTSIDE_CAUSES:
+            if error.errno not in (*OUTSIDE_CAUSES, errno.EPIPE):
                 raise
-            _drop_output()
-            return _fail(f"{error.filename or 'output'}: {error.strerror}; what was finished is kept, "
-                         "mend that and run the same command again to go on", EXIT_FAILED)
+            try:
+                sys.stdout.flush()
+            except (OSError, ValueError):  # so that the interpreter's last flush does not fail as well
+                sys.stdout = open(os.devnull, "w")
+            if error.errno != errno.EPIPE:  # else `| head` has read enough
+                log.error(f"{error.filename or 'output'}: {error.strerror}; what was finished is kept, mend that and "
+                          "run the same command again to go on")
+            return EXIT_FAILED
 
     return run
-
-
-def _drop_output():
-    """Send what stdout still holds nowhere, so that the interpreter's last flush does not fail as well."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        sys.stdout = open(os.devnull, "w")
-
-
-def _fail(message, code):
-    log.error(message)
-    return code
 
 
 class _StderrHandler(logging.Handler):

@@ -237,17 +237,17 @@ def items_problem(items, kind, rows=None):
 
 def _options_are_sound(item):
     """Whether the options of an item have names, texts, and one row a text, without gaps."""
-    options, end = item.get("options"), item["start"]
-    if not isinstance(options, list):
+    keys, end = [], item["start"]
+    try:
+        for option in item["options"]:
+            key, texts, start, stop = (option[name] for name in ("key", "texts", "start", "stop"))
+            if not (type(texts) is list and {*map(type, [key, *texts])} == {str} and type(start) is type(stop) is int
+                    and start == end and stop == end + len(texts)):
+                return False
+            keys, end = [*keys, key], stop
+    except (KeyError, TypeError):
         return False
-    for option in options:
-        fields = option if isinstance(option, dict) else {}
-        key, texts, start, stop = map(fields.get, ("key", "texts", "start", "stop"))
-        if not (isinstance(key, str) and isinstance(texts, list) and all(isinstance(text, str) for text in texts)
-                and type(start) is type(stop) is int and start == end and stop == end + len(texts)):
-            return False
-        end = stop
-    return end == item["stop"] and len({option["key"] for option in options}) == len(options)
+    return end == item["stop"] and len(set(keys)) == len(keys)
 
 
 NpyHeader = namedtuple("NpyHeader", "shape fortran_order dtype offset")  # offset: the byte where the content begins
