@@ -1,21 +1,19 @@
 """Where videos come from: a folder, or the web through yt-dlp, fetched once, with an answer to what servers do."""
 
 import hashlib
+import io
 import logging
 import os
 import re
-import shutil
-import tempfile
 import threading
 import time
 from collections import Counter
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from actalign.console import StageError, log
-from actalign.video import VideoError
 
 YOUTUBE_URL = "https://www.youtube.com/watch?v={youtube_id}"
+WEB_ADDRESS = re.compile(r"https?://(\[[\da-f:.]+\]|[^\s\0-\37/?#\[\]]+)([/?#][^\s\0-\37]*)?", re.IGNORECASE)
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 # H.264 decodes fastest; nothing beyond 720 lines is of use; a direct link to a file has no known height.
 FORMAT = "bv[height<=720][vcodec^=avc1]/bv[height<=720]/b[height<=720]/bv/b"
@@ -25,7 +23,8 @@ LONGEST_PAUSE = 60  # s between two attempts, also where a server's Retry-After 
 REQUEST_PAUSE = 0.5  # s between two requests of one worker, which YouTube's limits reward
 SOCKET_TIMEOUT = 20  # s without a byte
 
-# What the extractors say, sorted by what it means for the run; the first that fits counts.
+# What the extractors say, sorted by what it means for the run; the first that fits counts: no request will be answered
+# now, only somebody signed in gets the video, nobody does. Anything else may pass.
 KINDS = {kind: re.compile(said, re.IGNORECASE) for kind, said in {
     "stopping": r"confirm you.{0,3}re not a bot|rate-limited|Too Many Requests|HTTP Error 429",
     "locked": r"confirm your age|members.only|join this channel|login required|only available for registered",
@@ -37,6 +36,14 @@ SILENCE = logging.getLogger("actalign.yt_dlp")  # its errors come as exceptions,
 SILENCE.disabled = True
 
 
+class VideoError(Exception):
+    """This video does not give this clip whole; the reason is one line. `retry` tells whether another try can help."""
+
+    def __init__(self, reason, retry=True):
+        super().__init__(reason)
+        self.retry = retry
+
+
 class Videos:
     """Where the samples' videos are: in a folder of the user's, or fetched from the web, each once, for all threads.
 
@@ -46,10 +53,8 @@ class Videos:
     """
 
     def __init__(self, folder, downloads, samples, keep=False, url_template=YOUTUBE_URL, cookies=None, browser=None):
-        self._folder, self._downloads = Path(folder), Path(downloads)
-        self._keep = keep
-        self._url_template = url_template
-        self._cookies, self._browser = cookies, browser
+        self._folder, self._downloads, self._keep = Path(folder), Path(downloads), keep
+        self._url_template, self._cookies = url_template, (cookies, browser)
         self._needed = Counter(map(file_name, samples))
         self._locks = {}  # by the videos' names
         self._stopped = None  # the StageError that ended the run's downloads
@@ -92,72 +97,61 @@ class Videos:
             if self._stopped:
                 raise self._stopped
             try:
-                return download(url, self._downloads / name, self._cookies, self._browser)
-            except _Refused as error:
-                refused = error
-            if refused.kind in ("gone", "locked"):
+                return download(url, self._downloads / name, *self._cookies)
+            except Refusal as error:
+                refusal = error
+            if refusal.kind in ("gone", "locked"):
                 break
             if attempt < ATTEMPTS:
-                pause = min(refused.retry_after or 2.0 ** attempt, LONGEST_PAUSE)
-                log.info(f"{url}: {refused}; trying again in {pause:.0f} s")
+                pause = min(refusal.retry_after or 2.0 ** attempt, LONGEST_PAUSE)
+                log.info(f"{url}: {refusal}; trying again in {pause:.0f} s")
                 time.sleep(pause)
-        if refused.kind == "stopping":
-            self._stopped = StageError(
-                f"{url}: {refused}; the server takes no more requests for now: wait an hour, or show that you are a "
-                "person with --cookies or --cookies_from_browser, then run the same command again")
-            raise self._stopped
-        raise VideoError(f"{url}: {refused}", retry=refused.kind != "gone")
+        if refusal.kind != "stopping":
+            raise VideoError(f"{url}: {refusal}", retry=refusal.kind != "gone")
+        self._stopped = StageError(f"{url}: {refusal}; the server takes no more requests for now: run again in an hour "
+                                   "or with --cookies or --cookies_from_browser, which show that you are a person")
+        raise self._stopped
+
+
+class Refusal(Exception):
+    """One attempt at a video failed: of what kind, one of KINDS or "passing", and how long the server asks to wait.
+
+    retry_after  seconds, or None
+    """
+
+    def __init__(self, error):
+        message = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+        super().__init__(re.sub(r"^ERROR: (\[[^]]*\] )?", "", message).partition(" (caused by")[0][:300])
+        self.kind = next((kind for kind, said in KINDS.items() if said.search(message)), "passing")
+        _, cause, _ = getattr(error, "exc_info", None) or (None, None, None)
+        after = getattr(getattr(cause, "response", None), "headers", {}).get("Retry-After", "")
+        self.retry_after = float(after) if after.isdigit() else None
 
 
 def download(url, path, cookies=None, browser=None):
     """Try once to download a video to `path`, which has no suffix yet; returns the file.
 
-    Raises _Refused, or VideoError if there is more than a video.
+    Raises Refusal, or VideoError if there is more than a video.
     """
     import yt_dlp
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A copy of the cookie file: yt-dlp writes the file back, and workers would overwrite one another's.
-    with tempfile.TemporaryDirectory() as folder:
-        options = {
-            "format": FORMAT,
-            "outtmpl": {"default": str(path).replace("%", "%%") + ".%(ext)s"},
-            "noplaylist": True, "continuedl": True, "retries": RETRIES, "fragment_retries": RETRIES,
-            "retry_sleep_functions": dict.fromkeys(("http", "fragment"), lambda n: min(2.0 ** n, LONGEST_PAUSE)),
-            "sleep_interval_requests": REQUEST_PAUSE, "socket_timeout": SOCKET_TIMEOUT,
-            "quiet": True, "no_warnings": True, "noprogress": True, "logger": SILENCE,
-            "cookiefile": shutil.copy(cookies, folder) if cookies else None,
-            "cookiesfrombrowser": (browser,) if browser else None,
-        }
-        try:
-            with yt_dlp.YoutubeDL(options) as ytdl:
-                info = ytdl.extract_info(url, download=True)
-        except yt_dlp.utils.YoutubeDLError as error:
-            raise _Refused(error) from None
+    options = {
+        "format": FORMAT, "outtmpl": {"default": str(path).replace("%", "%%") + ".%(ext)s"}, "noplaylist": True,
+        "retries": RETRIES, "fragment_retries": RETRIES, "socket_timeout": SOCKET_TIMEOUT, "logger": SILENCE,
+        "retry_sleep_functions": dict.fromkeys(("http", "fragment"), lambda n: min(2.0 ** n, LONGEST_PAUSE)),
+        "sleep_interval_requests": REQUEST_PAUSE, "cookiesfrombrowser": (browser,) if browser else None,
+        # As a text: yt-dlp writes a file back, and workers would overwrite one another's.
+        "cookiefile": io.StringIO(Path(cookies).read_text("utf-8", "replace")) if cookies else None}
+    try:
+        with yt_dlp.YoutubeDL(options) as ytdl:
+            info = ytdl.extract_info(url, download=True)
+    except yt_dlp.utils.YoutubeDLError as error:
+        raise Refusal(error) from None
     files = (info or {}).get("requested_downloads")
     if not files:
         raise VideoError(f"{url}: is no single video", retry=False)
     return Path(files[0]["filepath"])
-
-
-class _Refused(Exception):
-    """One attempt at a video failed.
-
-    kind         "stopping": no request will be answered now; "gone": there is no such video for us; "locked": only for
-                 somebody signed in; "passing": it may work the next time
-    retry_after  seconds that the server asked to wait, or None
-    """
-
-    def __init__(self, error):
-        cause = error.exc_info[1] if getattr(error, "exc_info", None) else error
-        message = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
-        super().__init__(re.sub(r"^ERROR: (\[[^]]*\] )?", "", message).partition(" (caused by")[0][:300])
-        self.kind = next((kind for kind, said in KINDS.items() if said.search(message)), "passing")
-        if getattr(cause, "status", None) == 429:
-            self.kind = "stopping"
-        headers = getattr(getattr(cause, "response", None), "headers", None) or {}
-        text = headers.get("Retry-After", "")
-        self.retry_after = float(text) if text.isdigit() else None
 
 
 def is_url(video):
@@ -170,14 +164,10 @@ def address_of(sample, template=YOUTUBE_URL):
 
     Raises VideoError unless it is http or https with a host, and the id is one, so that it cannot become anything else.
     """
-    if sample.youtube_id is not None and file_name(sample) is None:
+    if file_name(sample) is None:
         raise VideoError(f"{sample.youtube_id!r} is no YouTube id", retry=False)
     url = sample.video if sample.youtube_id is None else template.replace("{youtube_id}", sample.youtube_id)
-    try:
-        is_web = urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname
-    except ValueError:
-        is_web = False
-    if not is_web or re.search(r"[\s\x00-\x1f]", url):
+    if not WEB_ADDRESS.fullmatch(url):
         raise VideoError(f"{url!r} is no http or https address", retry=False)
     return url
 

@@ -63,17 +63,13 @@ def masks_of_row(row):
     """
     by_frame = next((row[name] for name in FIELDS if row.get(name)), {})
     try:
-        boxes = {int(number): [_box(mask) for mask in masks if _has_letter(mask)]
+        boxes = {int(number): [_box(mask) for mask in masks if any(map(str.isalpha, mask["description"] or ""))]
                  for number, masks in by_frame.items() if masks}
+        if min(boxes, default=1) < 1:
+            raise ValueError("they name a frame before the first")
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         return Masks(), f"its masks cannot be read ({type(error).__name__}: {error})"
-    if any(number < 1 for number in boxes):
-        return Masks(), "its masks name a frame before the first"
-    return Masks({number: found for number, found in sorted(boxes.items()) if found}), None
-
-
-def _has_letter(mask):
-    return any(character.isalpha() for character in mask["description"] or "")
+    return Masks({number: found for number, found in boxes.items() if found}), None
 
 
 def _box(mask):

@@ -3,8 +3,7 @@
 import pytest
 
 from actalign.dataset import Sample
-from actalign.download import _Refused, address_of, file_name
-from actalign.video import VideoError
+from actalign.download import Refusal, VideoError, address_of, file_name
 
 
 @pytest.mark.parametrize(("kind", "message"), [
@@ -25,7 +24,7 @@ from actalign.video import VideoError
     ("passing", "[youtube] abc: Unable to download API page: timed out"),
 ])
 def test_errors_are_sorted_by_what_they_mean_for_the_run(kind, message):
-    refused = _Refused(RuntimeError(f"ERROR: {message}"))
+    refused = Refusal(RuntimeError(f"ERROR: {message}"))
     assert refused.kind == kind
     assert "\n" not in str(refused)
     assert not str(refused).startswith("ERROR")
@@ -41,9 +40,9 @@ class Response:
 @pytest.mark.parametrize(("headers", "seconds"), [({"Retry_After": "7"}, 7), ({}, None),
                                                   ({"Retry_After": "Wed, 21 Oct 2026 07:28:00 GMT"}, None)])
 def test_retry_after_is_read_where_it_is_a_number(headers, seconds):
-    error = RuntimeError("HTTP Error 503")
-    error.response = Response(**headers)
-    assert _Refused(error).retry_after == seconds
+    error, cause = RuntimeError("HTTP Error 503"), RuntimeError()
+    error.exc_info, cause.response = (None, cause, None), Response(**headers)
+    assert Refusal(error).retry_after == seconds
 
 
 def sample(**fields):
