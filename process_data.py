@@ -83,8 +83,7 @@ def _decode_clip(decode, sample, chunks, stopping):
         chunks.put(None)
     except BaseException as error:  # whatever it is, it is raised where the clip is asked for
         chunks.put(error)
-    # PyAV's containers and streams refer to one another, so that 50 MB of a decoder's pictures would stay until
-    # Python happens to look for such cycles.
+    # PyAV's objects refer to one another: 50 MB of pictures would stay until Python happens to look for such cycles.
     gc.collect(1)  # the young generations, where a clip's objects are
 
 
@@ -153,7 +152,7 @@ def require_same_samples(writer, samples):
 
 
 def estimate(samples, videos, args):
-    """Lines that tell what processing the samples would take; nothing is fetched or written."""
+    """What processing the samples would take, as text; nothing is fetched or written."""
     from actalign.video import video_seconds
 
     seconds, unknown, absent = 0.0, 0, 0
@@ -166,14 +165,12 @@ def estimate(samples, videos, args):
         unknown += end is None
         seconds += max((end or 0) - (sample.start or 0), 0)
     frames = seconds * (args.fps or SOURCE_FRAME_RATE)
-    disk = frames * args.image_size ** 2 * 3
     free = shutil.disk_usage(Path(args.output).parent).free
     minutes = seconds * SOURCE_FRAME_RATE / DECODED_RATE / args.workers / 60
-    yield f"{len(samples)} clips to process, {absent} of them from videos that are not on this machine"
-    yield f"{seconds:.0f} s of video, about {frames:.0f} frames" + (
-        f"; {unknown} clips of unknown length not counted" if unknown else "")
-    yield f"disk: about {disk / 1e9:.2f} GB for {args.output}, {free / 1e9:.2f} GB are free"
-    yield f"time: about {minutes:.0f} min with {args.workers} workers" + (", downloads not counted" if absent else "")
+    return (f"{len(samples)} clips to process, {absent} of them from videos that are not on this machine\n"
+            f"{seconds:.0f} s of video, about {frames:.0f} frames; {unknown} clips of unknown length not counted\n"
+            f"disk: about {frames * args.image_size ** 2 * 3 / 1e9:.2f} GB, of {free / 1e9:.2f} GB that are free\n"
+            f"time: about {minutes:.0f} min with {args.workers} workers, downloads not counted")
 
 
 def parse_args(argv=None):
@@ -183,17 +180,13 @@ def parse_args(argv=None):
                         help="hub name, or a .json, .jsonl, .csv or .parquet file (default: %(default)s)")
     parser.add_argument("--split", default="test", help="of a dataset on the hub (default: %(default)s)")
     parser.add_argument("--videos_dir", type=Path,
-                        help="folder of videos that are there already: the dataset's paths, or files named by their "
-                             "youtube_id (default: the dataset file's own folder)")
-    parser.add_argument("--keep_videos", action="store_true",
-                        help="keep what was downloaded, in the folder NAME.videos beside the output NAME.npy")
+                        help="folder of the dataset's paths and of files named by youtube_id (default: the dataset's)")
+    parser.add_argument("--keep_videos", action="store_true", help="keep downloads, in NAME.videos beside NAME.npy")
     parser.add_argument("--cookies", type=Path, help="cookie file (Netscape format) for downloads")
-    parser.add_argument("--cookies_from_browser", metavar="BROWSER",
-                        help="take the cookies of this browser, such as firefox")
+    parser.add_argument("--cookies_from_browser", metavar="BROWSER", help="take those of a browser such as firefox")
     parser.add_argument("--video_url", default=YOUTUBE_URL, metavar="TEMPLATE",
                         help="where videos named by a youtube_id are fetched from (default: %(default)s)")
-    parser.add_argument("--retry_missing", action="store_true",
-                        help="ask again for videos that were private, removed or locked before")
+    parser.add_argument("--retry_missing", action="store_true", help="ask again for videos that were gone before")
     parser.add_argument("--dry_run", action="store_true", help="only say how many clips, how much disk and how long")
     parser.add_argument("--workers", type=console.positive_int, default=cores.count(),
                         help="clips decoded side by side (default: the number of cores, here %(default)s)")
@@ -201,8 +194,7 @@ def parse_args(argv=None):
                         help="frames are resized to this many pixels squared (default: %(default)s)")
     parser.add_argument("--resample", choices=("bicubic", "bilinear"), default="bicubic",
                         help="how frames are resized: as the checkpoint's image processor does (default: %(default)s)")
-    parser.add_argument("--fps", type=console.positive_float,
-                        help="keep so many frames a second, chosen by timestamp (default: all)")
+    parser.add_argument("--fps", type=console.positive_float, help="keep so many frames a second (default: all)")
     parser.add_argument("--limit", type=console.positive_int, help="only the first so many samples")
     console.add_overwrite_argument(parser)
     return parser.parse_args(argv)
@@ -219,8 +211,7 @@ def main(argv=None):
     samples = dataset.load_samples(args.dataset, args.split)[:args.limit]
     if masked := sum(bool(sample.masks) for sample in samples):
         console.log.info(f"{masked} of {len(samples)} samples have masks; what they cover is blurred")
-    downloads = Path(args.output).with_suffix(".videos")
-    folder = args.videos_dir or (Path(args.dataset).parent if Path(args.dataset).is_file() else downloads)
+    folder, downloads = args.videos_dir or Path(args.dataset).parent, Path(args.output).with_suffix(".videos")
     settings = {"image_size": args.image_size, "resample": args.resample, "fps": args.fps}
     stopwatch, frames = console.Stopwatch(), 0
     with ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset}, args.overwrite) as writer:
@@ -232,20 +223,19 @@ def main(argv=None):
                         args.cookies_from_browser)
         if args.dry_run:
             writer.leave_unfinished()
-            print("\n".join(estimate(todo, videos, args)))
+            print(estimate(todo, videos, args))
             return
         if todo:
             frames = process_data(todo, writer, videos, workers=args.workers, **settings)
         failed = [sample.id for sample in left if sample.id not in writer]
-        done = len(writer.items) - kept
     with contextlib.suppress(OSError):  # it may hold videos to keep, or parts of unfinished ones
         downloads.rmdir()
     if failed:
         print(f"{len(failed)} clips failed, see {artifacts.missing_path(args.output)} for the reasons "
               f"({console.some_of(failed)})")
-    print(f"{done} clips processed ({frames} frames, {stopwatch.rate(frames)} frames/s), {kept} were there already, "
-          f"{len(failed)} failed -> {args.output}")
-    if not kept + done:
+    print(f"{len(left) - len(failed)} clips processed ({frames} frames, {stopwatch.rate(frames)} frames/s), "
+          f"{kept} were there already, {len(failed)} failed -> {args.output}")
+    if not writer.items:
         raise console.StageError("no clip could be processed; nothing was written")
 
 

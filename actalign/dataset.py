@@ -13,14 +13,14 @@ from pathlib import Path
 
 from actalign.console import InputError
 from actalign.files import parse_json, read_bytes, reason_of
-from actalign.masks import FIELDS as MASK_FIELDS
-from actalign.masks import Masks, masks_of_row
+from actalign.masks import MASK_FIELDS, Masks, masks_of_row
 
 ACTION_ATLAS = "mrsalehi/ActionAtlas-v1.0"
 TEXTS = ("id", "youtube_id", "video", "domain", "action", "question")
-OWN_FIELDS = (*TEXTS, "choices", "choices_str", "answer", "start_timestamp", "end_timestamp")
+TIMES = ("start_timestamp", "end_timestamp")
+OWN_FIELDS = (*TEXTS, *TIMES, "choices", "choices_str", "answer")
 MOST_LEVELS = 32  # of lists and objects in a row; ActionAtlas's masks have seven
-NO_MASKS = Masks()
+NO_MASKS = Masks()  # one for all samples without
 # A list in a CSV cell as Python writes it: strings or numbers with commas between them.
 ITEM = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d[\d.]*)"""
 PYTHON_LIST = re.compile(rf"\[\s*{ITEM}(\s*,\s*{ITEM})*\s*,?\s*\]", re.DOTALL)
@@ -53,19 +53,12 @@ class Sample:
     @property
     def keys(self):
         """K keys "<option> in <domain>", under which generated_subactions.json holds the sub-actions."""
-        return tuple(subaction_key(option, self.domain) for option in self.options)
+        return tuple(f"{option} in {self.domain}" for option in self.options)
 
     def record(self):
         """The sample as artifacts hold it: plain JSON values, the field names of generated_subactions.json."""
-        return {
-            "youtube_id": self.youtube_id, "id": self.id, "domain": self.domain, "action": self.action,
-            "question": self.question, "cleaned_options": list(self.options), "correct_answer_index": self.answer,
-        }
-
-
-def subaction_key(option, domain):
-    """The key of an option in generated_subactions.json."""
-    return f"{option} in {domain}"
+        return {"youtube_id": self.youtube_id, "id": self.id, "domain": self.domain, "action": self.action,
+                "question": self.question, "cleaned_options": list(self.options), "correct_answer_index": self.answer}
 
 
 def sample_from_record(record, source):
@@ -76,18 +69,17 @@ def sample_from_record(record, source):
     id = record.get("id") if isinstance(record, dict) else None
     if not isinstance(id, str | int) or id == "":
         raise InputError(f"{source}: has an entry without an id; run the stage that writes it again")
-    options, answer = record.get("cleaned_options"), record.get("correct_answer_index")
+    options = record.get("cleaned_options")
     if not isinstance(options, list) or not options or not all(isinstance(o, str) and o.strip() for o in options):
         raise InputError(f"{source}: sample {id} has no options (cleaned_options); mend or remove it")
-    if answer == -1:  # how older files say that there is none
-        answer = None
-    if answer is not None and (type(answer) is not int or not 0 <= answer < len(options)):
+    answer = record.get("correct_answer_index")
+    if answer not in (None, -1) and (type(answer) is not int or not 0 <= answer < len(options)):
         raise InputError(f"{source}: sample {id} has answer index {answer!r}; give 0 to {len(options) - 1} or null")
     # Ids, domains and options are in several artifacts and samples: one copy of each is enough.
     options = tuple(map(sys.intern, options))
     return Sample(id=sys.intern(str(id)), domain=sys.intern(str(record.get("domain") or "")), options=options,
-                  answer=answer, labels=options, action=record.get("action"), question=record.get("question"),
-                  youtube_id=record.get("youtube_id"))
+                  answer=None if answer == -1 else answer,  # -1: how older files say that there is none
+                  labels=options, **{name: record.get(name) for name in ("action", "question", "youtube_id")})
 
 
 def require_unique_ids(samples, source):
@@ -152,11 +144,7 @@ def _rows_of_json(path):
 
 
 def _rows_of_csv(path):
-    """All cells as text: types are for those who know the columns.
-
-    By the csv module: pandas fills up a row that a cut file left short, and makes an index of a column that the header
-    does not name, both without a word.
-    """
+    """All cells as text, by the csv module: pandas fills up a row that a cut file left short without a word."""
     csv.field_size_limit(2**31 - 1)  # masks can be long
     lines = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=None), strict=True)
     try:
@@ -195,11 +183,11 @@ def sample_from_row(row, source, taken=()):
     labels = parse_choices(row.get("choices", row.get("choices_str")), where)
     if "domain" not in texts:
         raise InputError(f"{where}: has no domain; name the field of the actions, such as basketball")
-    start, end = (_seconds(row.get(name), name, where) for name in ("start_timestamp", "end_timestamp"))
+    start, end = (_seconds(row[name], name, where) if name in row else None for name in TIMES)
     if "youtube_id" in texts:  # the benchmark cuts at tenths of a second, and counts its masks' frames from there
         start, end = (None if seconds is None else round(seconds, 1) for seconds in (start, end))
     return Sample(
-        **texts, options=tuple(map(clean_option, labels)), answer=parse_answer(row.get("answer"), labels, where),
+        **texts, options=tuple(map(str.lower, labels)), answer=parse_answer(row.get("answer"), labels, where),
         labels=labels, start=start, end=end, masks=masks, problem=problem,
         extra={key: value for key, value in row.items() if key not in OWN_FIELDS})
 
@@ -215,11 +203,6 @@ def _plain(value, source, levels=MOST_LEVELS):
     if isinstance(value, int | float | None):
         return value
     return str(value).encode("utf-8", "replace").decode()  # an old array can hold halves of characters, a file none
-
-
-def clean_option(label):
-    """An option as artifacts spell it: trimmed and lower-cased."""
-    return label.strip().lower()
 
 
 def parse_choices(choices, where):
@@ -263,11 +246,10 @@ def parse_answer(answer, labels, where):
         return None
     name, number = None, answer
     if isinstance(answer, str):
-        name = clean_option(answer)
+        name = answer.strip().lower()
         with contextlib.suppress(ValueError):
             number = float(answer)
-    found = [k for k, label in enumerate(labels)
-             if clean_option(label) == name or (k + 1 == number and number is not True)]
+    found = [k for k, label in enumerate(labels) if label.lower() == name or (k + 1 == number and number is not True)]
     if len(found) != 1:
         problem = "fits two options" if found else "is out of range"
         raise InputError(f"{where}: answer {answer!r} {problem}; give 1 to {len(labels)}, an option's name, or nothing")
@@ -275,8 +257,6 @@ def parse_answer(answer, labels, where):
 
 
 def _seconds(value, name, where):
-    if value is None:
-        return None
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         if 0 <= float(value) < math.inf:
             return float(value)

@@ -19,7 +19,6 @@ FRAME_SLACK = 4  # frames, 0.1 s and one more at 32 frames a second: how far the
 # Containers that hold pictures themselves; FFmpeg's other demuxers read playlists, which name files and addresses.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,obu,ivf,nut,rm,dv,m4v,wtv,gif"
 MOST_PIXELS = 8192 * 4352  # of a picture: 8K; a damaged header can claim any number
-HEAD_BYTES = 1024  # of a file, in which Matroska's segment begins
 SEEK_BACK = (0, 2, 10, math.inf)  # s before the wanted start, one after the other; the last is the file's beginning
 
 
@@ -53,8 +52,8 @@ def read_frames(path, start=None, end=None, fps=None, masks=None):
         raise VideoError(f"cannot be decoded: {error.strerror or type(error).__name__}") from None
     if not number:
         raise VideoError("has no frame in this segment")
-    if masks and masks.last_frame > number + FRAME_SLACK:
-        raise VideoError(f"has {number} frames in this segment, its masks go up to frame {masks.last_frame}")
+    if masks and max(masks.boxes) > number + FRAME_SLACK:
+        raise VideoError(f"has {number} frames in this segment, its masks go up to frame {max(masks.boxes)}")
 
 
 def video_seconds(path):
@@ -81,7 +80,7 @@ def _segment(path, lower, upper):
     """
     for back in SEEK_BACK:
         with contextlib.closing(_open(path)) as container:
-            decoding, last_end = _Decoding(container), None
+            decoding, last_end = _Decoding(container), Fraction(0)
             frames = decoding.frames_from(lower, back)
             if frames is None:
                 continue
@@ -93,8 +92,6 @@ def _segment(path, lower, upper):
                     raise VideoError(f"is damaged at {float(t):.3f} s")
                 if t >= lower - TIMESTAMP_TOLERANCE:
                     yield t, frame
-            if last_end is None:
-                raise VideoError("has no frames")
             decoding.require_whole(last_end)
             if upper is not None and last_end < upper - SEGMENT_SLACK:
                 raise VideoError(f"ends at {float(last_end):.3f} s, before the segment's end at {float(upper):g} s")
@@ -111,8 +108,7 @@ class _Decoding:
         if codec is None:
             raise VideoError("has no video stream with a known codec")
         codec.thread_count = 1  # clips are decoded side by side, one core each
-        # Raise where it would repair or leave out.
-        codec.options = {"max_pixels": str(MOST_PIXELS), "err_detect": "explode"}
+        codec.options = {"max_pixels": str(MOST_PIXELS), "err_detect": "explode"}  # raise, where it would leave out
         # What a player calls 0 s: the earliest timestamp of all streams, and the exact one of two that are the same.
         self._offset = Fraction(container.start_time or 0, 1_000_000)
         self._stream_start = (self._stream.start_time or 0) * self._stream.time_base
@@ -127,14 +123,13 @@ class _Decoding:
         if start - back <= 0:
             return decoded
         self._container.seek(int((self._offset + start - back) / self._stream.time_base), stream=self._stream)
-        first = None
-        with contextlib.suppress(av.error.InvalidDataError):
-            first = next(decoded, None)
         # An index by decoding time can land on a keyframe that is shown after the start, or among pictures that
         # refer to others before it.
-        if first is None or first[0] > start + TIMESTAMP_TOLERANCE:
+        try:
+            first = next(decoded)
+        except (StopIteration, av.error.InvalidDataError):
             return None
-        return itertools.chain([first], decoded)
+        return itertools.chain([first], decoded) if first[0] <= start + TIMESTAMP_TOLERANCE else None
 
     def _decode(self):
         for packet in self._container.demux():
@@ -183,7 +178,7 @@ def _declared_size(path):
     Sources: ISO/IEC 14496-12, section 4.2; RFC 8794, section 4 and RFC 9559, section 4.5.
     """
     with open(path, "rb") as file:
-        head = file.read(HEAD_BYTES)
+        head = file.read(1024)  # in which Matroska's segment begins
         if head.startswith(b"RIFF"):  # AVI; where a file has more than one such chunk, the first is a part
             return 8 + int.from_bytes(head[4:8], "little")
         if head.startswith(b"\x1a\x45\xdf\xa3"):  # Matroska: its one segment's size, in 1 to 8 bytes behind the name

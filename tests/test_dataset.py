@@ -13,7 +13,6 @@ from refusals import refusal
 from actalign.console import InputError
 from actalign.dataset import (
     Sample,
-    clean_option,
     load_samples,
     parse_answer,
     parse_choices,
@@ -180,7 +179,8 @@ def test_duplicate_ids_are_refused(tmp_path):
 
 
 def test_options_are_trimmed_and_lower_cased():
-    assert clean_option("  360 Flip ") == "360 flip"
+    sample = sample_from_row({**ROW, "choices": ["  360 Flip ", "KICKFLIP"]}, "row 1")
+    assert (sample.options, sample.labels) == (("360 flip", "kickflip"), ("360 Flip", "KICKFLIP"))
 
 
 # Files

@@ -2,8 +2,9 @@
 
 import pytest
 
+from actalign import download
 from actalign.dataset import Sample
-from actalign.download import Refusal, VideoError, address_of, file_name
+from actalign.download import Refusal, VideoError, Videos, file_name
 
 
 @pytest.mark.parametrize(("kind", "message"), [
@@ -49,16 +50,28 @@ def sample(**fields):
     return Sample(id="a", domain="d", options=("o",), **fields)
 
 
+@pytest.fixture
+def address_of(tmp_path, monkeypatch):
+    """Which address is asked for a sample's video."""
+    monkeypatch.setattr(download, "download", lambda url, *_: url)
+    return lambda sample: Videos(tmp_path, tmp_path, [sample]).path(sample)
+
+
 @pytest.mark.parametrize("id", ["../up", "a b", "", "--exec=touch", "a" * 65, "a;b", "é", "a/b"])
-def test_what_is_no_id_never_becomes_an_address_or_a_file(id):
+def test_what_is_no_id_never_becomes_an_address_or_a_file(address_of, id):
     assert file_name(sample(youtube_id=id)) is None
     with pytest.raises(VideoError, match="no YouTube id") as caught:
         address_of(sample(youtube_id=id))
     assert not caught.value.retry
 
 
-def test_what_is_spelled_as_an_option_and_as_an_id_is_a_part_of_an_address():
+def test_what_is_spelled_as_an_option_and_as_an_id_is_a_part_of_an_address(address_of):
     assert address_of(sample(youtube_id="--exec")).endswith("?v=--exec")
+
+
+@pytest.mark.parametrize("url", ["HTTP://example.org", "https://me:word@[::1]:80/a.mp4?b=[c]#d", "http://a.b:8/é%20?x"])
+def test_addresses_of_the_web_are_asked_for_as_they_are(address_of, url):
+    assert address_of(sample(video=url)) == url
 
 
 def test_names_of_addresses_are_plain_and_their_own():
