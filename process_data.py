@@ -21,8 +21,7 @@ import numpy as np
 
 from actalign import artifacts, console, cores, dataset
 from actalign.artifacts.writer import ArrayWriter
-from actalign.download import YOUTUBE_URL, Videos
-from actalign.video import RESAMPLES, VideoError, read_frames, resize, video_seconds
+from actalign.download import YOUTUBE_URL, VideoError, Videos
 
 IMAGE_SIZE = 384  # pixels; what google/siglip-so400m-patch14-384 takes
 CHUNK_FRAMES = 32  # frames that a worker hands over at once
@@ -37,8 +36,10 @@ def clip_chunks(path, sample, image_size, fps=None, resample="bicubic"):
     Yields (timestamps, frames): up to CHUNK_FRAMES seconds and (n, image_size, image_size, 3) uint8.
     Raises VideoError if the video does not give the clip whole.
     """
-    resized = ((t, resize(image, image_size, resample))
-               for t, image in read_frames(path, sample.start, sample.end, fps, sample.masks))
+    from actalign import video  # not before a clip is decoded: it loads FFmpeg
+
+    resized = ((t, video.resize(image, image_size, resample))
+               for t, image in video.read_frames(path, sample.start, sample.end, fps, sample.masks))
     while chunk := list(itertools.islice(resized, CHUNK_FRAMES)):
         timestamps, frames = zip(*chunk, strict=True)
         yield list(timestamps), np.stack(frames)
@@ -82,8 +83,7 @@ def _decode_clip(decode, sample, chunks, stopping):
         chunks.put(None)
     except BaseException as error:  # whatever it is, it is raised where the clip is asked for
         chunks.put(error)
-    # PyAV's containers and streams refer to one another, so that 50 MB of a decoder's pictures would stay until
-    # Python happens to look for such cycles.
+    # PyAV's objects refer to one another: 50 MB of pictures would stay until Python happens to look for such cycles.
     gc.collect(1)  # the young generations, where a clip's objects are
 
 
@@ -131,52 +131,46 @@ def _write_clip(writer, sample, chunks):
             item.write(frames)
         span = timestamps[-1] - timestamps[0]
         item.fields.update(
-            {key: value for key, value in sample.record().items() if key != "id"}, **_source(sample),
-            choices=list(sample.labels), fps=round((len(timestamps) - 1) / span, 3) if span else None,
-            timestamps=timestamps, masked_frames=len(sample.masks.boxes), extra=sample.extra)
+            known_fields(sample), choices=list(sample.labels), timestamps=timestamps, extra=sample.extra,
+            fps=round((len(timestamps) - 1) / span, 3) if span else None, masked_frames=len(sample.masks.boxes))
     return len(timestamps)
 
 
-def _source(sample):
-    """Where a clip is cut from, as its item says it."""
-    return {"video": sample.video, "start_timestamp": sample.start, "end_timestamp": sample.end}
+def known_fields(sample):
+    """What an item says of its clip by the dataset."""
+    return sample.record() | {"video": sample.video, "start_timestamp": sample.start, "end_timestamp": sample.end}
 
 
 def require_same_samples(writer, samples):
     """Raise InputError if a clip that is there already now has other options, another answer or another segment."""
     for sample in samples:
         item = writer.items.get(sample.id)
-        for key, value in (sample.record() | _source(sample)).items() if item else ():
+        for key, value in known_fields(sample).items() if item else ():
             if item.get(key) != value:
                 raise console.InputError(f"{writer.path}: sample {sample.id} is there with {key} {item.get(key)!r}, "
                                          f"the dataset has {value!r}; start over with --overwrite")
 
 
 def estimate(samples, videos, args):
-    """Lines that tell what processing the samples would take; nothing is fetched or written."""
+    """What processing the samples would take, as text; nothing is fetched or written."""
+    from actalign.video import video_seconds
+
     seconds, unknown, absent = 0.0, 0, 0
     for sample in samples:
-        try:
+        path = None
+        with contextlib.suppress(VideoError):
             path = videos.local_path(sample)
-        except VideoError:
-            path = None
         absent += path is None
-        if sample.start is not None and sample.end is not None:
-            seconds += max(sample.end - sample.start, 0)
-        elif path is not None:
-            seconds += video_seconds(path) - (sample.start or 0)
-        else:
-            unknown += 1
+        end = video_seconds(path) if path and sample.end is None else sample.end
+        unknown += end is None
+        seconds += max((end or 0) - (sample.start or 0), 0)
     frames = seconds * (args.fps or SOURCE_FRAME_RATE)
-    disk = frames * args.image_size ** 2 * 3
     free = shutil.disk_usage(Path(args.output).parent).free
     minutes = seconds * SOURCE_FRAME_RATE / DECODED_RATE / args.workers / 60
-    duration = f"{minutes:.0f} min" if minutes < 60 else f"{minutes / 60:.1f} h"
-    yield f"{len(samples)} clips to process, {absent} of them from videos that are not on this machine"
-    yield f"{seconds:.0f} s of video, about {frames:.0f} frames" + (
-        f"; {unknown} clips of unknown length not counted" if unknown else "")
-    yield f"disk: about {disk / 1e9:.2f} GB for {args.output}, {free / 1e9:.2f} GB are free"
-    yield f"time: about {duration} with {args.workers} workers" + (", downloads not counted" if absent else "")
+    return (f"{len(samples)} clips to process, {absent} of them from videos that are not on this machine\n"
+            f"{seconds:.0f} s of video, about {frames:.0f} frames; {unknown} clips of unknown length not counted\n"
+            f"disk: about {frames * args.image_size ** 2 * 3 / 1e9:.2f} GB, of {free / 1e9:.2f} GB that are free\n"
+            f"time: about {minutes:.0f} min with {args.workers} workers, downloads not counted")
 
 
 def parse_args(argv=None):
@@ -186,26 +180,21 @@ def parse_args(argv=None):
                         help="hub name, or a .json, .jsonl, .csv or .parquet file (default: %(default)s)")
     parser.add_argument("--split", default="test", help="of a dataset on the hub (default: %(default)s)")
     parser.add_argument("--videos_dir", type=Path,
-                        help="folder of videos that are there already: the dataset's paths, or files named by their "
-                             "youtube_id (default: the dataset file's own folder)")
-    parser.add_argument("--keep_videos", action="store_true",
-                        help="keep what was downloaded, in the folder NAME.videos beside the output NAME.npy")
+                        help="folder of the dataset's paths and of files named by youtube_id (default: the dataset's)")
+    parser.add_argument("--keep_videos", action="store_true", help="keep downloads, in NAME.videos beside NAME.npy")
     parser.add_argument("--cookies", type=Path, help="cookie file (Netscape format) for downloads")
-    parser.add_argument("--cookies_from_browser", metavar="BROWSER",
-                        help="take the cookies of this browser, such as firefox")
+    parser.add_argument("--cookies_from_browser", metavar="BROWSER", help="take those of a browser such as firefox")
     parser.add_argument("--video_url", default=YOUTUBE_URL, metavar="TEMPLATE",
                         help="where videos named by a youtube_id are fetched from (default: %(default)s)")
-    parser.add_argument("--retry_missing", action="store_true",
-                        help="ask again for videos that were private, removed or locked before")
+    parser.add_argument("--retry_missing", action="store_true", help="ask again for videos that were gone before")
     parser.add_argument("--dry_run", action="store_true", help="only say how many clips, how much disk and how long")
     parser.add_argument("--workers", type=console.positive_int, default=cores.count(),
                         help="clips decoded side by side (default: the number of cores, here %(default)s)")
     parser.add_argument("--image_size", type=console.positive_int, default=IMAGE_SIZE,
                         help="frames are resized to this many pixels squared (default: %(default)s)")
-    parser.add_argument("--resample", choices=RESAMPLES, default="bicubic",
+    parser.add_argument("--resample", choices=("bicubic", "bilinear"), default="bicubic",
                         help="how frames are resized: as the checkpoint's image processor does (default: %(default)s)")
-    parser.add_argument("--fps", type=console.positive_float,
-                        help="keep so many frames a second, chosen by timestamp (default: all)")
+    parser.add_argument("--fps", type=console.positive_float, help="keep so many frames a second (default: all)")
     parser.add_argument("--limit", type=console.positive_int, help="only the first so many samples")
     console.add_overwrite_argument(parser)
     return parser.parse_args(argv)
@@ -215,18 +204,14 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     console.require_folder_of(args.output)
-    if args.dry_run and args.overwrite:
-        raise console.InputError("--dry_run changes nothing; leave --overwrite out")
     if args.videos_dir and not args.videos_dir.is_dir():
         raise console.InputError(f"--videos_dir {args.videos_dir}: no such folder; give one that is there")
     if args.cookies and not args.cookies.is_file():
         raise console.InputError(f"--cookies {args.cookies}: no such file; export it from a browser in Netscape format")
     samples = dataset.load_samples(args.dataset, args.split)[:args.limit]
-    masked = sum(bool(sample.masks) for sample in samples)
-    if masked:
+    if masked := sum(bool(sample.masks) for sample in samples):
         console.log.info(f"{masked} of {len(samples)} samples have masks; what they cover is blurred")
-    downloads = Path(args.output).with_suffix(".videos")
-    folder = args.videos_dir or (Path(args.dataset).parent if Path(args.dataset).is_file() else downloads)
+    folder, downloads = args.videos_dir or Path(args.dataset).parent, Path(args.output).with_suffix(".videos")
     settings = {"image_size": args.image_size, "resample": args.resample, "fps": args.fps}
     stopwatch, frames = console.Stopwatch(), 0
     with ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset}, args.overwrite) as writer:
@@ -238,20 +223,19 @@ def main(argv=None):
                         args.cookies_from_browser)
         if args.dry_run:
             writer.leave_unfinished()
-            print("\n".join(estimate(todo, videos, args)))
+            print(estimate(todo, videos, args))
             return
         if todo:
-            frames = process_data(todo, writer, videos, args.image_size, args.workers, args.fps, args.resample)
+            frames = process_data(todo, writer, videos, workers=args.workers, **settings)
         failed = [sample.id for sample in left if sample.id not in writer]
-        done = len(writer.items) - kept
     with contextlib.suppress(OSError):  # it may hold videos to keep, or parts of unfinished ones
         downloads.rmdir()
     if failed:
         print(f"{len(failed)} clips failed, see {artifacts.missing_path(args.output)} for the reasons "
               f"({console.some_of(failed)})")
-    print(f"{done} clips processed ({frames} frames, {stopwatch.rate(frames)} frames/s), {kept} were there already, "
-          f"{len(failed)} failed -> {args.output}")
-    if not kept + done:
+    print(f"{len(left) - len(failed)} clips processed ({frames} frames, {stopwatch.rate(frames)} frames/s), "
+          f"{kept} were there already, {len(failed)} failed -> {args.output}")
+    if not writer.items:
         raise console.StageError("no clip could be processed; nothing was written")
 
 

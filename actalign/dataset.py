@@ -8,23 +8,22 @@ import itertools
 import math
 import re
 import sys
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from actalign.console import InputError
 from actalign.files import parse_json, read_bytes, reason_of
-from actalign.masks import FIELDS as MASK_FIELDS
-from actalign.masks import Masks, masks_of_row
+from actalign.masks import MASK_FIELDS, Masks, masks_of_row
 
 ACTION_ATLAS = "mrsalehi/ActionAtlas-v1.0"
-OWN_FIELDS = ("id", "youtube_id", "video", "domain", "choices", "choices_str", "answer", "action", "question",
-              "start_timestamp", "end_timestamp")
+TEXTS = ("id", "youtube_id", "video", "domain", "action", "question")
+TIMES = ("start_timestamp", "end_timestamp")
+OWN_FIELDS = (*TEXTS, *TIMES, "choices", "choices_str", "answer")
 MOST_LEVELS = 32  # of lists and objects in a row; ActionAtlas's masks have seven
-NO_MASKS = Masks()
-# A list in a CSV cell as Python writes it.
-ITEM = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d[\d.]*"""
-PYTHON_LIST = re.compile(rf"\[\s*(?:{ITEM})(?:\s*,\s*(?:{ITEM}))*\s*,?\s*\]", re.DOTALL)
+NO_MASKS = Masks()  # one for all samples without
+# A list in a CSV cell as Python writes it: strings or numbers with commas between them.
+ITEM = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d[\d.]*)"""
+PYTHON_LIST = re.compile(rf"\[\s*{ITEM}(\s*,\s*{ITEM})*\s*,?\s*\]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +53,12 @@ class Sample:
     @property
     def keys(self):
         """K keys "<option> in <domain>", under which generated_subactions.json holds the sub-actions."""
-        return tuple(subaction_key(option, self.domain) for option in self.options)
+        return tuple(f"{option} in {self.domain}" for option in self.options)
 
     def record(self):
         """The sample as artifacts hold it: plain JSON values, the field names of generated_subactions.json."""
-        return {
-            "youtube_id": self.youtube_id, "id": self.id, "domain": self.domain, "action": self.action,
-            "question": self.question, "cleaned_options": list(self.options), "correct_answer_index": self.answer,
-        }
-
-
-def subaction_key(option, domain):
-    """The key of an option in generated_subactions.json."""
-    return f"{option} in {domain}"
+        return {"youtube_id": self.youtube_id, "id": self.id, "domain": self.domain, "action": self.action,
+                "question": self.question, "cleaned_options": list(self.options), "correct_answer_index": self.answer}
 
 
 def sample_from_record(record, source):
@@ -74,23 +66,20 @@ def sample_from_record(record, source):
 
     Raises InputError if it has no id or options, or an answer out of range.
     """
-    if not isinstance(record, dict) or not isinstance(record.get("id"), str | int) or record["id"] == "":
+    id = record.get("id") if isinstance(record, dict) else None
+    if not isinstance(id, str | int) or id == "":
         raise InputError(f"{source}: has an entry without an id; run the stage that writes it again")
-    id = str(record["id"])
     options = record.get("cleaned_options")
     if not isinstance(options, list) or not options or not all(isinstance(o, str) and o.strip() for o in options):
-        raise InputError(f"{source}: sample {id} has no options (cleaned_options); mend it or remove the sample")
+        raise InputError(f"{source}: sample {id} has no options (cleaned_options); mend or remove it")
     answer = record.get("correct_answer_index")
-    if answer == -1:  # how older files say that there is none
-        answer = None
-    if answer is not None and (type(answer) is not int or not 0 <= answer < len(options)):
-        raise InputError(f"{source}: sample {id} has answer index {answer!r}, its {len(options)} options allow "
-                         f"0 to {len(options) - 1} or null; mend it or remove the sample")
+    if answer not in (None, -1) and (type(answer) is not int or not 0 <= answer < len(options)):
+        raise InputError(f"{source}: sample {id} has answer index {answer!r}; give 0 to {len(options) - 1} or null")
     # Ids, domains and options are in several artifacts and samples: one copy of each is enough.
-    options = tuple(sys.intern(str(option)) for option in options)
-    return Sample(id=sys.intern(id), domain=sys.intern(str(record.get("domain") or "")), options=options, answer=answer,
-                  labels=options, action=record.get("action"), question=record.get("question"),
-                  youtube_id=record.get("youtube_id"))
+    options = tuple(map(sys.intern, options))
+    return Sample(id=sys.intern(str(id)), domain=sys.intern(str(record.get("domain") or "")), options=options,
+                  answer=None if answer == -1 else answer,  # -1: how older files say that there is none
+                  labels=options, **{name: record.get(name) for name in ("action", "question", "youtube_id")})
 
 
 def require_unique_ids(samples, source):
@@ -98,13 +87,8 @@ def require_unique_ids(samples, source):
     seen = set()
     for sample in samples:
         if sample.id in seen:
-            raise repeated_id(sample.id, source)
+            raise InputError(f"{source}: sample id {sample.id} occurs twice; give every sample an id of its own")
         seen.add(sample.id)
-
-
-def repeated_id(id, source):
-    """The InputError for an id that two samples of `source` share."""
-    return InputError(f"{source}: sample id {id} occurs twice; give every sample an id of its own")
 
 
 # Rows of a dataset
@@ -115,8 +99,18 @@ def load_samples(dataset, split):
 
     Raises InputError if it cannot be read, a row has no domain or options, an answer is out of range, or ids repeat.
     """
-    samples, taken = [], set()
-    for number, row in enumerate(load_rows(dataset, split), start=1):
+    path, samples, taken = Path(dataset), [], set()
+    read = READERS.get(path.suffix.lower())
+    if read is None and path.exists():
+        raise InputError(f"--dataset {dataset}: is none of {', '.join(READERS)}; convert it to one of them")
+    try:
+        rows = read(path) if read else _rows_of_hub(dataset, split)
+    except Exception as error:  # the libraries raise anything on files of strangers
+        advice = ("give a whole file, text as UTF-8, and in JSON null instead of NaN" if read
+                  else "check the name, --split and the connection, or give a local file")
+        reason = reason_of(error.__cause__ or error)[:300]
+        raise InputError(f"--dataset {dataset}: cannot be read ({reason}); {advice}") from None
+    for number, row in enumerate(rows, start=1):
         samples.append(sample_from_row(row, f"{dataset}, row {number}", taken))
         taken.add(samples[-1].id)
     if not samples:
@@ -125,84 +119,42 @@ def load_samples(dataset, split):
     return samples
 
 
-def load_rows(dataset, split):
-    """The rows of a dataset as dicts. Raises InputError if they cannot be read."""
-    path = Path(dataset)
-    read = READERS.get(path.suffix.lower())
-    if read is None and not path.exists():
-        return _rows_of_hub(dataset, split)
-    if not path.is_file():
-        raise InputError(f"--dataset {dataset}: no such file; give a {', '.join(READERS)} file")
-    if read is None:
-        raise InputError(f"--dataset {dataset}: is none of {', '.join(READERS)}; convert it to one of them")
-    try:
-        rows = read(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--dataset {dataset}: cannot be read ({reason_of(error)[:300]}); give the whole file, "
-                         "text as UTF-8, and in JSON null instead of NaN") from None
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise InputError(f"--dataset {dataset}: row {number} is no object with fields; mend it or take it out")
-    return rows
-
-
 def _rows_of_hub(name, split):
     import datasets
-    import pyarrow
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    problems = (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, KeyError, StopIteration,
-                pyarrow.ArrowException)
-    try:
-        # As Arrow has it: columns of pictures or sounds are not opened, wherever a row says that they are.
-        return datasets.load_dataset(name, split=split).with_format("arrow")[:].to_pylist()
-    except problems as error:
-        raise InputError(f"--dataset {name}: cannot be read ({reason_of(error.__cause__ or error)[:300]}); check the "
-                         "name, --split and the connection, or give a local file") from None
+    # As Arrow has it: columns of pictures or sounds are not opened, wherever a row says that they are.
+    return datasets.load_dataset(name, split=split).with_format("arrow")[:].to_pylist()
 
 
 def _rows_of_parquet(path):
     """By pyarrow: pandas would make floats of ids that are whole numbers where a row has none."""
-    import pyarrow
     from pyarrow import parquet
 
-    try:
-        return parquet.ParquetFile(path).read().to_pylist()
-    except pyarrow.ArrowException as error:
-        raise ValueError(error) from None
+    return parquet.ParquetFile(path).read().to_pylist()
 
 
 def _rows_of_json(path):
     """A list of objects, or an object a line; both under either suffix, as people name them."""
-    text = _text_of(path)
+    text = read_bytes(path).decode("utf-8-sig")
     if text.lstrip().startswith("["):
         return parse_json(text)
     return [parse_json(line) for line in text.split("\n") if line.strip()]
 
 
 def _rows_of_csv(path):
-    """All cells as text: types are for those who know the columns.
-
-    By the csv module: pandas fills up a row that a cut file left short, and makes an index of a column that the header
-    does not name, both without a word.
-    """
+    """All cells as text, by the csv module: pandas fills up a row that a cut file left short without a word."""
     csv.field_size_limit(2**31 - 1)  # masks can be long
-    reader = csv.reader(io.StringIO(_text_of(path)), strict=True)
+    lines = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=None), strict=True)
     try:
-        columns, *rows = [cells for cells in reader if cells] or [[]]
+        columns, *rows = [cells for cells in lines if cells] or [[]]
     except csv.Error as error:
-        raise ValueError(f"{error}: check the quotes up to line {reader.line_num}") from None
+        raise ValueError(f"{error}: check the quotes up to line {lines.line_num}") from None
     for number, cells in enumerate(rows, start=1):
         if len(cells) != len(columns):
-            raise InputError(f"--dataset {path}: row {number} has {len(cells)} cells, the header has {len(columns)}; "
-                             "put cells that hold a comma in double quotes")
+            raise ValueError(f"row {number} has {len(cells)} cells, the header {len(columns)}: quote those with commas")
     return [dict(zip(columns, cells, strict=True)) for cells in rows]
-
-
-def _text_of(path):
-    """A file's text, with line ends as Python has them."""
-    return io.TextIOWrapper(io.BytesIO(read_bytes(path)), "utf-8-sig").read()
 
 
 READERS = {".json": _rows_of_json, ".jsonl": _rows_of_json, ".csv": _rows_of_csv, ".parquet": _rows_of_parquet}
@@ -214,37 +166,30 @@ def sample_from_row(row, source, taken=()):
     source  names the row in errors     taken  ids in use already, for rows that bring none
     Raises InputError if the row has no video, domain or options, or its answer or times make no sense.
     """
-    row = {key: value for key, value in row.items()
-           if value is not None and (not isinstance(value, str) or value.strip())}
-    plain = {_whole(str(key)): _plain(value, source) for key, value in row.items() if key not in MASK_FIELDS}
-    video, youtube_id = _text(row.get("video")), _text(row.get("youtube_id"))
-    if not video and not youtube_id:
-        raise InputError(f"{source}: has neither video nor youtube_id; add a column `video` with a path")
-    id = _text(row.get("id")) or _derived_id(youtube_id or video, taken)
-    where = f"{source} (id {id})"
-    labels = parse_choices(row.get("choices", row.get("choices_str")), where)
-    domain = _text(row.get("domain"))
-    if not domain:
-        raise InputError(f"{where}: has no domain; name the field of the actions, such as basketball")
-    start, end = (_seconds(row.get(name), name, where) for name in ("start_timestamp", "end_timestamp"))
-    if youtube_id is not None:  # the benchmark cuts at tenths of a second, and counts its masks' frames from there
-        start, end = (None if seconds is None else round(seconds, 1) for seconds in (start, end))
+    if not isinstance(row, dict):
+        raise InputError(f"{source}: is no object with fields; mend it or take it out")
     masks, problem = masks_of_row(row)
+    row = {str(key): _plain(value, source) for key, value in row.items() if key not in MASK_FIELDS}
+    row = {key: value for key, value in row.items() if value is not None and str(value).strip()}
+    texts = {name: str(row[name]).strip() for name in TEXTS if name in row}
+    name = texts.get("youtube_id") or texts.get("video")
+    if name is None:
+        raise InputError(f"{source}: has neither video nor youtube_id; add a column `video` with a path")
+    if "id" not in texts:  # then it is the name of its video, numbered where several rows share it
+        stem = Path(name.partition("?")[0]).stem or name
+        numbered = (f"{stem}-{count}" for count in itertools.count(2))
+        texts["id"] = next(id for id in itertools.chain([stem], numbered) if id not in taken)
+    where = f"{source} (id {texts['id']})"
+    labels = parse_choices(row.get("choices", row.get("choices_str")), where)
+    if "domain" not in texts:
+        raise InputError(f"{where}: has no domain; name the field of the actions, such as basketball")
+    start, end = (_seconds(row[name], name, where) if name in row else None for name in TIMES)
+    if "youtube_id" in texts:  # the benchmark cuts at tenths of a second, and counts its masks' frames from there
+        start, end = (None if seconds is None else round(seconds, 1) for seconds in (start, end))
     return Sample(
-        id=id, domain=domain, labels=labels, options=tuple(clean_option(label) for label in labels),
-        answer=parse_answer(row.get("answer"), labels, where), action=_text(row.get("action")),
-        question=_text(row.get("question")), youtube_id=youtube_id, video=video, start=start, end=end,
-        extra={key: value for key, value in plain.items() if key not in OWN_FIELDS}, masks=masks, problem=problem,
-    )
-
-
-def _text(value):
-    return None if value is None else _whole(str(value)).strip()
-
-
-def _whole(text):
-    """A text without the halves of characters that an old array can hold and no file."""
-    return text.encode("utf-8", "replace").decode()
+        **texts, options=tuple(map(str.lower, labels)), answer=parse_answer(row.get("answer"), labels, where),
+        labels=labels, start=start, end=end, masks=masks, problem=problem,
+        extra={key: value for key, value in row.items() if key not in OWN_FIELDS})
 
 
 def _plain(value, source, levels=MOST_LEVELS):
@@ -252,24 +197,12 @@ def _plain(value, source, levels=MOST_LEVELS):
     if isinstance(value, dict | list | tuple) and not levels:
         raise InputError(f"{source}: its fields nest deeper than {MOST_LEVELS} levels; take the deepest out")
     if isinstance(value, dict):
-        return {_whole(str(key)): _plain(part, source, levels - 1) for key, part in value.items()}
+        return {_plain(str(key), source): _plain(part, source, levels - 1) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(part, source, levels - 1) for part in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int) else _whole(str(value))
-
-
-def _derived_id(name, taken):
-    """An id for a row without one: the name of its video, numbered where several rows share it."""
-    stem = Path(name.partition("?")[0]).stem or name
-    numbered = (f"{stem}-{count}" for count in itertools.count(2))
-    return next(id for id in itertools.chain([stem], numbered) if id not in taken)
-
-
-def clean_option(label):
-    """An option as artifacts spell it: trimmed and lower-cased."""
-    return label.strip().lower()
+    if isinstance(value, int | float | None):
+        return value
+    return str(value).encode("utf-8", "replace").decode()  # an old array can hold halves of characters, a file none
 
 
 def parse_choices(choices, where):
@@ -279,38 +212,29 @@ def parse_choices(choices, where):
     Raises InputError if there is no option or an empty one.
     """
     if isinstance(choices, str):
-        listed = _list_in_text(choices.strip())
-        choices = [line for line in choices.splitlines() if line.strip()] if listed is None else listed
+        choices = _list_of_text(choices.strip())
     if not isinstance(choices, list | tuple) or not choices:
         raise InputError(f"{where}: has no options; give `choices` as a list or as lines \"1. name\"")
-    labels = []
-    for position, choice in enumerate(choices, start=1):
-        label = re.sub(rf"^\s*{position}[.)](?!\d)\s*", "", _text(choice) or "").strip()
-        if not label:
-            raise InputError(f"{where}: option {position} is empty; name it or take it out")
-        labels.append(label)
-    return tuple(labels)
+    labels = tuple(re.sub(rf"^\s*{position}[.)](?!\d)\s*", "", "" if choice is None else str(choice)).strip()
+                   for position, choice in enumerate(choices, start=1))
+    if "" in labels:
+        raise InputError(f"{where}: option {labels.index('') + 1} is empty; name it or take it out")
+    return labels
 
 
-def _list_in_text(text):
-    """The list that a CSV cell holds as JSON or as Python writes it; None if it holds none, [] if it is a broken one.
+def _list_of_text(text):
+    """The list that a text holds as JSON or as Python writes it, else its lines; [] where a list is broken.
 
     Strings without commas between them, as numpy prints a list, are a broken one: Python would join them.
     """
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
     with contextlib.suppress(ValueError):
-        return parse_json(text)
-    if not re.match(r"\[\s*['\"]", text):
-        return None
-    if not PYTHON_LIST.fullmatch(text):
-        return []
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python's opinions on the spelling of others' texts
-            return [ast.literal_eval(item) for item in re.findall(ITEM, text, re.DOTALL)]
-    except (ValueError, SyntaxError):
-        return []
+        if text.startswith("["):
+            return parse_json(text)
+    if not (re.match(r"\[\s*['\"]", text) and text.endswith("]")):
+        return [line for line in text.splitlines() if line.strip()]
+    with contextlib.suppress(ValueError, SyntaxError):
+        return ast.literal_eval(text) if PYTHON_LIST.fullmatch(text) else []
+    return []
 
 
 def parse_answer(answer, labels, where):
@@ -320,22 +244,19 @@ def parse_answer(answer, labels, where):
     """
     if answer is None:
         return None
-    found = set()
+    name, number = None, answer
     if isinstance(answer, str):
-        found = {k for k, label in enumerate(labels) if clean_option(label) == clean_option(answer)}
-    if isinstance(answer, str | int | float) and not isinstance(answer, bool):
-        with contextlib.suppress(ValueError, OverflowError):
-            found |= {k for k in range(len(labels)) if k + 1 == float(answer)}
+        name = answer.strip().lower()
+        with contextlib.suppress(ValueError):
+            number = float(answer)
+    found = [k for k, label in enumerate(labels) if label.lower() == name or (k + 1 == number and number is not True)]
     if len(found) != 1:
         problem = "fits two options" if found else "is out of range"
-        raise InputError(f"{where}: answer {answer!r} {problem}; give a number from 1 to {len(labels)}, "
-                         "an option's name, or nothing")
-    return found.pop()
+        raise InputError(f"{where}: answer {answer!r} {problem}; give 1 to {len(labels)}, an option's name, or nothing")
+    return found[0]
 
 
 def _seconds(value, name, where):
-    if value is None:
-        return None
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         if 0 <= float(value) < math.inf:
             return float(value)

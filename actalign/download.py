@@ -1,21 +1,19 @@
 """Where videos come from: a folder, or the web through yt-dlp, fetched once, with an answer to what servers do."""
 
 import hashlib
+import io
 import logging
 import os
 import re
-import shutil
-import tempfile
 import threading
 import time
 from collections import Counter
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from actalign.console import StageError, log
-from actalign.video import VideoError
 
 YOUTUBE_URL = "https://www.youtube.com/watch?v={youtube_id}"
+WEB_ADDRESS = re.compile(r"(?i)https?://(?=[^/?#])[^\s\0-\37/?#[\]]*(\[[\da-f:.]+\](:\d+)?)?([/?#][^\s\0-\37]*)?")
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 # H.264 decodes fastest; nothing beyond 720 lines is of use; a direct link to a file has no known height.
 FORMAT = "bv[height<=720][vcodec^=avc1]/bv[height<=720]/b[height<=720]/bv/b"
@@ -25,7 +23,8 @@ LONGEST_PAUSE = 60  # s between two attempts, also where a server's Retry-After 
 REQUEST_PAUSE = 0.5  # s between two requests of one worker, which YouTube's limits reward
 SOCKET_TIMEOUT = 20  # s without a byte
 
-# What the extractors say, sorted by what it means for the run; the first that fits counts.
+# What the extractors say, sorted by what it means for the run; the first that fits counts: no request will be answered
+# now, only somebody signed in gets the video, nobody does. Anything else may pass.
 KINDS = {kind: re.compile(said, re.IGNORECASE) for kind, said in {
     "stopping": r"confirm you.{0,3}re not a bot|rate-limited|Too Many Requests|HTTP Error 429",
     "locked": r"confirm your age|members.only|join this channel|login required|only available for registered",
@@ -33,8 +32,15 @@ KINDS = {kind: re.compile(said, re.IGNORECASE) for kind, said in {
             r"not available in your country|not made this video available|blocked it|HTTP Error (404|410|451)|"
             r"unsupported URL"}.items()}
 
-SILENCE = logging.getLogger("actalign.yt_dlp")  # its errors come as exceptions, and the progress bar is ours
-SILENCE.disabled = True
+SILENCE = logging.Logger("yt_dlp", logging.CRITICAL + 1)  # its errors come as exceptions, and the progress bar is ours
+
+
+class VideoError(Exception):
+    """This video does not give this clip whole; the reason is one line. `retry` tells whether another try can help."""
+
+    def __init__(self, reason, retry=True):
+        super().__init__(reason)
+        self.retry = retry
 
 
 class Videos:
@@ -46,10 +52,8 @@ class Videos:
     """
 
     def __init__(self, folder, downloads, samples, keep=False, url_template=YOUTUBE_URL, cookies=None, browser=None):
-        self._folder, self._downloads = Path(folder), Path(downloads)
-        self._keep = keep
-        self._url_template = url_template
-        self._cookies, self._browser = cookies, browser
+        self._folder, self._downloads, self._keep = Path(folder), Path(downloads), keep
+        self._template, self._cookies = url_template, (cookies, browser)
         self._needed = Counter(map(file_name, samples))
         self._locks = {}  # by the videos' names
         self._stopped = None  # the StageError that ended the run's downloads
@@ -60,18 +64,22 @@ class Videos:
         Raises VideoError if there is no such video (`retry` False) or it could not be had this time (True), StageError
         if the server wants no more requests for now.
         """
-        path = self.local_path(sample)
+        path, name = self.local_path(sample), file_name(sample)
         if path is not None:
             return path
-        if sample.youtube_id is None and not is_url(sample.video):
+        if name is None and sample.youtube_id is None:
             raise VideoError("no such file")
-        url, name = address_of(sample, self._url_template), file_name(sample)
+        if name is None:
+            raise VideoError(f"{sample.youtube_id!r} is no YouTube id", retry=False)
+        url = sample.video if sample.youtube_id is None else self._template.replace("{youtube_id}", sample.youtube_id)
+        if not WEB_ADDRESS.fullmatch(url):
+            raise VideoError(f"{url!r} is no http or https address", retry=False)
         with self._locks.setdefault(name, threading.Lock()):
             return find_video(self._downloads, name) or self._download(url, name)
 
     def local_path(self, sample):
         """The file if it is on this machine, else None. Raises VideoError if the path leaves the folder."""
-        if sample.video is None or is_url(sample.video):
+        if sample.video is None or "://" in sample.video:
             name = file_name(sample)
             return find_video(self._folder, name) or find_video(self._downloads, name)
         path = Path(os.path.normpath(self._folder / sample.video))
@@ -83,8 +91,7 @@ class Videos:
         """A clip needs its video no longer: remove it if it was downloaded and no other clip needs it."""
         name = file_name(sample)
         self._needed[name] -= 1
-        path = find_video(self._downloads, name)
-        if path is not None and self._needed[name] == 0 and not self._keep:
+        if not self._needed[name] and not self._keep and (path := find_video(self._downloads, name)):
             path.unlink()
 
     def _download(self, url, name):
@@ -92,103 +99,65 @@ class Videos:
             if self._stopped:
                 raise self._stopped
             try:
-                return download(url, self._downloads / name, self._cookies, self._browser)
-            except _Refused as error:
-                refused = error
-            if refused.kind in ("gone", "locked"):
+                return download(url, self._downloads / name, *self._cookies)
+            except Refusal as error:
+                refusal = error
+            if refusal.kind in ("gone", "locked") or attempt == ATTEMPTS:
                 break
-            if attempt < ATTEMPTS:
-                pause = min(refused.retry_after or 2.0 ** attempt, LONGEST_PAUSE)
-                log.info(f"{url}: {refused}; trying again in {pause:.0f} s")
-                time.sleep(pause)
-        if refused.kind == "stopping":
-            self._stopped = StageError(
-                f"{url}: {refused}; the server takes no more requests for now: wait an hour, or show that you are a "
-                "person with --cookies or --cookies_from_browser, then run the same command again")
-            raise self._stopped
-        raise VideoError(f"{url}: {refused}", retry=refused.kind != "gone")
+            pause = min(refusal.retry_after or 2.0 ** attempt, LONGEST_PAUSE)
+            log.info(f"{url}: {refusal}; trying again in {pause:.0f} s")
+            time.sleep(pause)
+        if refusal.kind != "stopping":
+            raise refusal
+        self._stopped = StageError(f"{url}: {refusal}; the server takes no more requests for now: run again in an hour "
+                                   "or with --cookies or --cookies_from_browser, which show that you are a person")
+        raise self._stopped
+
+
+class Refusal(VideoError):
+    """One attempt at a video failed: `kind` is one of KINDS or "passing"; `retry_after` in seconds, or None."""
+
+    def __init__(self, error):
+        message = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+        self.kind = next((kind for kind, said in KINDS.items() if said.search(message)), "passing")
+        message = re.sub(r"^ERROR: (\[[^]]*\] )?", "", message).partition(" (caused by")[0][:300]
+        super().__init__(message, retry=self.kind != "gone")
+        _, cause, _ = getattr(error, "exc_info", None) or (None, None, None)
+        after = getattr(getattr(cause, "response", None), "headers", {}).get("Retry-After", "")
+        self.retry_after = float(after) if after.isdigit() else None
 
 
 def download(url, path, cookies=None, browser=None):
     """Try once to download a video to `path`, which has no suffix yet; returns the file.
 
-    Raises _Refused, or VideoError if there is more than a video.
+    Raises VideoError: a Refusal, or another if there is more than a video.
     """
     import yt_dlp
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A copy of the cookie file: yt-dlp writes the file back, and workers would overwrite one another's.
-    with tempfile.TemporaryDirectory() as folder:
-        options = {
-            "format": FORMAT,
-            "outtmpl": {"default": str(path).replace("%", "%%") + ".%(ext)s"},
-            "noplaylist": True, "continuedl": True, "retries": RETRIES, "fragment_retries": RETRIES,
-            "retry_sleep_functions": dict.fromkeys(("http", "fragment"), lambda n: min(2.0 ** n, LONGEST_PAUSE)),
-            "sleep_interval_requests": REQUEST_PAUSE, "socket_timeout": SOCKET_TIMEOUT,
-            "quiet": True, "no_warnings": True, "noprogress": True, "logger": SILENCE,
-            "cookiefile": shutil.copy(cookies, folder) if cookies else None,
-            "cookiesfrombrowser": (browser,) if browser else None,
-        }
-        try:
-            with yt_dlp.YoutubeDL(options) as ytdl:
-                info = ytdl.extract_info(url, download=True)
-        except yt_dlp.utils.YoutubeDLError as error:
-            raise _Refused(error) from None
+    options = {
+        "format": FORMAT, "outtmpl": {"default": str(path).replace("%", "%%") + ".%(ext)s"}, "noplaylist": True,
+        "retries": RETRIES, "fragment_retries": RETRIES, "socket_timeout": SOCKET_TIMEOUT, "logger": SILENCE,
+        "retry_sleep_functions": dict.fromkeys(("http", "fragment"), lambda n: min(2.0 ** n, LONGEST_PAUSE)),
+        "sleep_interval_requests": REQUEST_PAUSE, "cookiesfrombrowser": (browser,) if browser else None,
+        # As a text: yt-dlp writes a file back, and workers would overwrite one another's.
+        "cookiefile": io.StringIO(Path(cookies).read_text("utf-8", "replace")) if cookies else None}
+    try:
+        with yt_dlp.YoutubeDL(options) as ytdl:
+            info = ytdl.extract_info(url, download=True)
+    except yt_dlp.utils.YoutubeDLError as error:
+        raise Refusal(error) from None
     files = (info or {}).get("requested_downloads")
     if not files:
         raise VideoError(f"{url}: is no single video", retry=False)
     return Path(files[0]["filepath"])
 
 
-class _Refused(Exception):
-    """One attempt at a video failed.
-
-    kind         "stopping": no request will be answered now; "gone": there is no such video for us; "locked": only for
-                 somebody signed in; "passing": it may work the next time
-    retry_after  seconds that the server asked to wait, or None
-    """
-
-    def __init__(self, error):
-        cause = error.exc_info[1] if getattr(error, "exc_info", None) else error
-        message = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
-        super().__init__(re.sub(r"^ERROR: (\[[^]]*\] )?", "", message).partition(" (caused by")[0][:300])
-        self.kind = next((kind for kind, said in KINDS.items() if said.search(message)), "passing")
-        if getattr(cause, "status", None) == 429:
-            self.kind = "stopping"
-        headers = getattr(getattr(cause, "response", None), "headers", None) or {}
-        text = headers.get("Retry-After", "")
-        self.retry_after = float(text) if text.isdigit() else None
-
-
-def is_url(video):
-    """Whether a dataset's `video` is a URL rather than a path."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", video) is not None
-
-
-def address_of(sample, template=YOUTUBE_URL):
-    """The URL of a sample's video; `template` is that of a youtube_id.
-
-    Raises VideoError unless it is http or https with a host, and the id is one, so that it cannot become anything else.
-    """
-    if sample.youtube_id is not None and file_name(sample) is None:
-        raise VideoError(f"{sample.youtube_id!r} is no YouTube id", retry=False)
-    url = sample.video if sample.youtube_id is None else template.replace("{youtube_id}", sample.youtube_id)
-    try:
-        is_web = urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname
-    except ValueError:
-        is_web = False
-    if not is_web or re.search(r"[\s\x00-\x1f]", url):
-        raise VideoError(f"{url!r} is no http or https address", retry=False)
-    return url
-
-
 def file_name(sample):
     """The file name, without suffix, of a sample's video from the web; None for a local one and for what is no id."""
     if sample.youtube_id is not None:
         return sample.youtube_id if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", sample.youtube_id) else None
-    if not is_url(sample.video):
-        return None
-    return "url-" + hashlib.blake2b(sample.video.encode(), digest_size=10).hexdigest()
+    is_url = "://" in sample.video
+    return "url-" + hashlib.blake2b(sample.video.encode(), digest_size=10).hexdigest() if is_url else None
 
 
 def find_video(folder, name):

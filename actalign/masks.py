@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-FIELDS = ("frames_to_obfuscate", "frames_to_blur")  # names of the same thing in releases of the benchmark
+MASK_FIELDS = ("frames_to_obfuscate", "frames_to_blur")  # names of the same thing in releases of the benchmark
 KERNEL = (111, 111)  # pixels, the benchmark's Gaussian
 MADE_FOR_HEIGHT = 720  # pixels; the benchmark's downloads are the best of at most this height
 MOST_PIXELS = 1 << 20  # of a vertex's place
@@ -20,11 +20,6 @@ class Masks:
 
     def __bool__(self):
         return bool(self.boxes)
-
-    @property
-    def last_frame(self):
-        """The number of the last frame with boxes."""
-        return max(self.boxes)
 
     def scale_for(self, width, height):
         """What the boxes are multiplied by for a picture of this size.
@@ -61,19 +56,15 @@ def masks_of_row(row):
     benchmark does.
     Returns (Masks, None) or (Masks(), reason).
     """
-    by_frame = next((row[name] for name in FIELDS if row.get(name)), {})
+    by_frame = next((row[name] for name in MASK_FIELDS if row.get(name)), {})
     try:
-        boxes = {int(number): [_box(mask) for mask in masks if _has_letter(mask)]
+        boxes = {int(number): [_box(mask) for mask in masks if any(map(str.isalpha, mask["description"] or ""))]
                  for number, masks in by_frame.items() if masks}
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        if min(boxes, default=1) < 1:
+            raise ValueError("they name a frame before the first")
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         return Masks(), f"its masks cannot be read ({type(error).__name__}: {error})"
-    if any(number < 1 for number in boxes):
-        return Masks(), "its masks name a frame before the first"
-    return Masks({number: found for number, found in sorted(boxes.items()) if found}), None
-
-
-def _has_letter(mask):
-    return any(character.isalpha() for character in mask["description"] or "")
+    return Masks({number: found for number, found in boxes.items() if found}), None
 
 
 def _box(mask):

@@ -5,7 +5,6 @@ import json
 import numpy as np
 
 from actalign.artifacts.writer import ArrayWriter
-from actalign.dataset import subaction_key
 
 CHECKPOINT = {"checkpoint": "0123456789abcdef", "logit_scale": 2.0, "logit_bias": -1.0, "dtype": "float32"}
 D = 8
@@ -16,7 +15,7 @@ def make_entries(options_of, answers=None, phases=3):
     return [{
         "youtube_id": None, "id": id, "domain": "sport", "action": None, "question": None,
         "cleaned_options": list(options), "correct_answer_index": (answers or {}).get(id, 0),
-        "subactions": {subaction_key(option, "sport"): [f"{option} phase {m}" for m in range(phases)]
+        "subactions": {f"{option} in sport": [f"{option} phase {m}" for m in range(phases)]
                        for option in options},
     } for id, options in options_of.items()]
 

@@ -13,7 +13,6 @@ from refusals import refusal
 from actalign.console import InputError
 from actalign.dataset import (
     Sample,
-    clean_option,
     load_samples,
     parse_answer,
     parse_choices,
@@ -21,6 +20,7 @@ from actalign.dataset import (
     sample_from_record,
     sample_from_row,
 )
+from actalign.files import dump_json, parse_json
 
 ROW = {"video": "clips/flip.mp4", "domain": "skateboarding", "choices": ["Kickflip", "360 flip"]}
 
@@ -92,7 +92,7 @@ def test_answer_is_a_number_from_one_or_a_name(answer, index):
 ], ids=lambda answer: repr(answer)[:20])
 def test_answer_that_is_no_option_is_refused(answer):
     refusal(lambda: parse_answer(answer, ("Kickflip", "360 Flip", "Heelflip", "Pop"), "rows.csv, row 7"),
-            "rows.csv, row 7", "from 1 to 4")
+            "rows.csv, row 7", "1 to 4")
 
 
 def test_answer_that_fits_two_options_is_refused():
@@ -123,10 +123,9 @@ def test_row_of_an_own_video():
 def test_fields_that_are_nobodys_are_kept_as_plain_json():
     row = {**ROW, "views": 7, "score": 0.5, "nan": float("nan"), "inf": [float("inf")], "live": True, "raw": b"x",
            "nested": {1: ("a", None)}}
-    extra = sample_from_row(row, "rows, row 1").extra
-    assert extra == {"views": 7, "score": 0.5, "nan": None, "inf": [None], "live": True, "raw": "b'x'",
-                     "nested": {"1": ["a", None]}}
-    json.dumps(extra, allow_nan=False)
+    written = dump_json(sample_from_row(row, "rows, row 1").extra)
+    assert parse_json(written) == {"views": 7, "score": 0.5, "nan": None, "inf": [None], "live": True, "raw": "b'x'",
+                                   "nested": {"1": ["a", None]}}
 
 
 @pytest.mark.parametrize(("changes", "part"), [
@@ -180,7 +179,8 @@ def test_duplicate_ids_are_refused(tmp_path):
 
 
 def test_options_are_trimmed_and_lower_cased():
-    assert clean_option("  360 Flip ") == "360 flip"
+    sample = sample_from_row({**ROW, "choices": ["  360 Flip ", "KICKFLIP"]}, "row 1")
+    assert (sample.options, sample.labels) == (("360 flip", "kickflip"), ("360 Flip", "KICKFLIP"))
 
 
 # Files
@@ -407,7 +407,7 @@ def test_numbers_that_json_does_not_know_are_refused_with_advice(tmp_path, name,
 def test_dataset_that_is_no_file_is_refused(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "rows.xlsx").write_bytes(b"PK")
-    refusal(lambda: load_samples(str(tmp_path / "rows.csv"), "test"), "rows.csv", "no such file")
+    refusal(lambda: load_samples(str(tmp_path / "rows.csv"), "test"), "rows.csv", "No such file")
     refusal(lambda: load_samples(str(tmp_path / "folder.csv"), "test"), "folder.csv")
     refusal(lambda: load_samples(str(tmp_path), "test"), str(tmp_path))
     refusal(lambda: load_samples(str(tmp_path / "rows.xlsx"), "test"), "rows.xlsx", ".parquet")

@@ -2,9 +2,9 @@
 
 import pytest
 
+from actalign import download
 from actalign.dataset import Sample
-from actalign.download import _Refused, address_of, file_name
-from actalign.video import VideoError
+from actalign.download import Refusal, VideoError, Videos, file_name
 
 
 @pytest.mark.parametrize(("kind", "message"), [
@@ -25,7 +25,7 @@ from actalign.video import VideoError
     ("passing", "[youtube] abc: Unable to download API page: timed out"),
 ])
 def test_errors_are_sorted_by_what_they_mean_for_the_run(kind, message):
-    refused = _Refused(RuntimeError(f"ERROR: {message}"))
+    refused = Refusal(RuntimeError(f"ERROR: {message}"))
     assert refused.kind == kind
     assert "\n" not in str(refused)
     assert not str(refused).startswith("ERROR")
@@ -41,25 +41,37 @@ class Response:
 @pytest.mark.parametrize(("headers", "seconds"), [({"Retry_After": "7"}, 7), ({}, None),
                                                   ({"Retry_After": "Wed, 21 Oct 2026 07:28:00 GMT"}, None)])
 def test_retry_after_is_read_where_it_is_a_number(headers, seconds):
-    error = RuntimeError("HTTP Error 503")
-    error.response = Response(**headers)
-    assert _Refused(error).retry_after == seconds
+    error, cause = RuntimeError("HTTP Error 503"), RuntimeError()
+    error.exc_info, cause.response = (None, cause, None), Response(**headers)
+    assert Refusal(error).retry_after == seconds
 
 
 def sample(**fields):
     return Sample(id="a", domain="d", options=("o",), **fields)
 
 
+@pytest.fixture
+def address_of(tmp_path, monkeypatch):
+    """Which address is asked for a sample's video."""
+    monkeypatch.setattr(download, "download", lambda url, *_: url)
+    return lambda sample: Videos(tmp_path, tmp_path, [sample]).path(sample)
+
+
 @pytest.mark.parametrize("id", ["../up", "a b", "", "--exec=touch", "a" * 65, "a;b", "é", "a/b"])
-def test_what_is_no_id_never_becomes_an_address_or_a_file(id):
+def test_what_is_no_id_never_becomes_an_address_or_a_file(address_of, id):
     assert file_name(sample(youtube_id=id)) is None
     with pytest.raises(VideoError, match="no YouTube id") as caught:
         address_of(sample(youtube_id=id))
     assert not caught.value.retry
 
 
-def test_what_is_spelled_as_an_option_and_as_an_id_is_a_part_of_an_address():
+def test_what_is_spelled_as_an_option_and_as_an_id_is_a_part_of_an_address(address_of):
     assert address_of(sample(youtube_id="--exec")).endswith("?v=--exec")
+
+
+@pytest.mark.parametrize("url", ["HTTP://example.org", "https://me:word@[::1]:80/a.mp4?b=[c]#d", "http://a.b:8/é%20?x"])
+def test_addresses_of_the_web_are_asked_for_as_they_are(address_of, url):
+    assert address_of(sample(video=url)) == url
 
 
 def test_names_of_addresses_are_plain_and_their_own():

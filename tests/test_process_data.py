@@ -17,7 +17,7 @@ from drawn_videos import numbers_of, write_video
 from held_runs import LIMIT, stop_after
 
 import process_data
-from actalign import artifacts
+from actalign import artifacts, video
 from actalign.console import InputError
 from actalign.video import VideoError, read_frames, resize
 
@@ -230,7 +230,7 @@ def test_a_rerun_does_nothing(videos, tmp_path, capsys, monkeypatch):
     assert run(videos, path) == 0
     before, written = content(path), path.stat().st_mtime_ns
     capsys.readouterr()
-    monkeypatch.setattr(process_data, "read_frames", lambda *args: pytest.fail("a clip was decoded again"))
+    monkeypatch.setattr(video, "read_frames", lambda *args: pytest.fail("a clip was decoded again"))
     assert run(videos, path) == 0
     assert content(path) == before
     assert path.stat().st_mtime_ns == written
