@@ -33,31 +33,25 @@ class Compared:
 
 def method_name(method):
     """What the method of a predictions.json is called."""
-    name = str(method.get("name", "")) if isinstance(method, dict) else ""
-    return shortened(NAMES.get(name, name) or "unnamed", NAME_COLUMNS)
+    name = str(method["name"])
+    return shortened(NAMES.get(name, name), NAME_COLUMNS)
 
 
 def read_compared(path, samples, own_method):
     """The Compared of a predictions.json, against the `samples` of this run and its method.
 
-    Raises InputError if it is none, shares no sample with this run, or asked other questions: other options, or
-    another answer.
+    Raises InputError if it is none, shares no sample with this run, or asked other questions.
     """
     method, predictions = read_predictions(path)
     theirs = {prediction.sample.id: prediction for prediction in predictions}
     shared = [(sample, theirs[sample.id]) for sample in samples if sample.id in theirs]
     if not shared:
-        raise InputError(f"--compare {path}: has none of this run's samples; give the predictions of another method on "
-                         "the same samples")
-    differing = {
-        "options": [ours.id for ours, other in shared if ours.options != other.sample.options],
-        "answers": [ours.id for ours, other in shared
-                    if None not in (ours.answer, other.sample.answer) and ours.answer != other.sample.answer],
-    }
-    for what, ids in differing.items():
-        if ids:
-            raise InputError(f"--compare {path}: {some_of(ids)} had other {what} there than in this run; give "
-                             "predictions that were made from the same dataset")
+        raise InputError(f"--compare {path}: has none of this run's samples; give predictions for the same samples")
+    differing = [ours.id for ours, other in shared if ours.options != other.sample.options
+                 or (None not in (ours.answer, other.sample.answer) and ours.answer != other.sample.answer)]
+    if differing:
+        raise InputError(f"--compare {path}: {some_of(differing)} had other options or another answer there; give "
+                         "predictions that were made from the same dataset")
     name = method_name(method)
     if name == method_name(own_method):
         name = f"{name} ({shortened(Path(path).name, NAME_COLUMNS)})"
@@ -66,8 +60,11 @@ def read_compared(path, samples, own_method):
 
 
 def outcomes(pairs):
-    """Counter of (is ours right, is theirs right) over the [(ours, theirs)] whose answer is known."""
-    return Counter((ours.is_right, theirs.is_right) for ours, theirs in pairs if ours.sample.answer is not None)
+    """How many of [(ours, theirs)] have an answer, on how many of these who is right, and McNemar's p as text."""
+    counts = Counter((ours.is_right, theirs.is_right) for ours, theirs in pairs if ours.sample.answer is not None)
+    first, second = counts[True, False], counts[False, True]
+    return {"compared": counts.total(), "both": counts[True, True], "first": first, "second": second,
+            "neither": counts[False, False], "p": p_text(mcnemar(first, second))}
 
 
 def disagreements(pairs):
@@ -98,11 +95,10 @@ def lines(method, predictions, compared):
     pairs = compared.pairs(predictions)
     left_out = len(predictions) - len(pairs)
     said = [f"{left_out} samples of this run are not in {compared.path} and not compared"] if left_out else []
-    counts = outcomes(pairs)
-    first, second = counts[True, False], counts[False, True]
-    if counts:
-        said.append(f"only {method_name(method)} right: {first}, only {compared.name} right: {second}, of "
-                    f"{counts.total()} samples; exact McNemar test p = {p_text(mcnemar(first, second))}")
+    found = outcomes(pairs)
+    if found["compared"]:
+        said.append(f"only {method_name(method)} right: {found['first']}, only {compared.name} right: "
+                    f"{found['second']}, of {found['compared']} samples; exact McNemar test p = {found['p']}")
     else:
         said.append(f"compared with {compared.name}: no answers are known; the two predict the same in "
                     f"{len(pairs) - len(disagreements(pairs))} of {len(pairs)} samples")

@@ -24,16 +24,14 @@ class Prediction:
     paths: Sequence | None = None
 
     def __post_init__(self):
-        if len(self.scores) != len(self.sample.options):
-            raise ValueError(f"sample {self.sample.id}: {len(self.scores)} scores for "
-                             f"{len(self.sample.options)} options")
-        if not np.isfinite(self.scores).all():
-            raise ValueError(f"sample {self.sample.id}: scores {list(self.scores)} are no finite numbers")
+        count = len(self.sample.options)
+        if self.scores.shape != (count,) or not np.isfinite(self.scores).all():
+            raise ValueError(f"sample {self.sample.id}: {self.scores} are no finite scores for {count} options")
 
     @property
     def ranking(self):
         """Option indices from best to worst; equal scores keep the order of the options."""
-        return np.argsort(-np.asarray(self.scores), kind="stable")
+        return np.argsort(-self.scores, kind="stable")
 
     @property
     def rank_of_answer(self):
@@ -47,16 +45,9 @@ class Prediction:
 
     @property
     def margin(self):
-        """By how much the best score leads; None with a single option."""
-        if len(self.scores) == 1:
-            return None
-        best, second = np.asarray(self.scores)[self.ranking[:2]]
-        return float(best - second)
-
-    @property
-    def is_tied(self):
-        """Whether the best score is shared, so that only the order of the options decided."""
-        return int(np.sum(self.scores == np.max(self.scores))) > 1
+        """By how much the best score leads: 0.0 if only the order of the options decided, None with a single option."""
+        best, *others = self.scores[self.ranking].tolist()
+        return best - others[0] if others else None
 
 
 @dataclass(frozen=True)
@@ -82,10 +73,7 @@ def accuracy(hits):
     The sum of N hits drawn with replacement is binomial, so the resamples are drawn as such.
     Source: Efron and Tibshirani 1993, chapter 13.
     """
-    hits = np.asarray(hits, dtype=bool)
-    if not len(hits):
-        raise ValueError("no samples, no accuracy")
-    value = hits.mean()
+    value = np.mean(hits)
     resampled = np.random.default_rng(SEED).binomial(len(hits), value, RESAMPLES) / len(hits)
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Accuracy(float(value), float(low), float(high))
@@ -96,21 +84,30 @@ def chance(samples, k):
     return float(np.mean([min(k / len(sample.options), 1) for sample in samples]))
 
 
+def with_answers(predictions):
+    """Those of the predictions whose answer is known."""
+    return [prediction for prediction in predictions if prediction.sample.answer is not None]
+
+
+def top_k(predictions):
+    """[(k, Accuracy, chance level in 0..1)] for TOP_K, of predictions with answers; none where there are none."""
+    samples = [prediction.sample for prediction in predictions]
+    return [(k, accuracy(top_k_hits(predictions, k)), chance(samples, k)) for k in TOP_K if samples]
+
+
 def accuracy_table(methods):
     """The table of {method name: predictions with answers}; the methods share their samples' chance level.
 
     Returns its lines. Where methods scored different samples, each has its own chance line.
     """
+    measured = {name: (top_k(predictions), str(len(predictions))) for name, predictions in methods.items()}
+    chances = {name: (*(f"{100 * by_chance:.1f}" for *_, by_chance in top), n) for name, (top, n) in measured.items()}
+    is_shared = len(set(chances.values())) == 1
     rows = [("", *(f"Top-{k} [95%]" for k in TOP_K), "n")]
-    chances = {name: tuple(f"{100 * chance([p.sample for p in predictions], k):.1f}" for k in TOP_K)
-               for name, predictions in methods.items()}
-    shared = len({(values, len(methods[name])) for name, values in chances.items()}) == 1
-    for name, predictions in methods.items():
-        if not shared or len(rows) == 1:
-            rows.append(("chance" if shared else f"chance, {name}", *chances[name], str(len(predictions))))
-        values = (str(accuracy(top_k_hits(predictions, k))) for k in TOP_K)
-        rows.append((name, *values, str(len(predictions))))
-    return table(rows)
+    for name, (top, n) in measured.items():
+        rows.append(("chance" if is_shared else f"chance, {name}", *chances[name]))
+        rows.append((name, *(str(accuracy) for _, accuracy, _ in top), n))
+    return table(list(dict.fromkeys(rows)))  # a shared chance line stands once
 
 
 def print_results(name, predictions, not_scored, compared=None):
@@ -118,28 +115,23 @@ def print_results(name, predictions, not_scored, compared=None):
 
     not_scored: {sample id: reason}    compared: {name of another method: its predictions}, for the same table
     """
-    answered = [prediction for prediction in predictions if prediction.sample.answer is not None]
+    methods = {method: with_answers(found) for method, found in {name: predictions, **(compared or {})}.items()}
+    answered, note = len(methods[name]), ""
     if answered:
-        methods = {name: answered}
-        for other, theirs in (compared or {}).items():
-            methods[other] = [one for one in theirs if one.sample.answer is not None]
         print("\n".join(accuracy_table({method: found for method, found in methods.items() if found})))
+        note = f", {len(predictions) - answered} of them without a known answer" if answered < len(predictions) else ""
     elif predictions:
-        print("\n".join(prediction_table(predictions)))
-    print(_counts(predictions, answered, not_scored))
+        rows = [(one.sample.id, one.sample.options[one.ranking[0]], score_text(max(one.scores)),
+                 "-" if one.margin is None else score_text(one.margin)) for one in predictions]
+        print("\n".join(table([("sample", "prediction", "score", "margin"), *rows], texts=2)))
+        note = ", none with a known answer: no accuracy"
+    print(f"{len(predictions)} of {len(predictions) + len(not_scored)} samples scored{note}")
     for reason, ids in grouped((reason, id) for id, reason in not_scored.items()).items():
         print(f"not scored: {len(ids)}, {reason} ({some_of(ids)})")
-    tied = [prediction.sample.id for prediction in predictions if prediction.is_tied]
+    tied = [prediction.sample.id for prediction in predictions if prediction.margin == 0]
     if tied:
         print(f"ties: in {len(tied)} samples the best score is shared and the first such option was taken "
               f"({some_of(tied)})")
-
-
-def _counts(predictions, answered, not_scored):
-    without = len(predictions) - len(answered)
-    unknown = f", {without} of them without a known answer" if without and answered else ""
-    unknown = ", none with a known answer: no accuracy" if without and not answered else unknown
-    return f"{len(predictions)} of {len(predictions) + len(not_scored)} samples scored{unknown}"
 
 
 def grouped(pairs):
@@ -148,13 +140,3 @@ def grouped(pairs):
     for key, value in pairs:
         groups[key].append(value)
     return groups
-
-
-def prediction_table(predictions):
-    """The lines of a table with each sample's best option, its score, and by how much it leads."""
-    rows = [("sample", "prediction", "score", "margin")]
-    for prediction in predictions:
-        best, *others = np.asarray(prediction.scores)[prediction.ranking]
-        margin = score_text(best - others[0]) if others else "-"
-        rows.append((prediction.sample.id, prediction.sample.options[prediction.ranking[0]], score_text(best), margin))
-    return table(rows, texts=2)

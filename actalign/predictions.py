@@ -8,7 +8,7 @@ import numpy as np
 
 from actalign.console import InputError, StageError, require_folder_of
 from actalign.dataset import require_unique_ids, sample_from_record
-from actalign.evaluation import TOP_K, Prediction, accuracy, chance, print_results, top_k_hits
+from actalign.evaluation import Prediction, print_results, top_k, with_answers
 from actalign.files import Lock, begins_with, read_json, replacing, write_json_items
 
 FORMAT = "actalign-predictions"
@@ -41,12 +41,10 @@ def write_predictions(path, method, sources, predictions, not_scored):
     Beside it goes its CSV twin, a row for every sample and option. docs/artifacts.md describes both.
     method: {"name": ..., settings}   sources: {flag: {"path", "fingerprint", ...}}   not_scored: {id: reason}
     """
-    answered = [prediction for prediction in predictions if prediction.sample.answer is not None]
+    answered = with_answers(predictions)
     summary = {"scored": len(predictions), "with_answer": len(answered), "not_scored": len(not_scored)}
-    for k in TOP_K if answered else ():
-        result = accuracy(top_k_hits(answered, k))
-        summary[f"top{k}"] = {"accuracy": result.value, "low": result.low, "high": result.high,
-                              "chance": chance([prediction.sample for prediction in answered], k)}
+    for k, top, by_chance in top_k(answered):
+        summary[f"top{k}"] = {"accuracy": top.value, "low": top.low, "high": top.high, "chance": by_chance}
     header = {"format": FORMAT, "version": VERSION, "method": method, "sources": sources, "summary": summary,
               "not_scored": [{"id": id, "reason": reason} for id, reason in not_scored.items()]}
     write_json_items(path, header, "samples", (
@@ -56,7 +54,11 @@ def write_predictions(path, method, sources, predictions, not_scored):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for prediction in predictions:
-            writer.writerows(_rows(prediction))
+            sample, ranks = prediction.sample, np.argsort(prediction.ranking)
+            for k, (option, score, rank) in enumerate(zip(sample.options, prediction.scores, ranks, strict=True)):
+                is_answer = "" if sample.answer is None else k == sample.answer
+                cells = (sample.id, sample.domain, k, option, repr(float(score)), rank + 1, rank == 0, is_answer)
+                writer.writerow(cells)
 
 
 def csv_path(path):
@@ -64,67 +66,34 @@ def csv_path(path):
     return Path(path).with_suffix(".csv")
 
 
-def _rows(prediction):
-    """K rows of COLUMNS; the first rank is 1, and is_answer is empty where the answer is not known."""
-    sample, ranks = prediction.sample, np.argsort(prediction.ranking)
-    for k, (option, score, rank) in enumerate(zip(sample.options, prediction.scores, ranks, strict=True)):
-        is_answer = "" if sample.answer is None else k == sample.answer
-        yield sample.id, sample.domain, k, option, repr(float(score)), rank + 1, rank == 0, is_answer
-
-
 def read_predictions(path):
     """(method, predictions) of a predictions.json. Raises InputError if it is none."""
     content = read_json(path, "predictions")
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
-        raise InputError(f"{path}: holds no predictions of this version; give what --output of seq_alignment.py or "
-                         "baseline.py wrote")
+        raise InputError(f"{path}: holds no predictions of this version; give what a stage wrote as --output")
     try:
-        predictions = [_prediction(entry, path) for entry in content["samples"]]
+        predictions = [Prediction(sample_from_record(entry, path), np.array(entry["scores"], dtype=np.float64),
+                                  entry.get("paths")) for entry in content["samples"]]
         require_unique_ids([prediction.sample for prediction in predictions], path)
+        content["method"]["name"]  # which everyone who reads predictions calls them by
         return content["method"], predictions
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: is damaged ({error}); run the stage that writes it again") from None
 
 
-def _prediction(entry, path):
-    sample = sample_from_record(entry, path)
-    scores = np.array(entry["scores"], dtype=np.float64)
-    if scores.ndim != 1 or not np.isfinite(scores).all():
-        raise ValueError(f"the scores of sample {sample.id} are no list of numbers")
-    paths = entry.get("paths")
-    if paths is not None and (len(paths) != len(scores) or not all(map(_is_path, paths))):
-        raise ValueError(f"the paths of sample {sample.id} are no lists of frame and sub-action, one an option")
-    return Prediction(sample, scores, paths)
-
-
-def _is_path(path):
-    cells = np.array(path)
-    return cells.ndim == 2 and cells.shape[1] == 2 and cells.dtype.kind == "i" and (cells >= 0).all()
-
-
-@contextlib.contextmanager
 def predictions_output(path):
-    """Keep predictions that are to be written to `path` to this run; nothing is done where `path` is None.
+    """A context in which no other run writes predictions to `path`; it does nothing where `path` is None.
 
-    Raises InputError if its folder is not there, it is a file of another kind, or another run holds it.
+    Raises InputError if its folder is not there, it or its CSV twin is a file of another kind, or another run holds it.
     """
     if path is None:
-        yield
-        return
+        return contextlib.nullcontext()
     require_folder_of(path)
-    require_replaceable(path)
-    with Lock(path):
-        yield
-
-
-def require_replaceable(path):
-    """Raise InputError if writing predictions and their CSV twin to `path` would replace files of another kind."""
     twin = csv_path(path)
     if twin == Path(path):
-        raise InputError(f"--output {path}: .csv is what the table beside the predictions is called; choose a name "
-                         f"such as {twin.with_suffix('.json').name}")
+        raise InputError(f"--output {path}: .csv is the table beside the predictions; choose {twin.stem}.json")
     if Path(path).exists() and not begins_with(path, rf'\s*{{\s*"format"\s*:\s*"{FORMAT}"'):
         raise InputError(f"--output {path}: is there and holds no predictions; choose another name")
     if twin.exists() and not begins_with(twin, ",".join(COLUMNS)):
-        raise InputError(f"--output {path}: {twin} would be written beside it and is there with other content; "
-                         "choose another name")
+        raise InputError(f"--output {path}: {twin} goes beside it and has other content now; choose another name")
+    return Lock(path)

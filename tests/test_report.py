@@ -20,9 +20,8 @@ from actalign.artifacts.writer import ArrayWriter
 from actalign.comparison import Compared
 from actalign.dataset import Sample
 from actalign.evaluation import Prediction
-from actalign.report import page
+from actalign.report import Run, chosen_predictions, page
 from actalign.report.page import sample_record, sprite
-from actalign.report.run import Run, chosen_predictions
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +313,7 @@ def test_a_sample_that_there_is_not_is_refused(refused):
 
 def test_frames_of_another_run_are_refused(refused):
     for id, T, part in [("plain", 24, "plain were not encoded from these frames"), ("plain", 3, "plain were not"),
-                        ("other", 24, "has none of the clips")]:
+                        ("other", 24, "all clips were not encoded from")]:
         with ArrayWriter(refused.folder / f"{id}{T}.npy", "frames", {}) as writer:
             writer.append(id, np.full((T, 4, 4, 3), 9, np.uint8))
         assert part in refused("--frames", refused.folder / f"{id}{T}.npy")

@@ -1,24 +1,96 @@
 """The report and the figures that the flags of seq_alignment.py ask for. Only drawing them loads heavy libraries."""
 
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from actalign.artifacts import read_array
+import numpy as np
+
+from actalign import comparison
+from actalign.artifacts import ArrayArtifact, read_array
 from actalign.console import InputError, require_folder_of, some_of
 from actalign.files import begins_with
 from actalign.predictions import csv_path
-from actalign.report.run import Run
-
-__all__ = ["MOST_SAMPLES", "Run", "open_frames", "require_samples", "require_usable", "write"]
 
 MOST_SAMPLES = 100  # on a page, unless --report_limit says otherwise
 GENERATOR = '(?s).*content="ActAlign report"'  # in the head of page.html.jinja
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report or a figure is made from.
+
+    method  {"name": ..., settings}, as in predictions.json
+    predictions  with paths, unless the alignment has none      not_scored  {sample id: reason}
+    frames, compared  None where they were not given
+    similarities  function of a Sample that returns its K matrices (T, M)
+    """
+
+    method: dict
+    predictions: list
+    not_scored: dict
+    video: ArrayArtifact
+    subactions: ArrayArtifact
+    frames: ArrayArtifact | None
+    compared: comparison.Compared | None
+    similarities: Callable
+
+    @property
+    def name(self):
+        return comparison.method_name(self.method)
+
+    def pairs(self, predictions):
+        """[(ours, theirs)]: those of the predictions whose samples the other method scored too, and its own."""
+        return self.compared.pairs(predictions) if self.compared else []
+
+    def texts(self, sample):
+        """K lists of sub-actions, in the order of the options."""
+        by_key = {option["key"]: option["texts"] for option in self.subactions.item(sample.id)["options"]}
+        return [by_key[key] for key in sample.keys]
+
+    def timestamps(self, sample):
+        """(T,) seconds from the clip's first frame, or None where the index does not tell."""
+        times = self.video.item(sample.id).get("timestamps")
+        return np.array(times) - times[0] if isinstance(times, list) else None
+
+    def has_frames(self, sample):
+        return self.frames is not None and sample.id in self.frames
+
+
+def chosen_predictions(run, ids, limit):
+    """The predictions to show, and in words how they were chosen: those of `ids`, or else the `limit` most telling.
+
+    These are taken in turns from lists of each kind, so that whatever there is of it is seen.
+    """
+    if ids:
+        by_id = {prediction.sample.id: prediction for prediction in run.predictions}
+        return [by_id[id] for id in dict.fromkeys(ids)], "named by --samples"
+    if len(run.predictions) <= limit:
+        return run.predictions, ""
+    surest = sorted(run.predictions, key=lambda prediction: prediction.margin or 0)[::-1]
+    differing = {ours.sample.id for ours, _ in comparison.disagreements(run.pairs(run.predictions))}
+    not_wrong = [one for one in surest if one.is_right is not False]
+    kinds = {
+        f"samples on which {run.name} and {run.compared and run.compared.name} disagree":
+            [one for one in surest if one.sample.id in differing],
+        "wrong answers, the surest first": [one for one in surest if one.is_right is False],
+        "the narrowest decisions": not_wrong[::-1], "the clearest decisions": not_wrong,
+    }
+    *names, last = [kind for kind, predictions in kinds.items() if predictions]
+    chosen, turns = {}, itertools.cycle([iter(predictions) for predictions in kinds.values()])
+    while len(chosen) < limit:
+        one = next((one for one in next(turns) if one.sample.id not in chosen), None)
+        if one is not None:
+            chosen[one.sample.id] = one
+    return list(chosen.values()), f"taken in turns from {', '.join([*names, f'and {last}']) if names else last}"
 
 
 def require_usable(args):
     """Raise InputError if what the flags of seq_alignment.py ask for cannot be written."""
     if args.report:
         report = Path(args.report)
-        if args.output and report.resolve() in (Path(args.output).resolve(), csv_path(args.output).resolve()):
+        if args.output and report in (Path(args.output), csv_path(args.output)):
             raise InputError(f"--report {report}: is where the predictions go; choose another name")
         require_folder_of(report)
         if report.exists() and not begins_with(report, GENERATOR):
@@ -37,13 +109,11 @@ def open_frames(path, video):
     """
     frames = read_array(path, "frames")
     shared = [id for id in video if id in frames]
-    if not shared:
-        raise InputError(f"--frames {path}: has none of the clips of {video.path}; give the frames it was made from")
     other = [id for id in shared if frames.length(id) != video.length(id)
              or video.item(id).get("frames_checksum") not in (None, "", frames.item(id)["checksum"])]
-    if other:
-        raise InputError(f"--frames {path}: {some_of(other)} were not encoded from these frames; give those that "
-                         f"{video.path} was made from, or run encode_videos.py again")
+    if other or not shared:
+        raise InputError(f"--frames {path}: {some_of(other) or 'all clips'} were not encoded from these frames; give "
+                         f"those that {video.path} was made from, or run encode_videos.py again")
     return frames
 
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from actalign import console
 from actalign.files import replacing
-from actalign.report.run import chosen_predictions
+from actalign.report import chosen_predictions
 from actalign.tables import printable, shortened
 
 MOST_FIGURES = 8  # unless --samples names them
@@ -62,8 +62,7 @@ def file_name(id):
 def options_drawn(prediction):
     """The two options that tell most, the better first: the answer and its strongest rival, or else the two best."""
     ranking, answer = prediction.ranking.tolist(), prediction.sample.answer
-    rival = [k for k in ranking if k != answer]
-    return ranking[:2] if answer is None else sorted([answer, *rival[:1]], key=ranking.index)
+    return ranking[:2] if answer is None or answer in ranking[:2] else [ranking[0], answer]
 
 
 def draw(run, prediction):
@@ -76,7 +75,12 @@ def draw(run, prediction):
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.3 * len(heights) + 0.2), layout="constrained")
     panels = list(figure.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0])
     if strip:
-        _draw_strip(panels.pop(0), run.frames, sample.id)
+        T, start = run.frames.length(sample.id), run.frames.item(sample.id)["start"]
+        count = min(STRIP_FRAMES, T)
+        at = start + ((np.arange(count) + 0.5) * T / count).astype(int)  # each in the middle of what it stands for
+        panel = panels.pop(0)
+        panel.imshow(np.concatenate([run.frames.read(t, t + 1)[0] for t in at], axis=1), aspect="auto")
+        panel.axis("off")
     low, high = min(matrices[k].min() for k in chosen), max(matrices[k].max() for k in chosen)
     for panel, k in zip(panels, chosen, strict=True):
         image = _draw_option(panel, prediction, k, matrices[k], texts[k], times, low, high)
@@ -84,14 +88,6 @@ def draw(run, prediction):
     bar.outline.set_visible(False)
     bar.formatter = lambda value, _: f"{value:.3g}"  # no power of ten far from its number
     return figure
-
-
-def _draw_strip(panel, frames, id):
-    T, start = frames.length(id), frames.item(id)["start"]
-    count = min(STRIP_FRAMES, T)
-    at = start + ((np.arange(count) + 0.5) * T / count).astype(int)  # each in the middle of what it stands for
-    panel.imshow(np.concatenate([frames.read(t, t + 1)[0] for t in at], axis=1), aspect="auto")
-    panel.axis("off")
 
 
 def _draw_option(panel, prediction, k, similarity, texts, times, low, high):
@@ -108,23 +104,15 @@ def _draw_option(panel, prediction, k, similarity, texts, times, low, high):
     panel.set_yticks(range(M), [shortened(printable(text), TEXT_COLUMNS) for text in texts])
     panel.tick_params(axis="y", length=0)
     panel.spines[:].set_visible(False)
-    _label_time(panel, T, times)
+    at, unit = (np.arange(T), "") if times is None else (times, " s")  # ticks are round frames, or round seconds
+    locator = MaxNLocator(8, steps=[1, 2, 5, 10], integer=times is None)
+    ticks = [tick for tick in locator.tick_values(0, max(at[-1], 1e-9)) if 0 <= tick <= at[-1]]
+    panel.set_xticks(np.interp(ticks, at, np.arange(T)), [f"{tick:g}{unit}" for tick in ticks])
     word, color = mark(prediction, k)
     name = shortened(printable(prediction.sample.options[k]), TITLE_COLUMNS)
     panel.set_title(f"{name}   {prediction.scores[k]:#.3g}".rstrip("."), loc="left")
     panel.set_title(word, loc="right", color=color)
     return image
-
-
-def _label_time(panel, T, times):
-    """Ticks at round seconds where there are timestamps, else at frames."""
-    end = T - 1 if times is None else times[-1]
-    locator = MaxNLocator(8, steps=[1, 2, 5, 10], integer=times is None)
-    ticks = [at for at in locator.tick_values(0, max(end, 1e-9)) if 0 <= at <= end]
-    if times is None:
-        panel.set_xticks(ticks, [f"{at:.0f}" for at in ticks])
-    else:
-        panel.set_xticks(np.interp(ticks, times, np.arange(T)), [f"{at:g} s" for at in ticks])
 
 
 def mark(prediction, k):

@@ -5,7 +5,6 @@ of any network: Plotly, the frames and all figures are inside.
 """
 
 import base64
-import functools
 import hashlib
 import io
 import re
@@ -19,9 +18,9 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from actalign import comparison, console, tables
-from actalign.evaluation import TOP_K, accuracy, chance, grouped, top_k_hits
+from actalign.evaluation import grouped, top_k, with_answers
 from actalign.files import replacing
-from actalign.report.run import chosen_predictions
+from actalign.report import chosen_predictions
 
 FOLDER = Path(__file__).parent
 PAGE_FRAME_BYTES = 10_000_000  # of all samples' pictures: with Plotly and 100 samples the page stays under 25 MB
@@ -41,23 +40,18 @@ def write(path, run, ids, limit):
     frame_bytes = min(SAMPLE_FRAME_BYTES, PAGE_FRAME_BYTES // max(1, with_frames))
     with console.progress(len(shown), "samples on the page", iterable=shown) as bar:
         records = [sample_record(run, prediction, frame_bytes) for prediction in bar]
-    page = render(run, shown, how, records).encode("utf-8", "replace")
-    with replacing(path, binary=True) as file:
-        file.write(page)
-    return len(shown), len(page)
-
-
-def render(run, shown, how, records):
-    """The HTML of the page: the run, and of every prediction that is `shown` its record."""
     jinja = jinja2.Environment(loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True,
                                lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     jinja.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     jinja.filters.update(anchor=anchor, hash=_csp_hash, score=tables.score_text, some_of=console.some_of)
-    return jinja.get_template("page.html.jinja").render(
+    page = jinja.get_template("page.html.jinja").render(
         run=run, page=summary(run), shown=shown, how=how, records=records, levels=LEVELS,
         words=[_words(run, prediction.sample) for prediction in shown], plotly=_script(get_plotlyjs()),
         script=_script((FOLDER / "page.js").read_text(encoding="utf-8")),
-        style=(FOLDER / "page.css").read_text(encoding="utf-8"))
+        style=(FOLDER / "page.css").read_text(encoding="utf-8")).encode("utf-8", "replace")
+    with replacing(path, binary=True) as file:
+        file.write(page)
+    return len(shown), len(page)
 
 
 def anchor(id):
@@ -82,32 +76,19 @@ def _csp_hash(script):
 
 def summary(run):
     """What the page says around its samples, as values for the template."""
-    answered = [prediction for prediction in run.predictions if prediction.is_right is not None]
-    pairs = run.compared.pairs(run.predictions) if run.compared else []
-    counts = comparison.outcomes(pairs)
-    first, second = counts[True, False], counts[False, True]
-    return {
-        "answered": len(answered), "ours": measured(answered), "theirs": measured(run.theirs(answered)),
-        "domains": domains(run, answered), "confusions": confusions(answered),
-        "not_scored": grouped((reason, id) for id, reason in run.not_scored.items()),
-        "shared": len(pairs), "compared": counts.total(), "both": counts[True, True], "neither": counts[False, False],
-        "first": first, "second": second, "p": comparison.p_text(comparison.mcnemar(first, second)),
-        "disagreements": comparison.disagreements(pairs),
-    }
+    def measured(ours):
+        """What `top_k` is of this run's predictions and of the other method's of their samples, and how many."""
+        theirs = [theirs for _, theirs in run.pairs(ours)]
+        return {"ours": top_k(ours), "n": len(ours), "theirs": top_k(theirs), "n_theirs": len(theirs)}
 
-
-def measured(predictions):
-    """Of predictions with answers the Accuracy and the chance level, in 0..1, at each of TOP_K; None where none are."""
-    samples = [prediction.sample for prediction in predictions]
-    return {"n": len(predictions), "top": [accuracy(top_k_hits(predictions, k)) for k in TOP_K],
-            "chance": [chance(samples, k) for k in TOP_K]} if predictions else None
-
-
-def domains(run, answered):
-    """[(domain, what is `measured` of this run, of the other method)], if there is more than one domain."""
+    answered, pairs = with_answers(run.predictions), run.pairs(run.predictions)
     by_domain = grouped((prediction.sample.domain, prediction) for prediction in answered)
-    rows = [(domain, measured(ours), measured(run.theirs(ours))) for domain, ours in sorted(by_domain.items())]
-    return rows if len(rows) > 1 else []
+    return {
+        **measured(answered), **comparison.outcomes(pairs), "confusions": confusions(answered),
+        "domains": {domain: measured(by_domain[domain]) for domain in sorted(by_domain)},
+        "not_scored": grouped((reason, id) for id, reason in run.not_scored.items()),
+        "shared": len(pairs), "disagreements": comparison.disagreements(pairs),
+    }
 
 
 def confusions(answered):
@@ -141,7 +122,7 @@ def sample_record(run, prediction, frame_bytes):
             "name": sample.options[k], "index": k, "score": float(prediction.scores[k]), "texts": list(texts[k]),
             "answer": k == sample.answer, "path": None if prediction.paths is None else prediction.paths[k].tolist(),
         } for k in order],
-        "compared": [int(other.ranking[0]) for other in run.theirs([prediction])],
+        "compared": [int(theirs.ranking[0]) for _, theirs in run.pairs([prediction])],
         "pictures": sprite(run.frames, sample.id, frame_bytes) if run.has_frames(sample) else None,
     }
 
@@ -154,29 +135,21 @@ def sprite(frames, id, most_bytes):
     """
     T, start = frames.length(id), frames.item(id)["start"]
 
-    @functools.cache
     def picture(t):
         image = Image.fromarray(frames.read(start + t, start + t + 1)[0])
         image.thumbnail((FRAME_SIZE, FRAME_SIZE), Image.Resampling.BILINEAR, reducing_gap=1)
-        return image
+        return np.asarray(image)
 
     count = min(T, MOST_FRAMES)
     while True:
         kept = np.linspace(0, T - 1, count).round().astype(int).tolist()
-        image = _webp([picture(t) for t in kept])
-        if len(image) <= most_bytes or count <= FEWEST_FRAMES:
-            return {"image": base64.b64encode(image).decode(), "columns": SPRITE_COLUMNS, "width": picture(0).width,
-                    "height": picture(0).height, "kept": kept}
-        count = max(FEWEST_FRAMES, min(int(count * most_bytes / len(image)), count - 1))
-
-
-def _webp(pictures):
-    """Pictures of one size as one WebP image of SPRITE_COLUMNS columns, the last row filled up with black: bytes."""
-    width, height = pictures[0].size
-    image = Image.new("RGB", (SPRITE_COLUMNS * width, -(-len(pictures) // SPRITE_COLUMNS) * height))
-    for number, picture in enumerate(pictures):
-        row, column = divmod(number, SPRITE_COLUMNS)
-        image.paste(picture, (column * width, row * height))
-    file = io.BytesIO()
-    image.save(file, "webp", quality=WEBP_QUALITY, method=2)
-    return file.getvalue()
+        pictures = np.stack([picture(t) for t in kept])
+        pictures = np.pad(pictures, ((0, -count % SPRITE_COLUMNS), (0, 0), (0, 0), (0, 0)))  # the last row, with black
+        _, height, width, _ = pictures.shape
+        rows = pictures.reshape(-1, SPRITE_COLUMNS, height, width, 3).swapaxes(1, 2)
+        file = io.BytesIO()
+        Image.fromarray(rows.reshape(-1, SPRITE_COLUMNS * width, 3)).save(file, "webp", quality=WEBP_QUALITY, method=2)
+        if file.tell() <= most_bytes or count <= FEWEST_FRAMES:
+            return {"image": base64.b64encode(file.getvalue()).decode(), "columns": SPRITE_COLUMNS, "width": width,
+                    "height": height, "kept": kept}
+        count = max(FEWEST_FRAMES, min(int(count * most_bytes / file.tell()), count - 1))
