@@ -21,23 +21,12 @@ def label_sentence(option, domain):
     return f"a person performing {option} in {domain}"
 
 
-def normalised(rows):
-    """(..., D) with every row of length 1, NaN where it has no direction."""
-    with np.errstate(invalid="ignore"):
-        return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-
-
 def mean_pool_scores(video, labels):
-    """Cosine of the mean frame with each label: video (T, D), labels (K, D) -> (K,) float64 in [-1, 1]."""
-    pooled = normalised(np.mean(video, axis=0, dtype=np.float64))  # (D,)
-    return normalised(np.asarray(labels, dtype=np.float64)) @ pooled
-
-
-def encode_labels(samples, encoder):
-    """{sentence: (D,) embedding} of every label sentence of the samples."""
-    sentences = sorted({label_sentence(option, sample.domain) for sample in samples for option in sample.options})
-    embeddings = console.progress(len(sentences), "labels", iterable=encoder.iter_texts(sentences))
-    return dict(zip(sentences, embeddings, strict=True))
+    """Cosine of the mean frame with each label: video (T, D), labels (K, D) -> (K,) float64, NaN where it has none."""
+    rows = np.vstack([np.mean(video, axis=0, dtype=np.float64), *labels])
+    with np.errstate(invalid="ignore"):
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows[1:] @ rows[0]
 
 
 def predict(samples, video, labels):
@@ -50,8 +39,7 @@ def predict(samples, video, labels):
         texts = [labels[label_sentence(option, sample.domain)] for option in sample.options]  # K of (D,)
         scores = mean_pool_scores(video.embeddings(sample.id), texts)
         if not np.isfinite(scores).all():
-            raise console.InputError(f"{video.path}: the frames of sample {sample.id} cancel out, so that their mean "
-                                     "has no direction; take the sample out of the dataset")
+            raise console.InputError(f"{video.path}: the frames of sample {sample.id} cancel out; leave that one out")
         predictions.append(Prediction(sample, scores))
     return predictions
 
@@ -71,33 +59,24 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     with predictions_output(args.output):
-        return score(args)
-
-
-def score(args):
-    """The stage with its parsed arguments."""
-    samples, dataset = artifacts.read_samples(args.input_dataset)
-    video = artifacts.read_array(args.video_embeddings, "video_embeddings")
-    device = console.pick_device(args.device)
-    artifacts.require_checkpoint(video)
-    name = args.model or video.meta.get("model")
-    if not name:
-        raise console.InputError(f"{video.path}: its index does not name the checkpoint; give it as --model")
-    checkpoint = find_checkpoint(name, args.trust_pickle_weights)
-    artifacts.require_made_with(video, checkpoint)
-
-    known = {sample.id for sample in samples}
-    not_scored = {id: f"not in {video.path.name}" if id in known else "not in the dataset"
-                  for id in sorted(known ^ set(video))}
-    samples = [sample for sample in samples if sample.id in video]
-    predictions = []
-    if samples:
-        from actalign.siglip import load_siglip
+        samples, dataset = artifacts.read_samples(args.input_dataset)
+        video = artifacts.read_array(args.video_embeddings, "video_embeddings")
+        device = console.pick_device(args.device)
+        artifacts.require_checkpoint(video)
+        checkpoint = find_checkpoint(args.model or video.meta.get("model"), args.trust_pickle_weights)
+        artifacts.require_made_with(video, checkpoint)
+        known = {sample.id for sample in samples}
+        not_scored = {id: f"not in {video.path.name}" if id in known else "not in the dataset"
+                      for id in sorted(known ^ set(video))}
+        samples = [sample for sample in samples if sample.id in video]
+        from actalign.siglip import load_siglip  # which loads torch
 
         encoder = load_siglip(checkpoint, device, BATCH_SIZE, video.meta.get("dtype", "float32"))
-        predictions = predict(samples, video, encode_labels(samples, encoder))
-    sources = {"input_dataset": dataset, "video_embeddings": video.source()}
-    publish(args.output, "mean pool", {"name": "mean pool"}, sources, predictions, not_scored, known | set(video))
+        sentences = sorted({label_sentence(option, sample.domain) for sample in samples for option in sample.options})
+        embeddings = console.progress(len(sentences), "labels", iterable=encoder.iter_texts(sentences))
+        predictions = predict(samples, video, dict(zip(sentences, embeddings, strict=True)))
+        sources = {"input_dataset": dataset, "video_embeddings": video.source()}
+        publish(args.output, "mean pool", {"name": "mean pool"}, sources, predictions, not_scored, known | set(video))
 
 
 if __name__ == "__main__":

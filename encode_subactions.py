@@ -21,22 +21,19 @@ BATCH_SIZE_ELSEWHERE = 32
 
 
 def encode_subactions(subactions, writer, encoder, known):
-    """Embed the sub-actions of samples that `writer` does not hold yet, each text once.
+    """Embed the sub-actions of samples that `writer` does not hold yet; returns how many texts that took.
 
     subactions  list of SubActions with at least one option that has sub-actions    writer  ArrayWriter
-    encoder  Siglip    known  {text: (D,) embedding} of what need not be encoded, which grows
-    Returns the number of texts that were encoded.
+    encoder  Siglip    known  {text: (D,) embedding} of what need not be encoded; others are added
     """
     unknown = [text for text in distinct_texts(subactions) if text not in known]
-    embeddings = encoder.iter_texts(unknown)  # the samples below ask for them in this order
-    with console.progress(len(unknown), "texts") as bar:
-        for of_sample in subactions:
-            for text in distinct_texts([of_sample]):
-                if text not in known:
-                    known[text] = next(embeddings)
-                    bar.update()
-            rows = [known[text] for texts in of_sample.texts for text in texts]
-            writer.append(of_sample.sample.id, np.stack(rows), options=options_of(of_sample, writer.row_count))
+    embeddings = iter(console.progress(len(unknown), "texts", iterable=encoder.iter_texts(unknown)))
+    for of_sample in subactions:
+        for text in distinct_texts([of_sample]):
+            if text not in known:
+                known[text] = next(embeddings)  # which come in this order
+        rows = [known[text] for texts in of_sample.texts for text in texts]
+        writer.append(of_sample.sample.id, np.stack(rows), options=options_of(of_sample, writer.row_count))
     return len(unknown)
 
 
@@ -81,8 +78,7 @@ def main(argv=None):
     with open_output(args.overwrite) as writer:  # and finish what an earlier run left, so that none of it is lost below
         known, changed = earlier_texts(writer, subactions)
     if changed:
-        console.log.info(f"sub-actions of {len(changed)} samples have changed, {changed[0]} for one; texts that were "
-                         "encoded before are kept")
+        console.log.info(f"sub-actions of {len(changed)} samples have changed; texts encoded before are kept")
     encoded = 0
     with open_output(overwrite=args.overwrite or bool(changed)) as writer:
         kept = len(writer.items)
@@ -95,16 +91,13 @@ def main(argv=None):
 
             encoder = load_siglip(checkpoint, device, batch_size, dtype)
             if long := encoder.tokenizer.too_long(sorted(distinct_texts(todo))):
-                console.log.warning(f"{len(long)} sub-actions are longer than the checkpoint reads and are cut, for "
-                                    f"one {long[0]!r}")
+                console.log.warning(f"{len(long)} sub-actions are longer than the checkpoint reads, e.g. {long[0]!r}")
             encoded = encode_subactions(todo, writer, encoder, known)
         done, rows = len(writer.items) - kept, writer.row_count
-    lacking = [of_sample.sample.id for of_sample in subactions if of_sample.lacking]
-    if lacking:
+    if lacking := [of_sample.sample.id for of_sample in subactions if of_sample.lacking]:
         print(f"{len(lacking)} samples lack sub-actions of at least one option and cannot be scored "
               f"({console.some_of(lacking)}); run generate_subactions.py again")
-    print(f"{done} samples encoded ({encoded} texts on {device}), {kept} were there already; {rows} rows "
-          f"-> {args.output}")
+    print(f"{done} samples encoded ({encoded} texts on {device}), {kept} were there; {rows} rows -> {args.output}")
     if not kept + done:
         raise console.StageError("no sample has sub-actions; nothing was written")
 

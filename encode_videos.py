@@ -15,8 +15,7 @@ BATCH_SIZE = 128  # frames at once on CUDA, where they fit
 PATCHES_A_CORE = 8192  # of frames at once on a CPU; more gain nothing and take memory, measured (benchmarks/)
 LEAST_A_CORE, MOST_A_CORE = 8, 32  # frames
 
-# What later stages need to know of a clip besides its embeddings.
-CLIP_FIELDS = ("domain", "fps", "timestamps")
+CLIP_FIELDS = ("domain", "fps", "timestamps")  # what later stages need to know of a clip besides its embeddings
 
 
 def encode_videos(frames, writer, encoder):
@@ -27,8 +26,8 @@ def encode_videos(frames, writer, encoder):
     """
     clips = [item for item in frames.items if item["id"] not in writer]
     total = sum(clip["stop"] - clip["start"] for clip in clips)
-    batches, checksums = clips_of_batches(clips, encoder.batch_size), {}
-    encoded = encoder.encode_batches(_read_batches(frames, batches, encoder.batch_size, checksums))
+    batches = clips_of_batches(clips, encoder.batch_size)
+    encoded = encoder.encode_batches(_read_batches(frames, batches, encoder.batch_size))
     parts = []  # embeddings so far of the clip in hand
     with console.progress(total, "frames") as bar:
         for (start, in_batch), embeddings in zip(batches.items(), encoded, strict=True):  # (n, D)
@@ -36,7 +35,6 @@ def encode_videos(frames, writer, encoder):
                 parts.append(embeddings[rows])
                 bar.update(len(parts[-1]))
                 if clip["stop"] <= start + len(embeddings):  # else it goes on in the next batch
-                    artifacts.require_checksum(frames, clip, checksums.pop(clip["id"]))
                     fields = {name: clip[name] for name in CLIP_FIELDS if name in clip}
                     writer.append(clip["id"], np.concatenate(parts), frames_checksum=clip["checksum"], **fields)
                     parts = []
@@ -57,32 +55,17 @@ def clips_of_batches(clips, batch_size):
     return batches
 
 
-def _read_batches(frames, batches, batch_size, checksums):
-    """Yield the frames (n, H, W, 3) of every batch, and add them to the checksums {id: checksum} of their clips."""
+def _read_batches(frames, batches, batch_size):
+    """Yield the frames (n, H, W, 3) of every batch; InputError if they end a clip whose frames are not as written."""
+    checksum = artifacts.Checksum()  # of the clip in hand
     for start, in_batch in batches.items():
         read = frames.read(start, min(start + batch_size, frames.shape[0]))
         for clip, rows in in_batch:
-            checksums.setdefault(clip["id"], artifacts.Checksum()).update(read[rows])
+            checksum.update(read[rows])
+            if clip["stop"] <= start + len(read):
+                artifacts.require_checksum(frames, clip, checksum)
+                checksum = artifacts.Checksum()
         yield read
-
-
-def require_same_frames(writer, frames):
-    """Raise InputError if a clip was encoded from other frames than those of `frames`."""
-    for id, item in writer.items.items():
-        if id in frames and frames.item(id)["checksum"] != item.get("frames_checksum"):
-            raise console.InputError(f"{writer.path}: clip {id} was encoded from other frames than those in "
-                                     f"{frames.path}; start over with --overwrite")
-
-
-def warn_of_other_frames(frames, encoder):
-    """Say it once where the frames are not what the checkpoint's own image processor would have made."""
-    size, resample = encoder.image_size, encoder.resample
-    if frames.shape[1:3] != (size, size):
-        console.log.warning(f"frames of {frames.shape[1]} pixels are resized to {size} for this checkpoint; "
-                            f"--image_size {size} in process_data.py avoids that")
-    if frames.meta.get("resample", resample) != resample:
-        console.log.warning(f"frames were resized by {frames.meta['resample']} filtering, this checkpoint's image "
-                            f"processor uses {resample}; --resample {resample} in process_data.py avoids that")
 
 
 def auto_batch_size(device, checkpoint):
@@ -114,13 +97,19 @@ def main(argv=None):
     encoded, stopwatch = 0, console.Stopwatch()
     with ArrayWriter(args.output, "video_embeddings", checkpoint.settings(dtype), {"model": args.model},
                      args.overwrite) as writer:
-        require_same_frames(writer, frames)
+        for id, item in writer.items.items():
+            if id in frames and frames.item(id)["checksum"] != item.get("frames_checksum"):
+                raise console.InputError(f"{args.output}: clip {id} was encoded from other frames than those in "
+                                         f"{args.input}; start over with --overwrite")
         kept = len(writer.items)
         if any(id not in writer for id in frames):
             from actalign.siglip import load_siglip
 
             encoder = load_siglip(checkpoint, device, batch_size, dtype)
-            warn_of_other_frames(frames, encoder)
+            size, resample = encoder.image_size, encoder.resample
+            if frames.shape[1:3] != (size, size) or frames.meta.get("resample", resample) != resample:
+                console.log.warning("the checkpoint's image processor makes other frames than these; take --image_size "
+                                    f"{size} --resample {resample} in process_data.py")
             stopwatch = console.Stopwatch()  # without the loading
             encoded = encode_videos(frames, writer, encoder)
     print(f"{len(writer.items) - kept} clips encoded ({encoded} frames, {stopwatch.rate(encoded)} frames/s on {device})"

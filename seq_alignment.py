@@ -15,23 +15,23 @@ import numpy as np
 from actalign import alignment, artifacts, comparison, console, cores, evaluation, files, report
 from actalign.checkpoint import add_trust_argument, find_checkpoint
 from actalign.predictions import predictions_output, publish
-from actalign.subactions import read_subactions
+from actalign.subactions import options_of, read_subactions
 
 SMOOTH_FRAMES = 30  # the published window, about one second
 
 
 def join(subactions, video, texts):
-    """Bring together by id what belongs to one sample.
+    """Bring together by id what belongs to one sample: (Samples that can be scored, {id: reason} of the others).
 
     subactions: list of SubActions; video, texts: ArrayArtifacts of the frames' and of the sub-actions' embeddings.
-    Returns (samples, not_scored): the Samples that can be scored, and {id: reason} of the others.
     Raises InputError if the embeddings were made from other sub-actions.
     """
     samples, not_scored = [], {}
     for of_sample in subactions:
         id = of_sample.sample.id
-        if id in texts:
-            require_same_texts(of_sample, texts)
+        if id in texts and texts.item(id)["options"] != options_of(of_sample, texts.item(id)["start"]):
+            raise console.InputError(f"{texts.path}: sample {id} was encoded from other sub-actions; run "
+                                     "encode_subactions.py again")
         if of_sample.lacking:
             not_scored[id] = f"no sub-actions for {', '.join(of_sample.lacking)}"
         elif id not in video:
@@ -45,16 +45,6 @@ def join(subactions, video, texts):
     return samples, not_scored
 
 
-def require_same_texts(subactions, texts):
-    """Raise InputError if the embeddings of a sample were made from other texts than its SubActions."""
-    id = subactions.sample.id
-    encoded = {option["key"]: option["texts"] for option in texts.item(id)["options"]}
-    for key, phrases in zip(subactions.sample.keys, subactions.texts, strict=True):
-        if list(phrases) != encoded.get(key, []):
-            raise console.InputError(f"{texts.path}: {key!r} of sample {id} was encoded from other sub-actions; run "
-                                     "encode_subactions.py again")
-
-
 def similarities(sample, video, texts, window, device="cpu"):
     """K similarity matrices (T, M) of one sample, for the options in their order.
 
@@ -62,15 +52,13 @@ def similarities(sample, video, texts, window, device="cpu"):
     """
     frames = alignment.smooth(video.embeddings(sample.id), window)  # (T, D)
     rows, item = texts.embeddings(sample.id), texts.item(sample.id)
-    ranges = {option["key"]: slice(option["start"] - item["start"], option["stop"] - item["start"])
-              for option in item["options"]}
     whole = alignment.similarity(frames, rows, video.meta["logit_scale"], video.meta["logit_bias"], device)
     lost = np.flatnonzero(~np.isfinite(whole).all(axis=1))
     if len(lost):
         raise console.InputError(f"{video.path}: frame {lost[0]} of sample {sample.id} has no direction within the "
-                                 f"smoothing window of {window} frames, whose embeddings cancel out; choose another "
-                                 "--smooth")
-    return [np.ascontiguousarray(whole[:, ranges[key]]) for key in sample.keys]
+                                 f"smoothing window of {window} frames; choose another --smooth")
+    return [np.ascontiguousarray(whole[:, option["start"] - item["start"]:option["stop"] - item["start"]])
+            for option in item["options"]]
 
 
 def predict(samples, video, texts, window, name="dtw", device="cpu", with_paths=False):
@@ -79,51 +67,40 @@ def predict(samples, video, texts, window, name="dtw", device="cpu", with_paths=
         return evaluation.Prediction(sample, *alignment.align(
             similarities(sample, video, texts, window, device), name, with_paths))
 
-    predictions = []
-    with (console.progress(len(samples), "samples") as bar, cores.one_torch_thread(),
-          ThreadPoolExecutor(cores.count()) as pool):
-        for prediction in pool.map(score, samples):
-            predictions.append(prediction)
-            bar.update()
-    return predictions
+    with cores.one_torch_thread(), ThreadPoolExecutor(cores.count()) as pool:
+        return list(console.progress(len(samples), "samples", iterable=pool.map(score, samples)))
 
 
 def smoothing_note(samples, video, texts, window):
     """What the smoothing window means for these clips: one line for the result."""
-    if window == 1:
-        return "no smoothing"
     rates = [rate for rate in (video.frame_rate(sample.id) for sample in samples) if rate]
     seconds = f" ({window / np.median(rates):.2f} s)" if rates else ""
-    phases = np.array([video.length(sample.id) * len(sample.options) / texts.length(sample.id)
-                       for sample in samples])  # T/M
+    phases = [video.length(sample.id) * len(sample.options) / texts.length(sample.id) for sample in samples]  # T/M
     note = f"smoothing window {window} frames{seconds}, median phase T/M {np.median(phases):.1f} frames"
-    blurred = int(np.sum(window > phases))
-    if blurred:
+    if blurred := sum(window > phase for phase in phases):
         note += f"; in {blurred} of {len(samples)} samples the window is longer than a phase and blurs it: see --smooth"
     return note
 
 
 def parse_args(argv=None):
     parser = console.parser(__doc__)
-    parser.add_argument("--subactions", required=True, help="generated_subactions.json")
-    parser.add_argument("--video_embeddings", required=True, help="video_embeddings.npy")
-    parser.add_argument("--subaction_embeddings", required=True, help="encoded_subactions.npy")
-    parser.add_argument("--smooth", type=console.positive_int, default=SMOOTH_FRAMES, metavar="FRAMES",
-                        help="window of the moving average over frame embeddings; 1 for none (default: %(default)s)")
-    parser.add_argument("--alignment", choices=alignment.ALIGNMENTS, default="dtw",
-                        help="; ".join(f"{name}: {what}" for name, what in alignment.ALIGNMENTS.items())
-                             + " (default: %(default)s)")
-    parser.add_argument("--output", help="write scores, rankings and paths to this predictions.json, and its .csv twin")
-    parser.add_argument("--report", metavar="HTML", help="write a page that shows why each sample is answered as it is")
-    parser.add_argument("--frames", metavar="NPY", help="processed_dataset.npy: pictures for --report and --figures")
-    parser.add_argument("--compare", metavar="JSON",
-                        help="predictions.json of another method on the same samples, to compare this run with")
-    parser.add_argument("--report_limit", type=console.positive_int, default=report.MOST_SAMPLES, metavar="N",
-                        help="show the N most telling samples in --report (default: %(default)s)")
-    parser.add_argument("--figures", metavar="DIR", help="draw figures of samples into this folder, as PNG and PDF")
-    parser.add_argument("--samples", nargs="+", metavar="ID",
-                        help="the samples of --report and --figures (default: the most telling ones)")
-    parser.add_argument("--model", help="refuse embeddings of another checkpoint than this one")
+    add = parser.add_argument
+    add("--subactions", required=True, help="generated_subactions.json")
+    add("--video_embeddings", required=True, help="video_embeddings.npy")
+    add("--subaction_embeddings", required=True, help="encoded_subactions.npy")
+    add("--smooth", type=console.positive_int, default=SMOOTH_FRAMES, metavar="FRAMES",
+        help="window of the moving average over frame embeddings; 1 for none (default: %(default)s)")
+    add("--alignment", choices=alignment.ALIGNMENTS, default="dtw",
+        help="; ".join(map(": ".join, alignment.ALIGNMENTS.items())) + " (default: %(default)s)")
+    add("--output", help="write scores, rankings and paths to this predictions.json, and its .csv twin")
+    add("--report", metavar="HTML", help="write a page that shows why each sample is answered as it is")
+    add("--frames", metavar="NPY", help="processed_dataset.npy: pictures for --report and --figures")
+    add("--compare", metavar="JSON", help="predictions.json of another method on the same samples, to compare with")
+    add("--report_limit", type=console.positive_int, default=report.MOST_SAMPLES, metavar="N",
+        help="show the N most telling samples in --report (default: %(default)s)")
+    add("--figures", metavar="DIR", help="draw figures of samples into this folder, as PNG and PDF")
+    add("--samples", nargs="+", metavar="ID", help="those of --report and --figures (default: the most telling ones)")
+    add("--model", help="refuse embeddings of another checkpoint than this one")
     add_trust_argument(parser)
     console.add_device_argument(parser, "cpu")
     return parser.parse_args(argv)
@@ -134,40 +111,36 @@ def main(argv=None):
     args = parse_args(argv)
     report.require_usable(args)
     with predictions_output(args.output):
-        return run(args)
-
-
-def run(args):
-    """The stage with its parsed arguments."""
-    video = artifacts.read_array(args.video_embeddings, "video_embeddings")
-    texts = artifacts.read_array(args.subaction_embeddings, "subaction_embeddings")
-    artifacts.require_same_checkpoint(video, texts)
-    if args.model:
-        artifacts.require_made_with(video, find_checkpoint(args.model, args.trust_pickle_weights))
-    subactions = read_subactions(args.subactions)
-    ids = {*video, *(of_sample.sample.id for of_sample in subactions)}
-    samples, not_scored = join(subactions, video, texts)
-    del subactions  # of 100,000 samples they take most of a gigabyte, and the index of `texts` holds them too
-    method = {"name": args.alignment, "smooth": args.smooth}
-    compared = comparison.read_compared(args.compare, samples, method) if args.compare else None
-    frames = report.open_frames(args.frames, video) if args.frames else None
-    report.require_samples(args.samples or (), samples, not_scored)
-    device = console.pick_device(args.device or "cpu")  # last of all, since it loads torch
-    stopwatch = console.Stopwatch()
-    predictions = predict(samples, video, texts, args.smooth, args.alignment, device,
-                          with_paths=bool(args.output or args.report or args.figures))
-    notes = []
-    if predictions:
-        notes = [f"{smoothing_note(samples, video, texts, args.smooth)}; {stopwatch.rate(len(predictions))} samples/s",
-                 *(comparison.lines(method, predictions, compared) if compared else [])]
-    beside = {compared.name: list(compared.predictions.values())} if compared else None
-    sources = {"subactions": {"path": args.subactions, "fingerprint": files.fingerprint(args.subactions)},
-               "video_embeddings": video.source(), "subaction_embeddings": texts.source()}
-    publish(args.output, comparison.method_name(method), method, sources, predictions, not_scored, ids, beside, notes)
-    if args.report or args.figures:
-        report.write(args, report.Run(
-            method, predictions, not_scored, video, texts, frames, compared,
-            lambda sample: similarities(sample, video, texts, args.smooth, device)))
+        video = artifacts.read_array(args.video_embeddings, "video_embeddings")
+        texts = artifacts.read_array(args.subaction_embeddings, "subaction_embeddings")
+        artifacts.require_same_checkpoint(video, texts)
+        if args.model:
+            artifacts.require_made_with(video, find_checkpoint(args.model, args.trust_pickle_weights))
+        subactions = read_subactions(args.subactions)
+        ids = {*video, *(of_sample.sample.id for of_sample in subactions)}
+        samples, not_scored = join(subactions, video, texts)
+        del subactions  # of 100,000 samples they take most of a gigabyte, and the index of `texts` holds them too
+        method = {"name": args.alignment, "smooth": args.smooth}
+        compared = comparison.read_compared(args.compare, samples, method) if args.compare else None
+        frames = report.open_frames(args.frames, video) if args.frames else None
+        report.require_samples(args.samples or (), samples, not_scored)
+        device = console.pick_device(args.device or "cpu")  # last of all, since it loads torch
+        stopwatch = console.Stopwatch()
+        predictions = predict(samples, video, texts, args.smooth, args.alignment, device,
+                              with_paths=bool(args.output or args.report or args.figures))
+        notes = []
+        if predictions:
+            notes = [f"{smoothing_note(samples, video, texts, args.smooth)}; {stopwatch.rate(len(samples))} samples/s",
+                     *(comparison.lines(method, predictions, compared) if compared else [])]
+        beside = {compared.name: list(compared.predictions.values())} if compared else None
+        sources = {"subactions": {"path": args.subactions, "fingerprint": files.fingerprint(args.subactions)},
+                   "video_embeddings": video.source(), "subaction_embeddings": texts.source()}
+        publish(args.output, comparison.method_name(method), method, sources, predictions, not_scored, ids, beside,
+                notes)
+        if args.report or args.figures:
+            report.write(args, report.Run(
+                method, predictions, not_scored, video, texts, frames, compared,
+                lambda sample: similarities(sample, video, texts, args.smooth, device)))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 import contextlib
 import hashlib
-import json
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,20 +27,18 @@ FINGERPRINT_TENSORS = ("logit_scale", "logit_bias", "vision_model.head.probe", "
 def add_trust_argument(parser):
     """Add the --trust_pickle_weights flag of whatever takes a --model."""
     parser.add_argument("--trust_pickle_weights", action="store_true",
-                        help="also load a checkpoint whose weights are a pickle (pytorch_model.bin); only where you "
-                             "trust who made it")
+                        help="also load pickled weights (pytorch_model.bin); only where you trust who made them")
 
 
 def add_encoder_arguments(parser, auto_batch_size):
     """Add the flags of the stages that encode with SigLIP. auto_batch_size: what --batch_size is without the flag."""
-    parser.add_argument("--model", default=SO400M,
-                        help="SigLIP checkpoint, a hub name or a folder; frames and texts need the same one "
-                             "(default: %(default)s)")
-    parser.add_argument("--batch_size", type=batch_size, default="auto",
-                        help=f"{auto_batch_size}; fewer where memory does not suffice (default: %(default)s)")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto",
-                        help="of the forward pass; auto is bfloat16 on CUDA, and for large models on a CPU made for "
-                             "it, else float32 (default: %(default)s)")
+    add = parser.add_argument
+    add("--model", default=SO400M,
+        help="SigLIP checkpoint, a hub name or a folder, the same for frames and texts (default: %(default)s)")
+    add("--batch_size", type=batch_size, default="auto",
+        help=f"{auto_batch_size}; fewer where memory does not suffice (default: %(default)s)")
+    add("--dtype", choices=DTYPES, default="auto", help="of the forward pass; auto is bfloat16 on CUDA, and for large "
+        "models on a CPU made for it, else float32 (default: %(default)s)")
     add_trust_argument(parser)
     console.add_device_argument(parser)
     console.add_overwrite_argument(parser)
@@ -55,21 +51,15 @@ def batch_size(text):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is known of a checkpoint without building its model.
+    """What is known of a checkpoint without building its model."""
 
-    name         a hub name or a folder               fingerprint  the same for the same weights, whatever their place
-    logit_scale  similarity is sigmoid(exp(logit_scale) * cosine + logit_bias)
-    width        features of the vision tower's layers      patches  of a frame, which it attends to
-    pickled      whether its weights are a pickle that the user trusts
-    """
-
-    name: str
-    fingerprint: str
-    logit_scale: float
+    name: str  # a hub name or a folder
+    fingerprint: str  # the same for the same weights, whatever their place
+    logit_scale: float  # similarity is sigmoid(exp(logit_scale) * cosine + logit_bias); both as stored, not rounded
     logit_bias: float
-    width: int
-    patches: int
-    pickled: bool = False
+    width: int  # features of the vision tower's layers
+    patches: int  # of a frame, which it attends to
+    pickled: bool = False  # whether its weights are a pickle that the user trusts
 
     def settings(self, dtype):
         """What decides embeddings, as `ArrayWriter` compares it."""
@@ -100,18 +90,14 @@ def loading(name):
     except InputError:
         raise
     except Exception as error:  # a damaged file makes transformers raise errors of every kind
-        reason = f"{type(error).__name__}: {reason_of(error)[:300]}"
-        advice = ("check the folder's files" if os.path.isdir(name) else
-                  "check the name and the connection, or give the folder of a checkpoint")
-        raise InputError(f"--model {name}: cannot be loaded ({reason}); {advice}") from None
+        raise InputError(f"--model {name}: cannot be loaded ({type(error).__name__}: {reason_of(error)[:300]}); check "
+                         "the name and the connection, or the folder's files") from None
 
 
 def find_checkpoint(name, trust_pickle_weights=False):
     """The Checkpoint of a hub name or folder, read from its configuration and its weights' few small tensors.
 
-    Weights are safetensors, or with `trust_pickle_weights` what torch.load reads by its own restricted unpickler.
-    No code that a checkpoint brings is ever run.
-    The two numbers are the stored ones: a model loaded in bfloat16 has them rounded to three digits.
+    No code that a checkpoint brings is ever run; a trusted pickle is read by torch's restricted unpickler.
     Raises InputError if there is no such checkpoint or it is no fixed-resolution SigLIP.
     """
     import transformers
@@ -119,19 +105,16 @@ def find_checkpoint(name, trust_pickle_weights=False):
     with loading(name):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type != MODEL_TYPE:
-            raise InputError(f"--model {name}: is a {config.model_type!r} checkpoint; give a SigLIP or a "
-                             f"fixed-resolution SigLIP 2 checkpoint such as {SO400M}")
+            raise InputError(f"--model {name}: is a {config.model_type!r} checkpoint; give a SigLIP one like {SO400M}")
         weights, pickled = _map_weights(name, trust_pickle_weights)
         small = {key: weights[key].float().numpy() for key in FINGERPRINT_TENSORS if key in weights}
         state = hashlib.blake2b(digest_size=8)
         for key in sorted(weights):
             state.update(f"{key} {list(weights[key].shape)}\n".encode())
             state.update(small[key].tobytes() if key in small else b"")
-        scale, bias = (float(small[key].reshape(-1)[0]) if key in small else np.nan
-                       for key in ("logit_scale", "logit_bias"))
+        scale, bias = (float(np.ravel(small.get(key, np.nan))[0]) for key in ("logit_scale", "logit_bias"))
         if not np.isfinite([scale, bias]).all():
-            raise InputError(f"--model {name}: has no finite logit_scale and logit_bias ({scale}, {bias}); give a "
-                             "SigLIP checkpoint")
+            raise InputError(f"--model {name}: has no finite logit_scale and logit_bias; give a SigLIP checkpoint")
         vision = config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
         return Checkpoint(str(name), state.hexdigest(), scale, bias, vision.hidden_size, patches, pickled)
@@ -142,18 +125,17 @@ def _map_weights(name, trust_pickle_weights):
     import torch
     from safetensors.torch import load_file
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME, cached_file
+    from transformers.utils.hub import get_checkpoint_shard_files
 
     def find(file):
         return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
 
-    if path := find(SAFE_WEIGHTS_NAME):
-        return load_file(path), False
-    if path := find(SAFE_WEIGHTS_INDEX_NAME):
-        with open(path, encoding="utf-8") as file:
-            shards = set(json.load(file)["weight_map"].values())
-        return {key: tensor for shard in shards for key, tensor in load_file(cached_file(name, shard)).items()}, False
-    path = find(WEIGHTS_NAME)
-    if path and trust_pickle_weights:
+    shards = [path] if (path := find(SAFE_WEIGHTS_NAME)) else []
+    if not shards and (path := find(SAFE_WEIGHTS_INDEX_NAME)):
+        shards, _ = get_checkpoint_shard_files(name, path)
+    if shards:
+        return {key: tensor for shard in shards for key, tensor in load_file(shard).items()}, False
+    if trust_pickle_weights and (path := find(WEIGHTS_NAME)):
         return torch.load(path, map_location="cpu", weights_only=True), True
     raise InputError(f"--model {name}: has no weights as safetensors; give a checkpoint that has, or with "
                      f"--trust_pickle_weights one whose {WEIGHTS_NAME} you trust, since a pickle can run code")
@@ -183,7 +165,4 @@ class Tokenizer:
 
     def too_long(self, texts):
         """Those of the texts that have more tokens than the checkpoint reads; their ends are cut off."""
-        if not texts:
-            return []
-        lengths = [len(ids) for ids in self._tokenizer([text.lower() for text in texts])["input_ids"]]
-        return [text for text, length in zip(texts, lengths, strict=True) if length > self._length]
+        return [text for text in texts if len(self._tokenizer(text.lower())["input_ids"]) > self._length]

@@ -17,15 +17,11 @@ RESAMPLE_NAMES = {2: "bilinear", 3: "bicubic"}  # of Pillow's numbers, as checkp
 BATCH_MULTIPLE = 8
 
 IN_FLIGHT = 2  # batches that a device has to do while the caller writes the results of another
-
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # as CUDA and MPS say it, and a CPU
 
 
 def load_siglip(checkpoint, device, batch_size, dtype):
-    """Load a Checkpoint's model and processor onto a device.
-
-    Raises InputError if it cannot be loaded or lacks weights.
-    """
+    """The Siglip of a Checkpoint on a device. Raises InputError if it cannot be loaded or lacks weights."""
     import transformers
 
     name = checkpoint.name
@@ -34,17 +30,13 @@ def load_siglip(checkpoint, device, batch_size, dtype):
             name, dtype=getattr(torch, dtype), use_safetensors=not checkpoint.pickled, trust_remote_code=False,
             output_loading_info=True)
         processor = transformers.AutoProcessor.from_pretrained(name, trust_remote_code=False)
-    if report["missing_keys"]:
-        raise InputError(f"--model {name}: lacks {len(report['missing_keys'])} weights, for instance "
-                         f"{sorted(report['missing_keys'])[0]}; give a complete checkpoint")
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(f"--model {name}: lacks {len(missing)} weights such as {missing[0]}; give a whole checkpoint")
     return Siglip(model.to(device).eval(), processor, name, device, batch_size)
 
 
 class Siglip:
     """A SigLIP checkpoint on a device.
-
-    image_size    frames are (image_size, image_size)    resample  how its image processor resizes to that
-    batch_size    most frames or texts at once; where memory does not suffice, fewer
 
     A batch is computed in parts of one shape, padded where need be, because matrix products of another shape differ in
     the last bits: so an embedding depends on its own frame or text, not on what stood beside it. On a CPU every core
@@ -54,12 +46,17 @@ class Siglip:
     def __init__(self, model, processor, name, device, batch_size):
         self.name = name
         self.device = device
-        self.batch_size = batch_size
-        self.image_size = model.config.vision_config.image_size
-        self.resample = RESAMPLE_NAMES.get(processor.image_processor.resample, "bicubic")
+        self.batch_size = batch_size  # most frames or texts at once; fewer where memory does not suffice
+        self.image_size = model.config.vision_config.image_size  # frames are (image_size, image_size)
+        images = processor.image_processor
+        self.resample = RESAMPLE_NAMES.get(images.resample, "bicubic")  # how it resizes to that
         self.tokenizer = Tokenizer(processor.tokenizer, model.config.text_config.max_position_embeddings)
         self._model = model
-        self._scale, self._shift = _rescale_and_normalise(processor.image_processor, device)
+        factor = images.rescale_factor if images.do_rescale else 1.0
+        mean, std = (np.array((images.image_mean, images.image_std)) if images.do_normalize else
+                     np.array(([0.0] * 3, [1.0] * 3)))
+        scale_and_shift = np.stack((factor / std, -mean / std))  # its arithmetic on a channel as a product and a sum
+        self._scale, self._shift = torch.tensor(scale_and_shift, dtype=torch.float32, device=device).view(2, 3, 1, 1)
         workers = cores.count() if device.type == "cpu" else 1
         self._workers = ThreadPoolExecutor(workers)  # each computes one part at a time
         self._rows = batch_size  # of a part
@@ -67,10 +64,7 @@ class Siglip:
             self._rows = -(-batch_size // (workers * BATCH_MULTIPLE)) * BATCH_MULTIPLE
 
     def encode_frames(self, frames):
-        """Embed up to batch_size frames (n, H, W, 3) uint8 RGB: (n, D) float32, not normalised.
-
-        Frames of another size than the checkpoint's are resized on the device.
-        """
+        """Embed up to batch_size frames (n, H, W, 3) uint8 RGB of any size: (n, D) float32, not normalised."""
         return next(self.encode_batches([frames]))
 
     def encode_batches(self, batches):
@@ -82,16 +76,9 @@ class Siglip:
         return self._encoded(self._image_features, batches)
 
     def encode_texts(self, texts):
-        """Embed up to batch_size texts: (n, D) float32, not normalised.
-
-        The pooled feature is that of the last position, so any other padding than to the checkpoint's length would give
-        other features.
-        """
-        tokens = self.tokenizer.encode(texts)
-        if tokens.max() >= self._model.config.text_config.vocab_size:
-            raise InputError(f"--model {self.name}: its tokenizer has more tokens than the model; give a checkpoint "
-                             "with a tokenizer of its own")
-        return next(self._encoded(self._text_features, [tokens]))
+        """Embed up to batch_size texts: (n, D) float32, not normalised."""
+        return next(self._encoded(lambda tokens: self._model.get_text_features(input_ids=tokens).pooler_output,
+                                  [self.tokenizer.encode(texts)]))
 
     def iter_texts(self, texts):
         """Yield the (D,) embedding of each of any number of texts, in order; batch_size of them are encoded at once."""
@@ -104,25 +91,17 @@ class Siglip:
             pixels = torch.nn.functional.interpolate(
                 pixels, (self.image_size, self.image_size), mode=self.resample, antialias=True)
             pixels = pixels.round_().clamp_(0, 255)  # an image processor resizes uint8 to uint8
-        pixels = pixels.mul_(self._scale).add_(self._shift).to(self._model.dtype)
-        return self._model.get_image_features(pixel_values=pixels).pooler_output
-
-    def _text_features(self, tokens):
-        return self._model.get_text_features(input_ids=tokens).pooler_output
+        pixels = pixels.mul_(self._scale).add_(self._shift)
+        return self._model.get_image_features(pixel_values=pixels.to(self._model.dtype)).pooler_output
 
     def _encoded(self, forward, batches):
         """Yield the (n, D) float32 features that `forward` gives of every batch (n, ...)."""
-        batches = iter(batches)
-
-        def begin_next():
-            batch = next(batches, None)
-            return None if batch is None else (batch, *self._begin(forward, batch))
-
+        begun = ((batch, *self._begin(forward, batch)) for batch in batches)
         alone = cores.one_torch_thread() if self.device.type == "cpu" else contextlib.nullcontext()
         with alone, ThreadPoolExecutor(1) as reader:
-            begun = deque(reader.submit(begin_next) for _ in range(IN_FLIGHT + 1))
-            while (current := begun.popleft().result()) is not None:
-                begun.append(reader.submit(begin_next))
+            ahead = deque(reader.submit(next, begun, None) for _ in range(IN_FLIGHT + 1))
+            while current := ahead.popleft().result():
+                ahead.append(reader.submit(next, begun, None))
                 yield self._finish(forward, *current)
 
     def _begin(self, forward, batch):
@@ -146,34 +125,17 @@ class Siglip:
 
     def _finish(self, forward, batch, rows, parts):
         """Wait for a batch's (n, D) features; parts that do not fit the device's memory are halved and tried again."""
-        waits = [part.result() for part in parts]
-        while None in waits:
+        while None in (waits := [part.result() for part in parts]):
+            if rows == 1:
+                raise StageError(f"{self.device} lacks memory even with a batch of one; free memory or change --device")
             if rows == self._rows:  # else a batch before this one has halved them
-                self._halve()
+                self._rows //= 2
+                log.warning(f"a batch of {rows} does not fit into the memory of {self.device}; going on with "
+                            f"{self._rows} at once")
+                torch.cuda.empty_cache()
             rows, parts = self._begin(forward, batch)
-            waits = [part.result() for part in parts]
         embeddings = torch.cat([wait() for wait in waits])[:len(batch)].numpy()
         if not np.isfinite(embeddings).all():
-            dtype = str(self._model.dtype).removeprefix("torch.")
-            advice = "its weights are damaged" if dtype == "float32" else "use --dtype float32"
-            raise StageError(f"{self.name} gives NaN or infinite embeddings in {dtype}; {advice}")
+            raise StageError(f"{self.name} gives NaN or infinite embeddings in {self._model.dtype}; use --dtype "
+                             "float32 or weights that are not damaged")
         return embeddings
-
-    def _halve(self):
-        if self._rows == 1:
-            raise StageError(f"{self.name} does not fit into the memory of {self.device} with a batch of one; free "
-                             "memory there or choose another --device")
-        log.warning(f"a batch of {self._rows} does not fit into the memory of {self.device}; going on with "
-                    f"{self._rows // 2} at once")
-        self._rows //= 2
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _rescale_and_normalise(image_processor, device):
-    """The image processor's per-channel arithmetic as one product and one sum: scale and shift, (3, 1, 1) each."""
-    factor = image_processor.rescale_factor if image_processor.do_rescale else 1.0
-    mean, std = (image_processor.image_mean, image_processor.image_std) if image_processor.do_normalize else (0, 1)
-    scale, shift = factor / np.array(std, float), -np.array(mean, float) / std
-    return [torch.tensor(np.broadcast_to(value, 3), dtype=torch.float32, device=device).view(3, 1, 1)
-            for value in (scale, shift)]
