@@ -10,7 +10,6 @@ from actalign.evaluation import Prediction
 from actalign.predictions import read_predictions
 from actalign.tables import shortened
 
-NAMES = {"dtw": "alignment"}  # what a method is called where people read of it
 NAME_COLUMNS = 24
 
 
@@ -26,15 +25,16 @@ class Compared:
     predictions: dict
     others: list
 
-    def pairs(self, predictions):
-        """[(ours, theirs)]: those of this run's predictions whose samples the other method scored too, and its own."""
-        return [(ours, self.predictions[ours.sample.id]) for ours in predictions if ours.sample.id in self.predictions]
+
+def paired(predictions, compared):
+    """[(ours, theirs)] of those of this run's predictions whose samples the Compared scored too; none if it is None."""
+    theirs = compared.predictions if compared else {}
+    return [(ours, theirs[ours.sample.id]) for ours in predictions if ours.sample.id in theirs]
 
 
 def method_name(method):
-    """What the method of a predictions.json is called."""
-    name = str(method["name"])
-    return shortened(NAMES.get(name, name), NAME_COLUMNS)
+    """What the method of a predictions.json is called where people read of it."""
+    return shortened("alignment" if method["name"] == "dtw" else str(method["name"]), NAME_COLUMNS)
 
 
 def read_compared(path, samples, own_method):
@@ -92,7 +92,7 @@ def p_text(p):
 
 def lines(method, predictions, compared):
     """What the terminal says of a comparison, below the accuracy of both: who was right where, and the test."""
-    pairs = compared.pairs(predictions)
+    pairs = paired(predictions, compared)
     left_out = len(predictions) - len(pairs)
     said = [f"{left_out} samples of this run are not in {compared.path} and not compared"] if left_out else []
     found = outcomes(pairs)

@@ -34,14 +34,9 @@ class Prediction:
         return np.argsort(-self.scores, kind="stable")
 
     @property
-    def rank_of_answer(self):
-        """0 if the true option came first."""
-        return int(np.flatnonzero(self.ranking == self.sample.answer)[0])
-
-    @property
     def is_right(self):
         """Whether the answer came first; None where it is not known."""
-        return None if self.sample.answer is None else self.rank_of_answer == 0
+        return None if self.sample.answer is None else bool(self.ranking[0] == self.sample.answer)
 
     @property
     def margin(self):
@@ -64,7 +59,7 @@ class Accuracy:
 
 def top_k_hits(predictions, k):
     """(N,) bool: whether the answer is among the k best. With fewer options than k it always is."""
-    return np.array([prediction.rank_of_answer < k for prediction in predictions], dtype=bool)
+    return np.array([prediction.sample.answer in prediction.ranking[:k] for prediction in predictions])
 
 
 def accuracy(hits):
@@ -84,11 +79,6 @@ def chance(samples, k):
     return float(np.mean([min(k / len(sample.options), 1) for sample in samples]))
 
 
-def with_answers(predictions):
-    """Those of the predictions whose answer is known."""
-    return [prediction for prediction in predictions if prediction.sample.answer is not None]
-
-
 def top_k(predictions):
     """[(k, Accuracy, chance level in 0..1)] for TOP_K, of predictions with answers; none where there are none."""
     samples = [prediction.sample for prediction in predictions]
@@ -96,10 +86,7 @@ def top_k(predictions):
 
 
 def accuracy_table(methods):
-    """The table of {method name: predictions with answers}; the methods share their samples' chance level.
-
-    Returns its lines. Where methods scored different samples, each has its own chance line.
-    """
+    """The lines of a table of {method name: predictions with answers}; those on the same samples share their chance."""
     measured = {name: (top_k(predictions), str(len(predictions))) for name, predictions in methods.items()}
     chances = {name: (*(f"{100 * by_chance:.1f}" for *_, by_chance in top), n) for name, (top, n) in measured.items()}
     is_shared = len(set(chances.values())) == 1
@@ -115,7 +102,8 @@ def print_results(name, predictions, not_scored, compared=None):
 
     not_scored: {sample id: reason}    compared: {name of another method: its predictions}, for the same table
     """
-    methods = {method: with_answers(found) for method, found in {name: predictions, **(compared or {})}.items()}
+    methods = {method: [one for one in found if one.sample.answer is not None]
+               for method, found in {name: predictions, **(compared or {})}.items()}
     answered, note = len(methods[name]), ""
     if answered:
         print("\n".join(accuracy_table({method: found for method, found in methods.items() if found})))

@@ -8,7 +8,7 @@ import numpy as np
 
 from actalign.console import InputError, StageError, require_folder_of
 from actalign.dataset import require_unique_ids, sample_from_record
-from actalign.evaluation import Prediction, print_results, top_k, with_answers
+from actalign.evaluation import Prediction, print_results, top_k
 from actalign.files import Lock, begins_with, read_json, replacing, write_json_items
 
 FORMAT = "actalign-predictions"
@@ -41,7 +41,7 @@ def write_predictions(path, method, sources, predictions, not_scored):
     Beside it goes its CSV twin, a row for every sample and option. docs/artifacts.md describes both.
     method: {"name": ..., settings}   sources: {flag: {"path", "fingerprint", ...}}   not_scored: {id: reason}
     """
-    answered = with_answers(predictions)
+    answered = [prediction for prediction in predictions if prediction.sample.answer is not None]
     summary = {"scored": len(predictions), "with_answer": len(answered), "not_scored": len(not_scored)}
     for k, top, by_chance in top_k(answered):
         summary[f"top{k}"] = {"accuracy": top.value, "low": top.low, "high": top.high, "chance": by_chance}
@@ -54,11 +54,10 @@ def write_predictions(path, method, sources, predictions, not_scored):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for prediction in predictions:
-            sample, ranks = prediction.sample, np.argsort(prediction.ranking)
+            sample, ranks = prediction.sample, np.argsort(prediction.ranking) + 1
             for k, (option, score, rank) in enumerate(zip(sample.options, prediction.scores, ranks, strict=True)):
                 is_answer = "" if sample.answer is None else k == sample.answer
-                cells = (sample.id, sample.domain, k, option, repr(float(score)), rank + 1, rank == 0, is_answer)
-                writer.writerow(cells)
+                writer.writerow((sample.id, sample.domain, k, option, repr(float(score)), rank, rank == 1, is_answer))
 
 
 def csv_path(path):
@@ -75,7 +74,8 @@ def read_predictions(path):
         predictions = [Prediction(sample_from_record(entry, path), np.array(entry["scores"], dtype=np.float64),
                                   entry.get("paths")) for entry in content["samples"]]
         require_unique_ids([prediction.sample for prediction in predictions], path)
-        content["method"]["name"]  # which everyone who reads predictions calls them by
+        if not content["method"]["name"]:
+            raise ValueError("its method has no name")
         return content["method"], predictions
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: is damaged ({error}); run the stage that writes it again") from None

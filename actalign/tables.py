@@ -17,11 +17,9 @@ def table(rows, texts=1):
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     while sum(widths) + 2 * (len(widths) - 1) > TERMINAL_COLUMNS and max(widths[:texts]) > NARROWEST_TEXT:
         widths[widths.index(max(widths[:texts]))] -= 1
-    lines = []
-    for row in rows:
-        cells = [set_cell_size(shortened(cell, width), width) if column < texts else cell.rjust(width)
-                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
+    cells = [[set_cell_size(shortened(cell, width), width) if column < texts else cell.rjust(width)
+              for column, (cell, width) in enumerate(zip(row, widths, strict=True))] for row in rows]
+    lines = ["  ".join(row).rstrip() for row in cells]
     return [lines[0], "-" * max(map(cell_len, lines)), *lines[1:]]
 
 

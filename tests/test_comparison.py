@@ -7,7 +7,7 @@ import pytest
 from refusals import refusal
 
 from actalign import comparison
-from actalign.comparison import disagreements, mcnemar, outcomes, p_text, read_compared
+from actalign.comparison import disagreements, mcnemar, outcomes, p_text, paired, read_compared
 from actalign.dataset import Sample
 from actalign.evaluation import Prediction
 from actalign.predictions import write_predictions
@@ -53,7 +53,7 @@ def test_samples_are_joined_by_id_whatever_their_order(compared_with):
     ours = [prediction("a"), prediction("b", False), prediction("c"), prediction("d", False), prediction("e")]
     theirs = [prediction("f"), prediction("d", False), prediction("c"), prediction("b"), prediction("a", False)]
     compared = compared_with(ours, theirs)
-    pairs = compared.pairs(ours)
+    pairs = paired(ours, compared)
     assert {one.sample.id: (one.is_right, other.is_right) for one, other in pairs} == {
         "a": (True, False), "b": (False, True), "c": (True, True), "d": (False, False)}
     assert outcomes(pairs) == {"compared": 4, "both": 1, "first": 1, "second": 1, "neither": 1, "p": "1"}
@@ -67,14 +67,14 @@ def test_samples_are_joined_by_id_whatever_their_order(compared_with):
 def test_an_answer_that_only_this_run_knows_counts(compared_with):
     ours = [prediction("a"), prediction("b", answer=None)]
     compared = compared_with(ours, [prediction("a", answer=None), prediction("b", answer=1)])
-    found = outcomes(compared.pairs(ours))
+    found = outcomes(paired(ours, compared))
     assert (found["compared"], found["both"]) == (1, 1)
 
 
 def test_where_both_are_right_alike_they_disagree_on_what_they_chose_differently(compared_with):
     ours, theirs = ([Prediction(Sample(id=id, domain="d", options=("x", "y", "z"), answer=0), np.eye(3)[k])
                      for id, k in zip("abc", chosen, strict=True)] for chosen in ((0, 1, 1), (0, 1, 2)))
-    pairs = compared_with(ours, theirs).pairs(ours)
+    pairs = paired(ours, compared_with(ours, theirs))
     assert [one.sample.id for one, _ in disagreements(pairs)] == ["c"]
 
 
@@ -104,7 +104,7 @@ def test_methods_have_names_that_tell_them_apart(compared_with, method, name):
     assert compared_with([prediction("a")], [prediction("a")], method).name == name
 
 
-@pytest.mark.parametrize("method", [{}, "odd"])
+@pytest.mark.parametrize("method", [{}, "odd", {"name": ""}])
 def test_predictions_of_a_method_without_a_name_are_refused(compared_with, method):
     refusal(lambda: compared_with([prediction("a")], [prediction("a")], method), "is damaged")
 

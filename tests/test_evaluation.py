@@ -28,13 +28,13 @@ def prediction(scores, answer=0, id="x", paths=None):
 
 def test_ranking_goes_from_best_to_worst():
     assert prediction([0.1, 0.9, -2, 0.5]).ranking.tolist() == [1, 3, 0, 2]
-    assert [prediction([0.1, 0.9, -2, 0.5], answer).rank_of_answer for answer in range(4)] == [2, 0, 3, 1]
+    assert [prediction([0.1, 0.9, -2, 0.5], answer).is_right for answer in range(4)] == [False, True, False, False]
 
 
 def test_equal_scores_keep_the_order_of_the_options_and_are_ties():
     assert prediction([1, 2, 2, 1]).ranking.tolist() == [1, 2, 0, 3]
     assert prediction(np.arange(200) % 2).ranking.tolist() == [*range(1, 200, 2), *range(0, 200, 2)]
-    assert prediction([1, 2, 2, 1], answer=2).rank_of_answer == 1
+    assert prediction([1, 2, 2, 1], answer=2).is_right is False
     assert [prediction(scores).margin for scores in ([1, 2, 2, 1], [1, 1, 2], [0, 0], [3])] == [0, 1, 0, None]
 
 

@@ -40,10 +40,6 @@ class Run:
     def name(self):
         return comparison.method_name(self.method)
 
-    def pairs(self, predictions):
-        """[(ours, theirs)]: those of the predictions whose samples the other method scored too, and its own."""
-        return self.compared.pairs(predictions) if self.compared else []
-
     def texts(self, sample):
         """K lists of sub-actions, in the order of the options."""
         by_key = {option["key"]: option["texts"] for option in self.subactions.item(sample.id)["options"]}
@@ -69,7 +65,8 @@ def chosen_predictions(run, ids, limit):
     if len(run.predictions) <= limit:
         return run.predictions, ""
     surest = sorted(run.predictions, key=lambda prediction: prediction.margin or 0)[::-1]
-    differing = {ours.sample.id for ours, _ in comparison.disagreements(run.pairs(run.predictions))}
+    pairs = comparison.paired(run.predictions, run.compared)
+    differing = {ours.sample.id for ours, _ in comparison.disagreements(pairs)}
     not_wrong = [one for one in surest if one.is_right is not False]
     kinds = {
         f"samples on which {run.name} and {run.compared and run.compared.name} disagree":
@@ -96,17 +93,13 @@ def require_usable(args):
         if report.exists() and not begins_with(report, GENERATOR):
             raise InputError(f"--report {report}: is there and is no report of this program; choose another name")
     if args.figures:
-        figures = Path(args.figures)
-        require_folder_of(figures, is_file=False)
-        if figures.exists() and not figures.is_dir():
-            raise InputError(f"--figures {figures}: is no folder; choose another name")
+        require_folder_of(args.figures, is_file=False)
+        if Path(args.figures).is_file():
+            raise InputError(f"--figures {args.figures}: is no folder; choose another name")
 
 
 def open_frames(path, video):
-    """The frames at `path`, which must be those that `video` was made from; clips may be missing there.
-
-    Raises InputError if they are others.
-    """
+    """The frames at `path`, where clips may be missing. Raises InputError if `video` was made from other frames."""
     frames = read_array(path, "frames")
     shared = [id for id in video if id in frames]
     other = [id for id in shared if frames.length(id) != video.length(id)
@@ -122,8 +115,7 @@ def require_samples(ids, samples, not_scored):
     known = {sample.id for sample in samples}
     for id in ids:
         if id not in known:
-            raise InputError(f"--samples {id}: {not_scored.get(id, 'there is no such sample')}; the ids are those of "
-                             "generated_subactions.json")
+            raise InputError(f"--samples {id}: {not_scored.get(id, 'there is no such sample')}; name a scored one")
 
 
 def write(args, run):

@@ -70,11 +70,10 @@ def draw(run, prediction):
     sample = prediction.sample
     matrices, texts, times = run.similarities(sample), run.texts(sample), run.timestamps(sample)
     chosen = options_drawn(prediction)
-    strip = [STRIP] if run.has_frames(sample) else []
-    heights = [*strip, *(ROW * len(texts[k]) + 0.25 for k in chosen)]
+    heights = [STRIP] * run.has_frames(sample) + [ROW * len(texts[k]) + 0.25 for k in chosen]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.3 * len(heights) + 0.2), layout="constrained")
     panels = list(figure.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0])
-    if strip:
+    if run.has_frames(sample):
         T, start = run.frames.length(sample.id), run.frames.item(sample.id)["start"]
         count = min(STRIP_FRAMES, T)
         at = start + ((np.arange(count) + 0.5) * T / count).astype(int)  # each in the middle of what it stands for
@@ -118,8 +117,8 @@ def _draw_option(panel, prediction, k, similarity, texts, times, low, high):
 def mark(prediction, k):
     """What a figure says of an option, and in which colour."""
     is_first, answer = k == prediction.ranking[0], prediction.sample.answer
-    if answer is None:
-        return ("predicted" if is_first else ""), "black"
-    if is_first:
-        return ("✓ predicted, right", RIGHT) if k == answer else ("✗ predicted, wrong", WRONG)
-    return ("the answer", RIGHT) if k == answer else ("", "black")
+    if k == answer:
+        return ("✓ predicted, right" if is_first else "the answer"), RIGHT
+    if not is_first:
+        return "", "black"
+    return ("predicted", "black") if answer is None else ("✗ predicted, wrong", WRONG)

@@ -1,12 +1,12 @@
-"""The report of a run: one HTML page, complete in itself, that shows why each sample was answered as it was.
+"""The report of a run: one HTML page that asks nothing of any network, and shows why each sample was answered so.
 
-Here is what the page holds; page.html.jinja, page.css and page.js beside this file are how it looks. It asks nothing
-of any network: Plotly, the frames and all figures are inside.
+Here is what the page holds; page.html.jinja, page.css and page.js beside this file are how it looks.
 """
 
 import base64
 import hashlib
 import io
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -18,7 +18,7 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from actalign import comparison, console, tables
-from actalign.evaluation import grouped, top_k, with_answers
+from actalign.evaluation import grouped, top_k
 from actalign.files import replacing
 from actalign.report import chosen_predictions
 
@@ -40,13 +40,16 @@ def write(path, run, ids, limit):
     frame_bytes = min(SAMPLE_FRAME_BYTES, PAGE_FRAME_BYTES // max(1, with_frames))
     with console.progress(len(shown), "samples on the page", iterable=shown) as bar:
         records = [sample_record(run, prediction, frame_bytes) for prediction in bar]
+    words = [[one.sample.id, one.sample.domain, str(one.sample.question or ""), *one.sample.options,
+              *itertools.chain(*run.texts(one.sample))] for one in shown]  # in which a sample is found
     jinja = jinja2.Environment(loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True,
                                lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     jinja.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    jinja.filters.update(anchor=anchor, hash=_csp_hash, score=tables.score_text, some_of=console.some_of)
+    jinja.filters.update(anchor=anchor, score=tables.score_text, some_of=console.some_of,
+                         sha256=lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
     page = jinja.get_template("page.html.jinja").render(
         run=run, page=summary(run), shown=shown, how=how, records=records, levels=LEVELS,
-        words=[_words(run, prediction.sample) for prediction in shown], plotly=_script(get_plotlyjs()),
+        words=[" ".join(words).lower() for words in words], plotly=_script(get_plotlyjs()),
         script=_script((FOLDER / "page.js").read_text(encoding="utf-8")),
         style=(FOLDER / "page.css").read_text(encoding="utf-8")).encode("utf-8", "replace")
     with replacing(path, binary=True) as file:
@@ -59,29 +62,20 @@ def anchor(id):
     return "sample-" + quote(id, safe="", errors="replace")
 
 
-def _words(run, sample):
-    """The text in which a sample is found."""
-    texts = [text for texts in run.texts(sample) for text in texts]
-    return " ".join([sample.id, sample.domain, str(sample.question or ""), *sample.options, *texts]).lower()
-
-
 def _script(source):
     """A script as it can stand in its element: nothing in it ends the element or begins a comment."""
     return re.sub("<(/script|!--)", r"<\\\1", source, flags=re.IGNORECASE)
-
-
-def _csp_hash(script):
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def summary(run):
     """What the page says around its samples, as values for the template."""
     def measured(ours):
         """What `top_k` is of this run's predictions and of the other method's of their samples, and how many."""
-        theirs = [theirs for _, theirs in run.pairs(ours)]
+        theirs = [theirs for _, theirs in comparison.paired(ours, run.compared)]
         return {"ours": top_k(ours), "n": len(ours), "theirs": top_k(theirs), "n_theirs": len(theirs)}
 
-    answered, pairs = with_answers(run.predictions), run.pairs(run.predictions)
+    answered = [prediction for prediction in run.predictions if prediction.is_right is not None]
+    pairs = comparison.paired(run.predictions, run.compared)
     by_domain = grouped((prediction.sample.domain, prediction) for prediction in answered)
     return {
         **measured(answered), **comparison.outcomes(pairs), "confusions": confusions(answered),
@@ -122,7 +116,7 @@ def sample_record(run, prediction, frame_bytes):
             "name": sample.options[k], "index": k, "score": float(prediction.scores[k]), "texts": list(texts[k]),
             "answer": k == sample.answer, "path": None if prediction.paths is None else prediction.paths[k].tolist(),
         } for k in order],
-        "compared": [int(theirs.ranking[0]) for _, theirs in run.pairs([prediction])],
+        "compared": [int(theirs.ranking[0]) for _, theirs in comparison.paired([prediction], run.compared)],
         "pictures": sprite(run.frames, sample.id, frame_bytes) if run.has_frames(sample) else None,
     }
 
