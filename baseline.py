@@ -63,7 +63,10 @@ def main(argv=None):
         video = artifacts.read_array(args.video_embeddings, "video_embeddings")
         device = console.pick_device(args.device)
         artifacts.require_checkpoint(video)
-        checkpoint = find_checkpoint(args.model or video.meta.get("model"), args.trust_pickle_weights)
+        name = args.model or video.meta.get("model")
+        if not name:
+            raise console.InputError(f"{video.path}: its index does not name the checkpoint; give it as --model")
+        checkpoint = find_checkpoint(name, args.trust_pickle_weights)
         artifacts.require_made_with(video, checkpoint)
         known = {sample.id for sample in samples}
         not_scored = {id: f"not in {video.path.name}" if id in known else "not in the dataset"

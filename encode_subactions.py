@@ -91,7 +91,8 @@ def main(argv=None):
 
             encoder = load_siglip(checkpoint, device, batch_size, dtype)
             if long := encoder.tokenizer.too_long(sorted(distinct_texts(todo))):
-                console.log.warning(f"{len(long)} sub-actions are longer than the checkpoint reads, e.g. {long[0]!r}")
+                console.log.warning(f"{len(long)} sub-actions are longer than the checkpoint reads and are cut, "
+                                    f"such as {long[0]!r}")
             encoded = encode_subactions(todo, writer, encoder, known)
         done, rows = len(writer.items) - kept, writer.row_count
     if lacking := [of_sample.sample.id for of_sample in subactions if of_sample.lacking]:

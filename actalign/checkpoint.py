@@ -165,4 +165,5 @@ class Tokenizer:
 
     def too_long(self, texts):
         """Those of the texts that have more tokens than the checkpoint reads; their ends are cut off."""
-        return [text for text in texts if len(self._tokenizer(text.lower())["input_ids"]) > self._length]
+        tokens = self._tokenizer([text.lower() for text in texts])["input_ids"] if texts else []
+        return [text for text, ids in zip(texts, tokens, strict=True) if len(ids) > self._length]

@@ -77,8 +77,11 @@ class Siglip:
 
     def encode_texts(self, texts):
         """Embed up to batch_size texts: (n, D) float32, not normalised."""
+        tokens = self.tokenizer.encode(texts)
+        if tokens.max() >= self._model.config.text_config.vocab_size:
+            raise InputError(f"--model {self.name}: its tokenizer has more tokens than the model; give it its own")
         return next(self._encoded(lambda tokens: self._model.get_text_features(input_ids=tokens).pooler_output,
-                                  [self.tokenizer.encode(texts)]))
+                                  [tokens]))
 
     def iter_texts(self, texts):
         """Yield the (D,) embedding of each of any number of texts, in order; batch_size of them are encoded at once."""
