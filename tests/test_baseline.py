@@ -104,11 +104,14 @@ def test_the_artifacts_that_made_a_result_are_printed_and_recorded(stage, capsys
 
 
 @pytest.mark.parametrize("meta", [{"model": None}, {"model": 5}, {"dtype": "os"}, {"checkpoint": 7},
-                                  {"logit_bias": None}])
+                                  {"logit_bias": None}, "no model"])
 def test_an_index_that_does_not_tell_the_checkpoint_is_refused(stage, capsys, meta):
     index = stage.folder / "video.json"
     content = json.loads(index.read_text())
-    content["meta"] |= meta
+    if meta == "no model":
+        del content["meta"]["model"]
+    else:
+        content["meta"] |= meta
     index.write_text(json.dumps(content))
     assert stage() == 2
     captured = capsys.readouterr()

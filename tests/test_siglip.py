@@ -156,6 +156,13 @@ def test_bfloat16_embeddings_of_so400ms_layers_are_those_of_float32(so400m_setti
     assert cosines(half.encode_texts(TEXTS[:2]), full.encode_texts(TEXTS[:2])).min() > 0.999
 
 
+def test_tokenizer_of_another_model_is_refused(siglip, monkeypatch):
+    vocabulary = siglip._model.config.text_config.vocab_size
+    monkeypatch.setattr(siglip.tokenizer, "encode", lambda texts: np.full((len(texts), 64), vocabulary))
+    with pytest.raises(InputError, match="more tokens than the model"):
+        siglip.encode_texts(["a"])
+
+
 @pytest.fixture
 def small_memory(monkeypatch):
     """small_memory(siglip, rows, error): have larger forward passes than `rows` fail; returns the list of sizes."""
