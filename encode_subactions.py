@@ -6,6 +6,7 @@ not normalised. A text that occurs more than once is encoded once.
     python encode_subactions.py --subactions generated_subactions.json --output encoded_subactions.npy --device cuda:0
 """
 
+import contextlib
 import functools
 
 import numpy as np
@@ -42,19 +43,15 @@ def distinct_texts(subactions):
     return list(dict.fromkeys(text for of_sample in subactions for texts in of_sample.texts for text in texts))
 
 
-def earlier_texts(writer, subactions):
-    """({text: (D,) embedding} of what an ArrayWriter holds, ids of the samples whose sub-actions have changed since).
-
-    Raises InputError if its rows are not those that were written.
-    """
-    known, now = {}, {of_sample.sample.id: of_sample for of_sample in subactions}
+def earlier_texts(writer):
+    """{text: (D,) embedding} of what an ArrayWriter holds. Raises InputError if its rows are not as written."""
+    known = {}
     for item in writer.items.values():
         rows = writer.read(item["start"], item["stop"])
         artifacts.require_checksum(writer, item, artifacts.Checksum(rows))
         texts = [text for option in item["options"] for text in option["texts"]]
         known.update(zip(texts, rows, strict=True))
-    return known, [id for id, item in writer.items.items()
-                   if id in now and item["options"] != options_of(now[id], item["start"])]
+    return known
 
 
 def parse_args(argv=None):
@@ -75,12 +72,17 @@ def main(argv=None):
     dtype = resolve_dtype(args.dtype, device, checkpoint)
     batch_size = args.batch_size or (BATCH_SIZE if device.type == "cuda" else BATCH_SIZE_ELSEWHERE)
     open_output = functools.partial(ArrayWriter, args.output, KIND, checkpoint.settings(dtype), {"model": args.model})
-    with open_output(args.overwrite) as writer:  # and finish what an earlier run left, so that none of it is lost below
-        known, changed = earlier_texts(writer, subactions)
-    if changed:
-        console.log.info(f"sub-actions of {len(changed)} samples have changed; texts encoded before are kept")
     encoded = 0
-    with open_output(overwrite=args.overwrite or bool(changed)) as writer:
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(open_output(overwrite=args.overwrite))
+        changed = [of_sample.sample.id for of_sample in subactions if (item := writer.items.get(of_sample.sample.id))
+                   and item["options"] != options_of(of_sample, item["start"])]
+        lacks_some = any(of_sample.sample.id not in writer for of_sample in subactions)
+        known = earlier_texts(writer) if changed or lacks_some else {}
+        if changed:
+            console.log.info(f"sub-actions of {len(changed)} samples have changed; texts encoded before are kept")
+            stack.close()  # which finishes what an earlier run left, so that none of it is lost
+            writer = stack.enter_context(open_output(overwrite=True))
         kept = len(writer.items)
         for of_sample in subactions:
             if not any(of_sample.texts):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from actalign import artifacts, console, files, language_model
+from actalign.checkpoint import SO400M, load_tokenizer
 from actalign.language_model import NoAnswer, answer_part
 from actalign.replies import MIN_SUBACTIONS, parse_reply, problem_of
 from actalign.subactions import GeneratedFile, read_subactions
@@ -61,10 +62,11 @@ SCHEMA = {
 
 def make_prompt(settings, sample, options, problems=None):
     """The prompt that the parsed arguments choose, and the {option: problem} of an earlier answer."""
-    lines = [generate_prompt(list(options), sample.domain)]
     if settings.prompt == "short":  # the ablation: no context and no advice, only the question
         lines = [f"List at least {MIN_SUBACTIONS} sub-actions of each of these {sample.domain} actions, in order:",
                  *(f"- {option}" for option in options), "", ANSWER_FORM]
+    else:
+        lines = [generate_prompt(list(options), sample.domain)]
     if settings.min_subactions > MIN_SUBACTIONS:
         lines += ["", f"List at least {settings.min_subactions} sub-actions of every action."]
     if problems:
@@ -211,8 +213,6 @@ def batch_answer(line, temperature, _):
 
 def check_file(path, text_model, min_subactions):
     """Lines about a generated_subactions.json: what is missing, repeated, or too long to be read whole. Yields them."""
-    from actalign.checkpoint import load_tokenizer
-
     subactions, tokenizer, options, flawed = read_subactions(path), None, 0, 0
     with suppress(console.InputError):
         tokenizer = load_tokenizer(text_model)
@@ -247,7 +247,7 @@ def parse_args(argv=None):
     add("--batch", metavar="FILE", help="write the requests for OpenAI's Batch API instead of asking")
     add("--batch_results", metavar="FILE", help="take the answers from a Batch result file")
     add("--check", metavar="FILE", help="only tell what is missing, repeated or too long in a file")
-    add("--text_model", default="google/siglip-so400m-patch14-384", help="checkpoint whose tokenizer --check takes")
+    add("--text_model", default=SO400M, help="checkpoint whose tokenizer --check takes")
     args = parser.parse_args(argv)
     if not args.check and not (args.input and args.output):
         parser.error("--input and --output are needed")

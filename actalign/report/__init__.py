@@ -42,8 +42,7 @@ class Run:
 
     def texts(self, sample):
         """K lists of sub-actions, in the order of the options."""
-        by_key = {option["key"]: option["texts"] for option in self.subactions.item(sample.id)["options"]}
-        return [by_key[key] for key in sample.keys]
+        return [option["texts"] for option in self.subactions.item(sample.id)["options"]]
 
     def timestamps(self, sample):
         """(T,) seconds from the clip's first frame, or None where the index does not tell."""
