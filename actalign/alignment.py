@@ -65,16 +65,17 @@ def dtw(similarity, with_path=True):
     T, M = similarity.shape
     if T == 0 or M == 0:
         raise ValueError("a similarity matrix must have at least one frame and one sub-action")
-    D = np.empty((T if with_path else 1, M))  # without a path one row is enough, which then stays in the cache
+    D = np.empty((T, M))
+    negative = False
     for t in range(T):
-        here, above = (t, t - 1) if with_path else (0, 0)
         left = -np.inf if t > 0 else 0.0
         for m in range(M):
-            if not similarity[t, m] >= 0:
-                return _dtw_of_any_sign(similarity, with_path)
-            up = D[above, m] if t > 0 else -np.inf
+            up = D[t - 1, m] if t > 0 else -np.inf
             left = similarity[t, m] + max(up, left)  # no diagonal step beats the two steps around it
-            D[here, m] = left
+            D[t, m] = left
+            negative |= not similarity[t, m] >= 0
+    if negative:
+        return _dtw_of_any_sign(similarity, with_path)
     if not np.isfinite(D[-1, -1]):
         raise ValueError("a similarity matrix must be finite")
     # Entries of 0 tie, and then the longest path is asked for; it is found by the number of cells, here t + m + 1.

@@ -12,6 +12,7 @@ import argparse
 import builtins
 import contextlib
 import errno
+import faulthandler
 import functools
 import io
 import json
@@ -396,9 +397,10 @@ class Harness:
             except BaseException:
                 status = 99
                 traceback.print_exc()
+        time.sleep(0.1)  # its threads end: a fork while one frees its memory in MKL gives a child that hangs there
         return status, said.getvalue()
 
-    def _child(self, number=None, act=None, before=lambda: None, wait=True):
+    def _child(self, number=None, act=None, before=lambda: None, full_from=None, wait=True):
         """(status, what it said) of one run in a child, or the child without `wait`."""
         child = os.fork()
         if child == 0:
@@ -407,9 +409,9 @@ class Harness:
                 log = os.open(self._log, os.O_WRONLY | os.O_TRUNC)
                 os.dup2(log, 1)
                 os.dup2(log, 2)
-                signal.alarm(SECONDS)  # ends a child that hangs, which then is a failure
+                faulthandler.dump_traceback_later(SECONDS, exit=True)  # a child that hangs is a failure, and says where
                 before()
-                with Points(self._out, number, act):
+                with Points(self._out, number, act, full_from=full_from):
                     code = self._run(self._out)
                 sys.stdout.flush()
             except BaseException:
@@ -426,7 +428,7 @@ class Harness:
         return [numbers[i * len(numbers) // self._most] for i in range(self._most)]
 
     def _rerun(self, after):
-        status, log = self._here()
+        status, log = self._child()
         self._require(status == 0, f"run after {after} ends with {status}", log)
         left = contents(self._out)
         different = sorted(name for name in {*left, *self.whole} if left.get(name) != self.whole.get(name))
@@ -467,8 +469,7 @@ class Harness:
         for number in chosen:
             self._renew()
             where = f"a disk that is full from point {number} of {len(self.kinds)} on, {self.kinds[number - 1]}"
-            with Points(self._out, full_from=number):
-                status, log = self._here()
+            status, log = self._child(full_from=number)
             self._require_one_line(status, log, 1, "No space left", where)
             self._rerun(where)
         return len(chosen)
@@ -517,7 +518,7 @@ class Harness:
         _, status = os.waitpid(first, os.WUNTRACED)
         self._require(os.WIFSTOPPED(status), "a run that should wait has ended")
         left = contents(self._out)
-        self._require_one_line(*self._here(), 2, "another run is writing it", "a second run on one output")
+        self._require_one_line(*self._child(), 2, "another run is writing it", "a second run on one output")
         self._require(contents(self._out) == left, "a second run on one output changed files")
         os.kill(first, signal.SIGCONT)
         status = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
