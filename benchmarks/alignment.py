@@ -149,8 +149,8 @@ def compare_with_peers(repeats):
     from_memory, reading = (best_time(function, repeats)[0] for function in (
         lambda: align(job), lambda: [matrix.sum() for matrix in job]))
     librosa, _ = best_time(lambda: [by_librosa(matrix) for matrix in job], 2)
-    yield (f"{len(job)} matrices from memory: scores in {from_memory:.3f} s, librosa {librosa / from_memory:.1f} times as "
-           f"long; numpy.sum of them takes {reading:.3f} s")
+    yield (f"{len(job)} matrices from memory: scores in {from_memory:.3f} s, librosa {librosa / from_memory:.1f} "
+           f"times as long; numpy.sum of them takes {reading:.3f} s")
 
 
 def growth(repeats):
