@@ -81,7 +81,7 @@ TWINS = {
 DOMAINS = tuple(TWINS)
 
 
-def _name(poses, named):
+def action_name(poses, named):
     """Two of the poses, in the order in which they come, as a label such as "Handstand to split"."""
     first, second = sorted(named, key=poses.index)
     return f"{athlete.POSES[first].name} to {athlete.POSES[second].name}".capitalize()
@@ -93,7 +93,7 @@ def all_actions():
     for domain, twins in TWINS.items():
         for poses, order, named in twins:
             reordered = tuple(poses[i] for i in order)
-            names = _name(poses, named), _name(reordered, named)
+            names = action_name(poses, named), action_name(reordered, named)
             actions.append(Action(domain, names[0], poses, names[1]))
             actions.append(Action(domain, names[1], reordered, names[0]))
     return actions
@@ -114,10 +114,10 @@ def describe(action, rng):
     return texts
 
 
-def timeline(phases, seconds, rng):
+def timeline(phases, seconds, rng, unevenness=PHASE_UNEVENNESS):
     """Starts of the P phases and the end of the last one, (P + 1,) in seconds from the clip's start."""
     before, after = rng.uniform(*STANDING_SECONDS, size=2)
-    lengths = rng.uniform(1.0 - PHASE_UNEVENNESS, 1.0 + PHASE_UNEVENNESS, size=phases)
+    lengths = rng.uniform(1.0 - unevenness, 1.0 + unevenness, size=phases)
     lengths *= (seconds - before - after) / lengths.sum()
     return before + np.concatenate([[0.0], np.cumsum(lengths)])
 
@@ -139,6 +139,11 @@ def pose_at(time, starts, poses):
     return athlete.blend(poses[phase - 1], poses[phase], progress * progress * (3.0 - 2.0 * progress))
 
 
+def sway(time, phases):
+    """How far the body is from its pose at a time, (11,): nobody stands quite still. phases (10,) are of its angles."""
+    return np.append(SWAY_DEGREES * np.sin(2.0 * np.pi * SWAY_HERTZ * time + phases), 0.0)
+
+
 def clip_frames(action, frame_rate, rng):
     """Yields the frames of one performance of an action, each (FRAME_SIZE, FRAME_SIZE, 3) uint8 RGB."""
     style = athlete.TEST_STYLE
@@ -151,18 +156,16 @@ def clip_frames(action, frame_rate, rng):
 
     for number in range(round(seconds * frame_rate)):
         time = number / float(frame_rate)
-        sway = SWAY_DEGREES * np.sin(2.0 * np.pi * SWAY_HERTZ * time + sway_phases)
-        pose = pose_at(time, starts, poses) + np.append(sway, 0.0)
-        yield athlete.draw(pose, look, FRAME_SIZE, SUPERSAMPLING)
+        yield athlete.draw(pose_at(time, starts, poses) + sway(time, sway_phases), look, FRAME_SIZE, SUPERSAMPLING)
 
 
-def write_video(path, frames, frame_rate):
+def write_video(path, frames, frame_rate, size=FRAME_SIZE, preset="slow"):
     """Encode RGB frames as H.264 in an .mp4 file. Returns the number of frames."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=frame_rate)
-        stream.width = stream.height = FRAME_SIZE
+        stream.width = stream.height = size
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": str(QUALITY), "preset": "slow", "g": str(KEYFRAME_INTERVAL)}
+        stream.options = {"crf": str(QUALITY), "preset": preset, "g": str(KEYFRAME_INTERVAL)}
         stream.thread_count = 1  # the same bytes however many cores there are
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -177,6 +180,32 @@ def sample_choices(action, actions, rng):
     return rng.permutation(choices).tolist()
 
 
+def describe_sample(id, domain, action, choices, texts):
+    """The manifest's row of a clip and its sub-action record; texts: {choice: its sub-actions}."""
+    question = f"Which {domain} action does the athlete perform?"
+    position = choices.index(action)
+    row = {
+        "id": id,
+        "video": f"clips/{id}.mp4",
+        "domain": domain,
+        "action": action,
+        "question": question,
+        "choices": choices,
+        "answer": position + 1,
+    }
+    record = {
+        "youtube_id": None,
+        "id": id,
+        "domain": domain,
+        "action": action,
+        "question": question,
+        "cleaned_options": [cleaned(choice) for choice in choices],
+        "correct_answer_index": position,
+        "subactions": {f"{cleaned(choice)} in {domain}": texts[choice] for choice in choices},
+    }
+    return row, record
+
+
 def make_samples(actions, rng):
     """The manifest's rows and the sub-action records, as two lists of dicts in the same order."""
     texts = {(action.domain, action.name): describe(action, rng) for action in actions}
@@ -187,31 +216,10 @@ def make_samples(actions, rng):
             action = performances[index]
             choices = sample_choices(action, actions, rng)
             sample_id = f"{domain.replace(' ', '-')}-{number:02d}"
-            question = f"Which {domain} action does the athlete perform?"
-            position = choices.index(action.name)
-            rows.append(
-                {
-                    "id": sample_id,
-                    "video": f"clips/{sample_id}.mp4",
-                    "domain": domain,
-                    "action": action.name,
-                    "question": question,
-                    "choices": choices,
-                    "answer": position + 1,
-                }
-            )
-            records.append(
-                {
-                    "youtube_id": None,
-                    "id": sample_id,
-                    "domain": domain,
-                    "action": action.name,
-                    "question": question,
-                    "cleaned_options": [cleaned(choice) for choice in choices],
-                    "correct_answer_index": position,
-                    "subactions": {f"{cleaned(choice)} in {domain}": texts[domain, choice] for choice in choices},
-                }
-            )
+            row, record = describe_sample(sample_id, domain, action.name, choices,
+                                          {choice: texts[domain, choice] for choice in choices})
+            rows.append(row)
+            records.append(record)
     return rows, records
 
 

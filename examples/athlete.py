@@ -490,15 +490,25 @@ def draw_background(look, side):
     return canvas
 
 
-def draw(pose, look, size, supersampling, rng=None):
+def draw(pose, look, size, supersampling, rng=None, behind=()):
     """The athlete in a pose as (size, size, 3) uint8 RGB.
 
     pose: (11,) degrees and lift. supersampling: pixels drawn per pixel and side, averaged to smooth the edges.
-    rng makes the look's noise, and may be None for a look without.
+    rng makes the look's noise, and may be None for a look without. behind: (pose, look) of others, drawn before.
     """
-    side = size * supersampling
-    canvas = draw_background(look, side)
-    camera = Camera(look, side)
+    canvas = draw_background(look, size * supersampling)
+    for body in (*behind, (pose, look)):
+        _draw_body(canvas, *body)
+    frame = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
+    if look.noise > 0.0:
+        noise = look.noise * rng.standard_normal(frame.shape, dtype=np.float32)
+        frame = np.clip(frame + noise, 0, 255).astype(np.uint8)
+    return frame
+
+
+def _draw_body(canvas, pose, look):
+    """Draw a body and its shadow onto a square canvas."""
+    camera = Camera(look, len(canvas))
     ends, radii = body_capsules(pose, look)
 
     left, right = ends[..., 0].min(), ends[..., 0].max()
@@ -509,12 +519,6 @@ def draw(pose, look, size, supersampling, rng=None):
 
     colours = np.array([getattr(look, part) * (FAR_SIDE_SHADE if far else 1.0) for part, far in CAPSULES])
     _draw_capsules(canvas, camera(ends), radii * camera.scale, colours)
-
-    frame = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
-    if look.noise > 0.0:
-        noise = look.noise * rng.standard_normal(frame.shape, dtype=np.float32)
-        frame = np.clip(frame + noise, 0, 255).astype(np.uint8)
-    return frame
 
 
 def perturb(pose, rng, degrees):
