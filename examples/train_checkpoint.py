@@ -112,8 +112,8 @@ def build_processor():
     return SiglipProcessor(image_processor=images, tokenizer=build_tokenizer())
 
 
-def build_model(tokenizer):
-    """An untrained SiglipModel."""
+def build_model(tokenizer, width=WIDTH):
+    """An untrained SiglipModel; width: of its vision tower, and of the space that both towers share."""
     end = tokenizer.eos_token_id
     config = SiglipConfig(
         text_config={
@@ -123,7 +123,7 @@ def build_model(tokenizer):
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "max_position_embeddings": TEXT_LENGTH,
-            "projection_size": WIDTH,
+            "projection_size": width,
             "bos_token_id": end,
             "eos_token_id": end,
             "pad_token_id": end,
@@ -131,8 +131,8 @@ def build_model(tokenizer):
         vision_config={
             "image_size": IMAGE_SIZE,
             "patch_size": PATCH_SIZE,
-            "hidden_size": WIDTH,
-            "intermediate_size": 2 * WIDTH,
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
         },
@@ -160,9 +160,9 @@ def sentence(caption, rng):
     return template.format(caption=" ".join(words), domain=str(rng.choice(DOMAINS)))
 
 
-def draw_batch(rng, difficulty):
+def draw_batch(rng, difficulty, poses):
     """Training pictures (IMAGES, IMAGE_SIZE, IMAGE_SIZE, 3) uint8 and the index of each one's pose (IMAGES,)."""
-    vectors = [pose.vector() for pose in athlete.POSES.values()]
+    vectors = [pose.vector() for pose in poses]
     style = athlete.TRAINING_STYLE
     pictures, labels = [], rng.integers(len(vectors), size=IMAGES)
     for number, label in enumerate(labels):
@@ -175,10 +175,10 @@ def draw_batch(rng, difficulty):
     return np.stack(pictures), labels
 
 
-def caption_batch(rng):
+def caption_batch(rng, poses):
     """CAPTIONS training sentences for each pose, pose by pose, and the index of each one's pose."""
     sentences, labels = [], []
-    for label, pose in enumerate(athlete.POSES.values()):
+    for label, pose in enumerate(poses):
         for caption in rng.choice(pose.training, size=CAPTIONS, replace=False):
             sentences.append(sentence(str(caption), rng))
             labels.append(label)
@@ -211,19 +211,25 @@ def build_optimizer(model, steps):
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def train(model, tokenizer, steps, seed):
-    """Train in place. Returns the mean loss over the last REPORT_EVERY steps."""
+def train(model, tokenizer, steps, seed, poses=None, wrong_captions=0.0):
+    """Train in place on the first so many poses, or all. Returns the mean loss over the last REPORT_EVERY steps.
+
+    wrong_captions: share of pictures that are shown as another pose than theirs
+    """
     rng = np.random.default_rng(seed)
+    shown = list(athlete.POSES.values())[:poses]
     optimizer, schedule = build_optimizer(model, steps)
     model.train()
     losses, hits, started = [], [], time.monotonic()
     for step in range(1, steps + 1):
         difficulty = min(1.0, max(0.0, (step - EASY_UNTIL) / (HARD_FROM - EASY_UNTIL)))
-        pictures, poses = draw_batch(rng, difficulty)
-        sentences, sentence_poses = caption_batch(rng)
+        pictures, labels = draw_batch(rng, difficulty, shown)
+        if wrong_captions:
+            labels = np.where(rng.random(IMAGES) < wrong_captions, rng.integers(len(shown), size=IMAGES), labels)
+        sentences, sentence_poses = caption_batch(rng, shown)
         pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1.0  # (N, 3, H, W)
         logits = model(input_ids=tokenize(tokenizer, sentences), pixel_values=pixels).logits_per_image
-        loss = sigmoid_loss(logits, torch.from_numpy(poses[:, None] == sentence_poses[None, :]))
+        loss = sigmoid_loss(logits, torch.from_numpy(labels[:, None] == sentence_poses[None, :]))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
@@ -231,7 +237,7 @@ def train(model, tokenizer, steps, seed):
         schedule.step()
 
         losses.append(loss.item())
-        hits.append(float((sentence_poses[logits.argmax(dim=1).numpy()] == poses).mean()))
+        hits.append(float((sentence_poses[logits.argmax(dim=1).numpy()] == labels).mean()))
         if step % REPORT_EVERY == 0 or step == steps:
             rate = step / (time.monotonic() - started)
             print(
@@ -302,13 +308,16 @@ def evaluate(checkpoint):
     return figures
 
 
-def make_checkpoint(output, steps, seed):
-    """Train and save a checkpoint folder. Returns (loss of the last steps, number of parameters)."""
+def make_checkpoint(output, steps, seed, width=WIDTH, **training):
+    """Train and save a checkpoint folder. Returns (loss of the last steps, number of parameters).
+
+    training: poses and wrong_captions of `train`, for encoders that are to be weak
+    """
     torch.manual_seed(seed)
     torch.set_num_threads(THREADS)
     processor = build_processor()
-    model = build_model(processor.tokenizer)
-    loss = train(model, processor.tokenizer, steps, seed)
+    model = build_model(processor.tokenizer, width)
+    loss = train(model, processor.tokenizer, steps, seed, **training)
     model.save_pretrained(output)
     processor.save_pretrained(output)
     return loss, model.num_parameters()
