@@ -1,0 +1,85 @@
+"""Encoders that are weak by nature: trained for fewer steps, on fewer poses, with less width, or on wrong captions.
+
+    python examples/encoders.py --output encoders
+
+writes a checkpoint folder for each, and for the example's with noise in its weights. One that is there is kept.
+"""
+
+import argparse
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+import train_checkpoint
+from transformers import AutoModel, AutoProcessor
+from transformers.utils import logging
+
+EXAMPLE = Path(__file__).resolve().parent / "checkpoint"
+SEED = 11
+WEIGHT_NOISE = 0.5  # times the standard deviation of each weight matrix
+
+# How each is trained; the others of the example's 2,200 steps, 20 poses, width of 128 and right captions stay.
+TRAININGS = {
+    "few steps": {"steps": 300},
+    "few poses": {"steps": 700, "poses": 8},
+    "narrow": {"steps": 700, "width": 16},
+    "wrong captions": {"steps": 500, "wrong_captions": 0.6},
+}
+NOISY = "noisy weights"
+ENCODERS = (*TRAININGS, NOISY)
+
+
+def folder_of(name):
+    """The folder's name of an encoder."""
+    return name.replace(" ", "_")
+
+
+def add_weight_noise(output):
+    """Save the example's checkpoint with Gaussian noise in all of its weight matrices."""
+    model, generator = AutoModel.from_pretrained(EXAMPLE), torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.ndim >= 2:
+                weights += WEIGHT_NOISE * weights.std() * torch.randn(weights.shape, generator=generator)
+    model.save_pretrained(output)
+    AutoProcessor.from_pretrained(EXAMPLE).save_pretrained(output)
+
+
+def make_encoder(name, output):
+    """Write the checkpoint folder of an encoder, unless it is there."""
+    if output.exists():
+        return
+    unfinished = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    if name == NOISY:
+        add_weight_noise(unfinished)
+    else:
+        train_checkpoint.make_checkpoint(unfinished, seed=SEED, **{"steps": train_checkpoint.STEPS, **TRAININGS[name]})
+    unfinished.rename(output)
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write into, one folder an encoder")
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS, metavar="ENCODER",
+                        help=f"which of {', '.join(ENCODERS)} (default: all)")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name in args.encoders:
+        began = time.monotonic()
+        make_encoder(name, args.output / folder_of(name))
+        print(f"{name}: {(time.monotonic() - began) / 60:.1f} minutes", file=sys.stderr)
+    print(f"{args.output}: {len(args.encoders)} encoders")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
