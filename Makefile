@@ -4,6 +4,7 @@
 # make crashes stop every stage wherever it changes files, and run it again
 # make lint    check the code's style
 # make bench   install the peers if needed, then measure side by side with them
+# make evidence measure every alignment in drawn worlds, with strong and weak encoders; writes docs/evidence.md
 # make clean   remove the virtual environment and what the demo wrote
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test fuzz crashes lint bench clean
+.PHONY: demo test fuzz crashes lint bench evidence clean
 
 demo: $(VENV)/.installed
 	$(RUN) examples/demo.py
@@ -34,6 +35,9 @@ bench: $(VENV)/.installed-bench
 	$(RUN) benchmarks/encoding.py
 	@echo
 	$(RUN) benchmarks/decoding.py
+
+evidence: $(VENV)/.installed
+	$(RUN) benchmarks/accuracy.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -11,11 +11,9 @@ import argparse
 import contextlib
 import functools
 import json
-import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,41 +24,23 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 import candidates  # noqa: E402
 import encoders  # noqa: E402
 import worlds  # noqa: E402
+from findings import Results, draw, encoder_rows, page, recommended  # noqa: E402
+from methods import EMBEDDING_NOISE, METHODS, STRONG  # noqa: E402
 
 import baseline  # noqa: E402
 import encode_subactions  # noqa: E402
 import encode_videos  # noqa: E402
 import process_data  # noqa: E402
-from actalign import alignment, artifacts, comparison, evaluation  # noqa: E402
+from actalign import alignment, artifacts, cores  # noqa: E402
 from actalign.predictions import read_predictions  # noqa: E402
 from actalign.subactions import read_subactions  # noqa: E402
 from actalign.tables import table  # noqa: E402
 
 CHOICE_SEED, REPORT_SEED = 1, 2  # of the clips that the recommendation is chosen on, and of those it is reported on
-STRONG = "example"
 QUICK = {"clips": 60, "worlds": ("base", "content", "lead"), "encoders": (STRONG, encoders.NOISY)}
 SMOOTH = 3  # frames; a phase has about nine
-SHUFFLE_SEED = 5
-# Noise that is added to unit embeddings, as lengths on every frame, on the whole clip, and on every text.
-EMBEDDING_NOISE = {"embeddings + (2, 1, 1.5)": (2, 1, 1.5), "embeddings + (3, 2, 2)": (3, 2, 2)}
-
-
-@dataclass(frozen=True)
-class Method:
-    """A similarity, an alignment, and whether its score is an order contrast."""
-
-    similarity: str
-    alignment: str
-    contrast: bool = False
-
-    def __str__(self):
-        return f"{self.alignment}, {self.similarity}" + ", contrast" * self.contrast
-
-
-PUBLISHED = Method("sigmoid", "dtw")
-METHODS = [Method(similarity, name, contrast) for similarity in ("sigmoid", "cosine", "centred")
-           for name in candidates.ALIGNMENTS for contrast in (False, True)
-           if not (name == "unordered" and contrast)]  # of which it is 0
+SHUFFLE_SEED, NOISE_SEED = 5, 6
+PART = 50  # samples that a worker scores at once
 
 
 # Clips and embeddings: made once
@@ -111,46 +91,40 @@ def sigmoid(cosine, meta):
     return 1 / (1 + np.exp(-(np.exp(meta["logit_scale"]) * cosine + meta["logit_bias"])))
 
 
-def noisy(rows, lengths, rng):
-    """Unit rows (n, D) with Gaussian noise of some lengths: (of every row, of all rows alike)."""
+@functools.cache
+def opened(folder):
+    """(video, texts) embeddings in a folder, opened once a process."""
+    return (artifacts.read_array(folder / "video_embeddings.npy", "video_embeddings"),
+            artifacts.read_array(folder / "encoded_subactions.npy", "subaction_embeddings"))
+
+
+def noisy(rows, each, alike, rng):
+    """Unit rows (n, D) with Gaussian noise of these lengths: on every row, and on all rows alike."""
     n, D = rows.shape
-    each, alike = (length * rng.standard_normal(shape) / np.sqrt(D) for length, shape in
-                   zip(lengths, ((n, D), (1, D)), strict=True))
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True) + each + alike
+    noise = each * rng.standard_normal((n, D)) + alike * rng.standard_normal((1, D))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True) + noise / np.sqrt(D)
 
 
-class Embeddings:
-    """The embeddings of one encoder, opened once a process."""
-
-    def __init__(self, folder, noise=None):
-        self.video = artifacts.read_array(folder / "video_embeddings.npy", "video_embeddings")
-        self.texts = artifacts.read_array(folder / "encoded_subactions.npy", "subaction_embeddings")
-        self._noise = noise
-
-    def of(self, id, number):
-        """(frames (T, D), [texts (M, D)] of a sample's options)."""
-        video, texts, item = self.video.embeddings(id), self.texts.embeddings(id), self.texts.item(id)
-        if self._noise:
-            rng, (frame, clip, text) = np.random.default_rng([SHUFFLE_SEED, number]), self._noise
-            video, texts = noisy(video, (frame, clip), rng), noisy(texts, (text, 0), rng)
-        start = item["start"]
-        return video, [texts[option["start"] - start:option["stop"] - start] for option in item["options"]]
-
-
-def scores_of(embeddings, id, number):
-    """{method or control: scores (K,)} of one sample."""
-    video, options = embeddings.of(id, number)
-    frames = alignment.smooth(np.asarray(video), SMOOTH)
-    meta, found = embeddings.video.meta, {}
-    by_kind = {"cosine": [candidates.cosine(frames, rows) for rows in options],
-               "centred": [candidates.centred(frames, rows) for rows in options]}
-    by_kind["sigmoid"] = [sigmoid(cosine, meta) for cosine in by_kind["cosine"]]
-    shuffled = [np.random.default_rng([SHUFFLE_SEED, number, k]).permutation(len(rows))
+def scores_of(folder, noise, id, number):
+    """{method or control: scores (K,)} of one sample; noise: None or lengths of EMBEDDING_NOISE."""
+    video, texts = opened(folder)
+    frames, rows, item = video.embeddings(id), texts.embeddings(id), texts.item(id)
+    if noise:
+        rng, (frame, clip, text) = np.random.default_rng([NOISE_SEED, number]), noise
+        frames, rows = noisy(frames, frame, clip, rng), noisy(rows, text, 0, rng)
+    frames = alignment.smooth(frames, SMOOTH)
+    options = [rows[option["start"] - item["start"]:option["stop"] - item["start"]] for option in item["options"]]
+    meta, found = video.meta, {}
+    cosines, scale = [candidates.cosine(frames, rows) for rows in options], np.exp(meta["logit_scale"])
+    by_kind = {"cosine": cosines, "sigmoid": [sigmoid(cosine, meta) for cosine in cosines],
+               "centred": [candidates.centred(cosine, scale) for cosine in cosines],
+               "evidence": [candidates.evidence(cosine, scale) for cosine in cosines]}
+    shuffled = [np.random.default_rng([SHUFFLE_SEED, number, k]).permutation(rows.shape[0])
                 for k, rows in enumerate(options)]
     for method in METHODS:
         matrices = by_kind[method.similarity]
         found[str(method)] = score(method, matrices)
-        if method.alignment != "unordered":
+        if not method.contrast and method.alignment != "unordered":
             found[f"{method}; reversed"] = score(method, [matrix[::-1].copy() for matrix in matrices])
             found[f"{method}; shuffled"] = score(method, [
                 matrix[:, order] for matrix, order in zip(matrices, shuffled, strict=True)])
@@ -166,29 +140,81 @@ def score(method, matrices):
     return scores
 
 
-@functools.cache
-def opened(folder, noise):
-    return Embeddings(folder, noise)
-
-
 def _scores_in_worker(folder, noise, ids):
-    return [scores_of(opened(folder, noise), id, number) for number, id in ids]
+    return [scores_of(folder, noise, id, number) for number, id in ids]
 
 
-def hits_of(folder, noise, executor):
-    """({world: {method or control: hits (N,) bool}}, {world: {its ...: domains}}) of one encoder's embeddings."""
+def hits_of(folder, executor, noise=None):
+    """{world: {method or control: hits (N,) bool}} of one encoder's embeddings, kept in the folder."""
     path = folder / f"hits{'-'.join(map(str, noise or ()))}.npz"
     samples = [one.sample for one in read_subactions(folder.parent / "generated_subactions.json")]
     if not path.exists():
         ids = list(enumerate(sample.id for sample in samples))
-        parts = [ids[start:start + 50] for start in range(0, len(ids), 50)]
+        parts = [ids[start:start + PART] for start in range(0, len(ids), PART)]
         found = [one for part in executor.map(_scores_in_worker, [folder] * len(parts), [noise] * len(parts), parts)
                  for one in part]
         hits = {name: np.array([np.argmax(scores[name]) == sample.answer
                                 for scores, sample in zip(found, samples, strict=True)]) for name in found[0]}
-        if not noise:
-            hits["mean pool"] = evaluation.top_k_hits(read_predictions(folder / "baseline.json")[1], 1)
+        right = {one.sample.id: one.is_right for one in read_predictions(folder / "baseline.json")[1]}
+        hits["mean pool"] = np.array([right[sample.id] for sample in samples])
         np.savez(path, **hits)
     with np.load(path) as hits:
-        world = np.array([sample.id.rpartition("-")[0] for sample in samples])
-        return {name: {method: found[world == name] for method, found in hits.items()} for name in np.unique(world)}
+        hits = dict(hits)
+    world = np.array([sample.id.rpartition("-")[0] for sample in samples])
+    return {name: {method: found[world == name] for method, found in hits.items()} for name in dict.fromkeys(world)}
+
+
+# The run
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="little of everything, a table on stdout")
+    parser.add_argument("--cache", type=Path, default=ROOT / "evidence", help="folder to keep things in (%(default)s)")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "evidence.md", help="page (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def measure(cache, names, world_names, clips, executor):
+    """({seed: Results}, {encoder: its strength})."""
+    encoders.main(["--output", str(cache / "encoders"), "--encoders", *(name for name in names if name != STRONG)])
+    checkpoints = {name: encoders.EXAMPLE if name == STRONG else cache / "encoders" / encoders.folder_of(name)
+                   for name in names}
+    results = {}
+    for seed in (CHOICE_SEED, REPORT_SEED):
+        folder = make_clips(cache, seed, world_names, clips)
+        hits = {name: hits_of(embed(folder, checkpoint, name), executor) for name, checkpoint in checkpoints.items()}
+        results[seed] = Results(hits | {name: hits_of(folder / STRONG, executor, noise)
+                                        for name, noise in EMBEDDING_NOISE.items()})
+    path = cache / "strengths.json"
+    if not path.exists():
+        path.write_text(json.dumps({name: encoders.pose_accuracy(one) for name, one in checkpoints.items()}))
+    return results, json.loads(path.read_text())
+
+
+def main(argv=None):
+    args, began = parse_args(argv), time.monotonic()
+    names, world_names, clips = (STRONG, *encoders.ENCODERS), tuple(worlds.WORLDS), worlds.CLIPS
+    if args.quick:
+        names, world_names, clips = QUICK["encoders"], QUICK["worlds"], QUICK["clips"]
+        args.cache /= "quick"
+    args.cache.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(cores.count()) as executor:
+        results, strengths = measure(args.cache, names, world_names, clips, executor)
+    chosen_on, reported = results[CHOICE_SEED], results[REPORT_SEED]
+    best = recommended(chosen_on)
+    print(f"recommended: {best or 'nothing, no method beats the published one'}")
+    if best is None:
+        return 1
+    print("\n".join(table(list(encoder_rows(reported, strengths, best)))))
+    if not args.quick:
+        args.output.write_text(page(chosen_on, reported, strengths, best, clips=clips, smooth=SMOOTH,
+                                    choice_seed=CHOICE_SEED, report_seed=REPORT_SEED, frame_rate=worlds.FRAME_RATE))
+        draw(args.output.with_suffix(".png"), reported, strengths, best)
+        print(f"page -> {args.output}")
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

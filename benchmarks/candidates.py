@@ -21,10 +21,17 @@ def cosine(video, subactions):
     return V @ U.T
 
 
-def centred(video, subactions):
-    """The cosine less its mean over the clip's frames: what changes, without what the whole clip is like."""
-    similarity = cosine(video, subactions)
-    return similarity - similarity.mean(axis=0)
+def centred(cosine, scale):
+    """SigLIP's logit less its mean over the clip's frames: what changes, without what the whole clip is like."""
+    return scale * (cosine - cosine.mean(axis=0))
+
+
+def evidence(cosine, scale):
+    """log(1 + exp(centred logit)): a frame that shows another thing counts 0, not against the sub-action.
+
+    It is the log-odds of "this sub-action or anything else", where anything else has the odds of the clip's mean frame.
+    """
+    return np.logaddexp(0.0, centred(cosine, scale))
 
 
 @compiled
@@ -70,6 +77,51 @@ def balanced(similarity, with_path=True):
         sums[m] += similarity[t, m]
         counts[m] += 1
     return (sums / counts).mean(), path if with_path else None
+
+
+PACE = 0.5  # nats
+
+
+@compiled
+def paced(similarity, with_path=True):
+    """`segment` that expects phases of one length: a frame costs PACE times the square of its distance, in phases.
+
+        S'[t, m] = S[t, m] - PACE * ((m + 1/2) - M (t + 1/2) / T)^2
+
+    So a weak encoder's noise cannot move the borders far, and a strong one's evidence can. S is in nats (`centred`,
+    `evidence`). Source of the prior: Su and Hua 2017 (order-preserving Wasserstein distance), section 3.2.
+    """
+    return segment(_paced(similarity), with_path)
+
+
+@compiled
+def balanced_paced(similarity, with_path=True):
+    """`balanced` on the similarities of `paced`."""
+    return balanced(_paced(similarity), with_path)
+
+
+@compiled
+def _paced(similarity):
+    T, M = similarity.shape
+    paced = np.empty((T, M))
+    for t in range(T):
+        for m in range(M):
+            paced[t, m] = similarity[t, m] - PACE * ((m + 0.5) - M * (t + 0.5) / T) ** 2
+    return paced
+
+
+@compiled
+def equal(similarity, with_path=True):
+    """The control that aligns nothing: every sub-action has an equal part of the clip. Where T < M it is `dtw`."""
+    T, M = similarity.shape
+    if T < M:
+        return dtw(similarity, with_path)
+    _require_usable(similarity)
+    path, total = np.empty((T, 2), np.int32), 0.0
+    for t in range(T):
+        path[t] = t, t * M // T
+        total += similarity[t, path[t, 1]]
+    return total / T, path if with_path else None
 
 
 DROP_PERCENTILE = 30
@@ -145,8 +197,8 @@ def subsequence(similarity, with_path=True):
             t, m = (t if left >= diagonal else t - 1), m - 1
 
 
-ALIGNMENTS = {"dtw": dtw, "segment": segment, "balanced": balanced, "drop": drop, "subsequence": subsequence,
-              "unordered": unordered}
+ALIGNMENTS = {"dtw": dtw, "segment": segment, "balanced": balanced, "paced": paced, "balanced paced": balanced_paced,
+              "drop": drop, "subsequence": subsequence, "equal": equal, "unordered": unordered}
 
 ORDERS = 32  # of the contrast
 ORDERS_SEED = 0

@@ -90,7 +90,7 @@ def test_subsequence_equals_brute_force():
         assert {tuple(step) for step in np.diff(path, axis=0)} <= {(1, 0), (0, 1), (1, 1)}
 
 
-@pytest.mark.parametrize("name", ["segment", "balanced", "drop"])
+@pytest.mark.parametrize("name", ["segment", "balanced", "drop", "equal"])
 def test_with_fewer_frames_than_sub_actions_the_path_is_dtws(name):
     for matrix in random_matrices(100, seed=34):
         if matrix.shape[0] < matrix.shape[1]:
@@ -99,7 +99,7 @@ def test_with_fewer_frames_than_sub_actions_the_path_is_dtws(name):
                 assert candidates.ALIGNMENTS[name](matrix)[0] == candidates.dtw(matrix)[0]
 
 
-@pytest.mark.parametrize("name", ["segment", "balanced", "drop", "subsequence"])
+@pytest.mark.parametrize("name", ["segment", "balanced", "paced", "drop", "subsequence", "equal"])
 @pytest.mark.parametrize("bad", [np.empty((0, 2)), np.empty((2, 0)), np.full((3, 2), np.nan),
                                  np.array([[1.0, np.inf], [1.0, 1.0], [1.0, 1.0]])])
 def test_a_matrix_without_a_cell_or_not_finite_is_refused(name, bad):
@@ -140,6 +140,20 @@ def test_what_says_nothing_of_order_has_no_contrast_and_p_1(name):
 
 
 def test_centred_similarities_have_mean_0_for_every_sub_action():
-    rng = np.random.default_rng(38)
-    similarity = candidates.centred(rng.normal(size=(9, 4)), rng.normal(size=(3, 4)))
+    similarity = candidates.centred(np.random.default_rng(38).random((9, 4)), 100.0)
     assert similarity.mean(axis=0) == pytest.approx(0, abs=1e-12)
+
+
+def test_paced_is_segment_with_a_prior_around_phases_of_one_length():
+    for matrix in wide(100, seed=39):
+        T, M = matrix.shape
+        prior = -0.5 * ((np.arange(M) + 0.5) - M * (np.arange(T)[:, None] + 0.5) / T) ** 2
+        assert candidates.paced(matrix)[0] == pytest.approx(candidates.segment(matrix + prior)[0], abs=1e-12)
+        assert candidates.balanced_paced(matrix)[0] == pytest.approx(candidates.balanced(matrix + prior)[0], abs=1e-12)
+    assert candidates.paced(np.zeros((12, 4)))[1][:, 1].tolist() == [m for m in range(4) for _ in range(3)]
+
+
+def test_equal_parts_are_what_their_name_says():
+    score, path = candidates.equal(np.arange(12.0).reshape(6, 2))
+    assert path[:, 1].tolist() == [0, 0, 0, 1, 1, 1]
+    assert score == np.mean([0, 2, 4, 7, 9, 11])
