@@ -18,6 +18,8 @@ from actalign.predictions import predictions_output, publish
 from actalign.subactions import options_of, read_subactions
 
 SMOOTH_FRAMES = 30  # the published window, about one second
+AUTO_SMOOTH = 1 / 3  # of a phase, for --smooth auto
+LONGEST_SMOOTH = 10**6  # frames or seconds
 
 
 def join(subactions, video, texts):
@@ -45,11 +47,42 @@ def join(subactions, video, texts):
     return samples, not_scored
 
 
-def similarities(sample, video, texts, window, device="cpu"):
-    """K similarity matrices (T, M) of one sample, for the options in their order.
+def smoothing(text):
+    """argparse type of --smooth: a whole number of frames, or "auto" or seconds such as "0.5s" as they stand."""
+    if text == "auto":
+        return text
+    value = console.positive_float(text[:-1]) if text.endswith("s") else console.positive_int(text)
+    if value > LONGEST_SMOOTH:
+        raise ValueError(text)
+    return text if text.endswith("s") else value
+
+
+def phase_length(sample, video, texts):
+    """T/M of one sample, with the mean M of its options."""
+    return video.length(sample.id) * len(sample.options) / texts.length(sample.id)
+
+
+def window_of(sample, video, texts, smooth):
+    """The smoothing window of one sample in frames; smooth: what `smoothing` gives.
+
+    Raises InputError if seconds are asked for and the frame rate is not known.
+    """
+    if smooth == "auto":
+        return max(1, round(AUTO_SMOOTH * phase_length(sample, video, texts)))
+    if isinstance(smooth, int):
+        return smooth
+    if not video.frame_rate(sample.id):
+        raise console.InputError(f"{video.path}: does not say how many frames a second sample {sample.id} has; give "
+                                 "--smooth in frames")
+    return max(1, round(float(smooth[:-1]) * video.frame_rate(sample.id)))
+
+
+def similarities(sample, video, texts, smooth, device="cpu"):
+    """K similarity matrices (T, M) of one sample, for the options in their order; smooth: what `smoothing` gives.
 
     Raises InputError if frames cancel out within a smoothing window.
     """
+    window = window_of(sample, video, texts, smooth)
     frames = alignment.smooth(video.embeddings(sample.id), window)  # (T, D)
     rows, item = texts.embeddings(sample.id), texts.item(sample.id)
     whole = alignment.similarity(frames, rows, video.meta["logit_scale"], video.meta["logit_bias"], device)
@@ -61,23 +94,25 @@ def similarities(sample, video, texts, window, device="cpu"):
             for option in item["options"]]
 
 
-def predict(samples, video, texts, window, name="dtw", device="cpu", with_paths=False):
+def predict(samples, video, texts, smooth, name="dtw", device="cpu", with_paths=False):
     """Score every option of every sample by the alignment `name`; one Prediction for each of `samples`, in order."""
     def score(sample):
         return evaluation.Prediction(sample, *alignment.align(
-            similarities(sample, video, texts, window, device), name, with_paths))
+            similarities(sample, video, texts, smooth, device), name, with_paths))
 
     with cores.one_torch_thread(), ThreadPoolExecutor(cores.count()) as pool:
         return list(console.progress(len(samples), "samples", iterable=pool.map(score, samples)))
 
 
-def smoothing_note(samples, video, texts, window):
+def smoothing_note(samples, video, texts, smooth):
     """What the smoothing window means for these clips: one line for the result."""
+    windows = np.array([window_of(sample, video, texts, smooth) for sample in samples])
+    phases = np.array([phase_length(sample, video, texts) for sample in samples])
     rates = [rate for rate in (video.frame_rate(sample.id) for sample in samples) if rate]
-    seconds = f" ({window / np.median(rates):.2f} s)" if rates else ""
-    phases = [video.length(sample.id) * len(sample.options) / texts.length(sample.id) for sample in samples]  # T/M
-    note = f"smoothing window {window} frames{seconds}, median phase T/M {np.median(phases):.1f} frames"
-    if blurred := sum(window > phase for phase in phases):
+    seconds = f" ({np.median(windows) / np.median(rates):.2f} s)" if rates else ""
+    frames = f"{windows[0]}" if np.ptp(windows) == 0 else f"{windows.min()} to {windows.max()}"
+    note = f"smoothing window {frames} frames{seconds}, median phase T/M {np.median(phases):.1f} frames"
+    if blurred := np.count_nonzero(windows > phases):
         note += f"; in {blurred} of {len(samples)} samples the window is longer than a phase and blurs it: see --smooth"
     return note
 
@@ -88,8 +123,9 @@ def parse_args(argv=None):
     add("--subactions", required=True, help="generated_subactions.json")
     add("--video_embeddings", required=True, help="video_embeddings.npy")
     add("--subaction_embeddings", required=True, help="encoded_subactions.npy")
-    add("--smooth", type=console.positive_int, default=SMOOTH_FRAMES, metavar="FRAMES",
-        help="window of the moving average over frame embeddings; 1 for none (default: %(default)s)")
+    add("--smooth", type=smoothing, default=SMOOTH_FRAMES, metavar="WINDOW",
+        help="window of the moving average over frame embeddings: frames, 1 for none; seconds as 0.5s; or auto, a "
+             "third of each sample's phase T/M (default: %(default)s)")
     add("--alignment", choices=alignment.ALIGNMENTS, default="dtw",
         help="; ".join(map(": ".join, alignment.ALIGNMENTS.items())) + " (default: %(default)s)")
     add("--output", help="write scores, rankings and paths to this predictions.json, and its .csv twin")

@@ -22,8 +22,8 @@ WEIGHT_NOISE = 0.5  # times the standard deviation of each weight matrix
 
 # How each is trained; the others of the example's 2,200 steps, 20 poses, width of 128 and right captions stay.
 TRAININGS = {
-    "420 steps": {"steps": 420},
     "500 steps": {"steps": 500},
+    "600 steps": {"steps": 600},
     "800 steps": {"steps": 800},
     "8 poses": {"steps": 900, "poses": 8},
     "narrow": {"steps": 900, "width": 32},

@@ -159,6 +159,10 @@ def test_the_smoothing_window_is_said_in_seconds_of_the_sampled_clip(tmp_path, c
                                    str(tmp_path / f"v{fps:.0f}.npy"), "--subaction_embeddings", str(tmp_path / "t.npy"),
                                    "--device", "cpu", "--smooth", "6"]) == 0
         assert f"smoothing window 6 frames ({seconds})" in capsys.readouterr().out
+        assert seq_alignment.main(["--subactions", str(tmp_path / "s.json"), "--video_embeddings",
+                                   str(tmp_path / f"v{fps:.0f}.npy"), "--subaction_embeddings", str(tmp_path / "t.npy"),
+                                   "--device", "cpu", "--smooth", "0.5s"]) == 0
+        assert f"smoothing window {fps / 2:.0f} frames (0.50 s)" in capsys.readouterr().out
 
 
 def test_a_full_disk_in_the_middle_is_one_line_and_what_was_finished_stays(tmp_path, root):

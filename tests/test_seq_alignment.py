@@ -204,6 +204,39 @@ def test_a_window_longer_than_a_phase_is_said(stage, capsys):
     assert "longer than a phase" not in capsys.readouterr().out
 
 
+def test_an_automatic_window_is_a_third_of_each_samples_phase(stage, capsys):
+    paths = [stage.folder / f"{name}.json" for name in ("auto", "1")]
+    assert stage("--smooth", "auto", "--output", str(paths[0])) == 0
+    phases = {id: 3 * T / sum(len(texts) for texts in entry["subactions"].values())
+              for (id, T), entry in zip(LENGTHS.items(), stage.entries, strict=True)}
+    windows = sorted({max(1, round(phase / 3)) for phase in phases.values()})
+    shown = str(windows[0]) if len(windows) == 1 else f"{windows[0]} to {windows[-1]}"
+    assert f"smoothing window {shown} frames" in capsys.readouterr().out
+    for id, phase in phases.items():
+        assert stage("--smooth", str(max(1, round(phase / 3))), "--output", str(paths[1])) == 0
+        found = [{one["id"]: one["scores"] for one in json.loads(path.read_text())["samples"]} for path in paths]
+        assert found[0][id] == found[1][id]
+    assert json.loads(paths[0].read_text())["method"]["smooth"] == "auto"
+
+
+@pytest.mark.parametrize("bad", ["0", "-1s", "0s", "s", "infs", "nans", "half", "1.5", "", "1e300s", "9" * 30])
+def test_a_window_that_is_none_is_refused(stage, capsys, bad):
+    with pytest.raises(SystemExit) as ended:
+        stage(f"--smooth={bad}")
+    assert ended.value.code == 2
+    assert "--smooth" in capsys.readouterr().err
+
+
+def test_seconds_without_a_frame_rate_are_refused_in_one_line(stage, capsys):
+    with ArrayWriter(stage.folder / "video_embeddings.npy", "video_embeddings", CHECKPOINT, overwrite=True) as writer:
+        for id, T in LENGTHS.items():
+            writer.append(id, random_rows(T, id, 0))
+    assert stage("--smooth", "0.5s") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "does not say how many frames a second sample a has; give --smooth in frames" in captured.err
+
+
 def test_unordered_control_runs_and_writes_no_paths(stage):
     path = stage.folder / "unordered.json"
     assert stage("--alignment", "unordered", "--output", str(path)) == 0
