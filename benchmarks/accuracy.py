@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import functools
 import json
+import multiprocessing
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -148,7 +149,7 @@ def hits_of(folder, executor, noise=None):
     """{world: {method or control: hits (N,) bool}} of one encoder's embeddings, kept in the folder."""
     path = folder / f"hits{'-'.join(map(str, noise or ()))}.npz"
     samples = [one.sample for one in read_subactions(folder.parent / "generated_subactions.json")]
-    if not path.exists():
+    if not path.exists() or not set(map(str, METHODS)) <= np.load(path).keys():
         ids = list(enumerate(sample.id for sample in samples))
         parts = [ids[start:start + PART] for start in range(0, len(ids), PART)]
         found = [one for part in executor.map(_scores_in_worker, [folder] * len(parts), [noise] * len(parts), parts)
@@ -199,7 +200,7 @@ def main(argv=None):
         names, world_names, clips = QUICK["encoders"], QUICK["worlds"], QUICK["clips"]
         args.cache /= "quick"
     args.cache.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(cores.count()) as executor:
+    with ProcessPoolExecutor(cores.count(), multiprocessing.get_context("spawn")) as executor:
         results, strengths = measure(args.cache, names, world_names, clips, executor)
     chosen_on, reported = results[CHOICE_SEED], results[REPORT_SEED]
     best = recommended(chosen_on)
