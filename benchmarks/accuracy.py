@@ -171,6 +171,7 @@ def hits_of(folder, executor, noise=None):
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="little of everything, a table on stdout")
+    parser.add_argument("--clips", type=int, default=worlds.CLIPS, help="clips a world and seed (%(default)s)")
     parser.add_argument("--cache", type=Path, default=ROOT / "evidence", help="folder to keep things in (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "evidence.md", help="page (%(default)s)")
     return parser.parse_args(argv)
@@ -195,13 +196,13 @@ def measure(cache, names, world_names, clips, executor):
 
 def main(argv=None):
     args, began = parse_args(argv), time.monotonic()
-    names, world_names, clips = (STRONG, *encoders.ENCODERS), tuple(worlds.WORLDS), worlds.CLIPS
+    names, world_names = (STRONG, *encoders.ENCODERS), tuple(worlds.WORLDS)
     if args.quick:
-        names, world_names, clips = QUICK["encoders"], QUICK["worlds"], QUICK["clips"]
+        names, world_names, args.clips = QUICK["encoders"], QUICK["worlds"], QUICK["clips"]
         args.cache /= "quick"
     args.cache.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(cores.count(), multiprocessing.get_context("spawn")) as executor:
-        results, strengths = measure(args.cache, names, world_names, clips, executor)
+        results, strengths = measure(args.cache, names, world_names, args.clips, executor)
     chosen_on, reported = results[CHOICE_SEED], results[REPORT_SEED]
     best = recommended(chosen_on)
     print(f"recommended: {best or 'nothing, no method beats the published one'}")
@@ -209,7 +210,7 @@ def main(argv=None):
         return 1
     print("\n".join(table(list(encoder_rows(reported, strengths, best)))))
     if not args.quick:
-        args.output.write_text(page(chosen_on, reported, strengths, best, clips=clips, smooth=SMOOTH,
+        args.output.write_text(page(chosen_on, reported, strengths, best, clips=args.clips, smooth=SMOOTH,
                                     choice_seed=CHOICE_SEED, report_seed=REPORT_SEED, frame_rate=worlds.FRAME_RATE))
         draw(args.output.with_suffix(".png"), reported, strengths, best)
         print(f"page -> {args.output}")

@@ -1,5 +1,6 @@
 """What the measured hits say: gains with intervals, corrected tests, the recommendation, the page and its picture."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import candidates
@@ -214,4 +215,4 @@ def page(chosen_on, results, strengths, best, **more):
         encoder_table=markdown(list(encoder_rows(results, strengths, best))),
         world_table=markdown(list(world_rows(results, best))), method_table=markdown(list(method_rows(results, False))),
         contrast_table=markdown(list(method_rows(results, True))),
-        order_table=markdown(list(order_rows(results, [PUBLISHED, best]))), **more)
+        order_table=markdown(list(order_rows(results, [PUBLISHED, replace(best, contrast=False)]))), **more)

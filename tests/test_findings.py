@@ -25,7 +25,7 @@ def made_results(gains):
         return rng.permutation(np.arange(200) < 200 * gains.get((encoder, method), 0.5))
 
     names = [str(method) for method in METHODS] + ["mean pool"] + [
-        f"{method}; {control}" for method in METHODS for control in ("reversed", "shuffled")]
+        f"{method}; {control}" for method in METHODS if not method.contrast for control in ("reversed", "shuffled")]
     return findings.Results({encoder: {world: {name: hits(encoder, name) for name in names} for world in WORLDS}
                              for encoder in (STRONG, "500 steps")})
 
