@@ -10,6 +10,7 @@ writes worlds/base/ and worlds/lead/: clips/, manifest.jsonl, generated_subactio
 import argparse
 import functools
 import json
+import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -234,6 +235,10 @@ def make_clip(folder, name, seed, number):
     return row, record, {"id": id, "phases": phases}
 
 
+def draw_by_one_thread():
+    cv2.setNumThreads(1)
+
+
 def make_world(folder, name, clips, seed, executor):
     """Write a world's folder; what stands there with as many clips and the same seed is kept."""
     made = {"world": name, "clips": clips, "seed": seed}
@@ -265,7 +270,8 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     began = time.monotonic()
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=cv2.setNumThreads, initargs=(1,)) as executor:
+    context = multiprocessing.get_context("spawn")  # forked workers of a process that has threads can hang
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, draw_by_one_thread) as executor:
         for name in args.worlds:
             make_world(args.output / name, name, args.clips, args.seed, executor)
     minutes = (time.monotonic() - began) / 60
