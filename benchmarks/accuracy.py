@@ -49,7 +49,7 @@ PART = 50  # samples that a worker scores at once
 
 def make_clips(cache, seed, names, clips):
     """Draw worlds and put them into one dataset, whose frames are decoded; returns its folder."""
-    folder = cache / f"seed-{seed}"
+    folder = cache / f"seed-{seed}-{clips}-clips"
     worlds.main(["--output", str(folder), "--seed", str(seed), "--clips", str(clips), "--worlds", *names])
     rows, records = [], []
     for name in names:
@@ -87,11 +87,6 @@ def embed(folder, checkpoint, name):
 # Scores
 
 
-def sigmoid(cosine, meta):
-    """SigLIP's similarity (T, M) from a cosine and an index's meta."""
-    return 1 / (1 + np.exp(-(np.exp(meta["logit_scale"]) * cosine + meta["logit_bias"])))
-
-
 @functools.cache
 def opened(folder):
     """(video, texts) embeddings in a folder, opened once a process."""
@@ -115,9 +110,10 @@ def scores_of(folder, noise, id, number):
         frames, rows = noisy(frames, frame, clip, rng), noisy(rows, text, 0, rng)
     frames = alignment.smooth(frames, SMOOTH)
     options = [rows[option["start"] - item["start"]:option["stop"] - item["start"]] for option in item["options"]]
-    meta, found = video.meta, {}
-    cosines, scale = [candidates.cosine(frames, rows) for rows in options], np.exp(meta["logit_scale"])
-    by_kind = {"cosine": cosines, "sigmoid": [sigmoid(cosine, meta) for cosine in cosines],
+    logit_scale, logit_bias, found = video.meta["logit_scale"], video.meta["logit_bias"], {}
+    cosines, scale = [candidates.cosine(frames, rows) for rows in options], np.exp(logit_scale)
+    by_kind = {"cosine": cosines,
+               "sigmoid": [alignment.similarity(frames, rows, logit_scale, logit_bias) for rows in options],
                "centred": [candidates.centred(cosine, scale) for cosine in cosines],
                "evidence": [candidates.evidence(cosine, scale) for cosine in cosines]}
     shuffled = [np.random.default_rng([SHUFFLE_SEED, number, k]).permutation(rows.shape[0])

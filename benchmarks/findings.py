@@ -76,7 +76,13 @@ def holm(p):
     for rank, key in enumerate(sorted(p, key=p.get)):
         before = max(before, min(1.0, (len(p) - rank) * p[key]))
         corrected[key] = before
-    return corrected
+    return {key: corrected[key] for key in p}
+
+
+def corrected_p(results, method, encoder_names):
+    """{world: Holm's corrected p} that a method gains nothing over the published one with these encoders."""
+    return holm({world: paired_p(results.gains(method, PUBLISHED, encoder_names, [world]))
+                 for world in results.worlds})
 
 
 def recommended(results):
@@ -118,13 +124,12 @@ def encoder_rows(results, strengths, best):
 
 
 def world_rows(results, best):
-    p = {(kind, world): paired_p(results.gains(best, PUBLISHED, names, [world])) for world in results.worlds
-         for kind, names in (("weak", results.weak), ("strong", [STRONG]))}
-    p = {kind: holm({world: p[kind, world] for world in results.worlds}) for kind in ("weak", "strong")}
-    yield "world", *(f"{kind}: {column}" for kind in ("weak", "strong") for column in ("published", "it", "gain", "p"))
+    kinds = {"weak": results.weak, "strong": [STRONG]}
+    p = {kind: corrected_p(results, best, names) for kind, names in kinds.items()}
+    yield "world", *(f"{kind}: {column}" for kind in kinds for column in ("published", "it", "gain", "p"))
     for world in results.worlds:
         row = [f"{world}: {worlds.WORLDS[world].what}"]
-        for kind, names in (("weak", results.weak), ("strong", [STRONG])):
+        for kind, names in kinds.items():
             row += [f"{results.accuracy(PUBLISHED, names, [world]):.1f}",
                     f"{results.accuracy(best, names, [world]):.1f}",
                     with_interval(results.gains(best, PUBLISHED, names, [world])), comparison.p_text(p[kind][world])]
@@ -155,10 +160,9 @@ def failures(results):
                      key=lambda one: results.accuracy(one, list(results.hits)))
         lost = []
         for names, kind in ((results.weak, "weak"), ([STRONG], "strong")):
-            p = holm({world: paired_p(results.gains(method, PUBLISHED, names, [world])) for world in results.worlds})
-            lost += [f"{world} ({kind}, {results.gains(method, PUBLISHED, names, [world]).mean():+.1f})"
-                     for world in results.worlds
-                     if p[world] < SIGNIFICANT and results.gains(method, PUBLISHED, names, [world]).mean() < 0]
+            for world, p in corrected_p(results, method, names).items():
+                gain = results.gains(method, PUBLISHED, names, [world]).mean()
+                lost += [f"{world} ({kind}, {gain:+.1f})"] if p < SIGNIFICANT and gain < 0 else []
         if method != PUBLISHED:
             yield f"- **{method}** is worse than the published method in {', '.join(lost) or 'none of these worlds'}."
 
@@ -199,8 +203,7 @@ def draw(path, results, strengths, best):
 def page(chosen_on, results, strengths, best, **more):
     """The text of docs/evidence.md: `chosen_on` are the Results that `best` was chosen on, `results` those reported."""
     strong = {world: results.gains(best, PUBLISHED, [STRONG], [world]).mean() for world in results.worlds}
-    p = holm({world: paired_p(results.gains(best, PUBLISHED, results.weak, [world])) for world in results.worlds})
-    better = [world for world in results.worlds if p[world] < SIGNIFICANT
+    better = [world for world, p in corrected_p(results, best, results.weak).items() if p < SIGNIFICANT
               and results.gains(best, PUBLISHED, results.weak, [world]).mean() > 0]
     gains = results.gains(best, PUBLISHED, results.weak)
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True,

@@ -11,7 +11,6 @@ import argparse
 import functools
 import json
 import multiprocessing
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ CLIPS = 400  # a world
 OPTIONS = 5
 PHASES = (4, 5, 6)  # of an action
 FRAME_RATE, FRAME_SIZE, SUPERSAMPLING = 12, 96, 3
+PRESET = "ultrafast"  # of x264; with a slower one, bytes depend on what the process has encoded before
 LEAD = 0.8  # of the action's length, before and after it together
 IDLE = 3  # phases' lengths that the athlete stands still in the middle of the action
 DISTRACTORS = 2  # other poses beside that
@@ -225,7 +225,7 @@ def make_clip(folder, name, seed, number):
     lines = {option: world.tell(poses, rng) for option, poses in options.items()}
     frames, parts = draw_clip(world, options, rng)
     id, answer, domain = f"{name}-{number:04d}", next(iter(options)), actions.DOMAINS[number % len(actions.DOMAINS)]
-    actions.write_video(folder / "clips" / f"{id}.mp4", frames, FRAME_RATE, FRAME_SIZE, "veryfast")
+    actions.write_video(folder / "clips" / f"{id}.mp4", frames, FRAME_RATE, FRAME_SIZE, PRESET)
     choices = rng.permutation(list(options)).tolist()
     row, record = actions.describe_sample(
         id, domain, answer, choices, {option: [text for text, _ in lines[option]] for option in options})
@@ -245,6 +245,7 @@ def make_world(folder, name, clips, seed, executor):
     done = folder / "world.json"  # written last
     if done.exists() and json.loads(done.read_text()) == made:
         return
+    done.unlink(missing_ok=True)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     draw = functools.partial(make_clip, folder, name, seed)
     found = list(tqdm(executor.map(draw, range(clips), chunksize=4), name, clips, unit=" clips"))
@@ -271,7 +272,7 @@ def main(argv=None):
     args = parse_args(argv)
     began = time.monotonic()
     context = multiprocessing.get_context("spawn")  # forked workers of a process that has threads can hang
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, draw_by_one_thread) as executor:
+    with ProcessPoolExecutor(mp_context=context, initializer=draw_by_one_thread) as executor:
         for name in args.worlds:
             make_world(args.output / name, name, args.clips, args.seed, executor)
     minutes = (time.monotonic() - began) / 60
