@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from actalign import alignment, artifacts, comparison, console, cores, evaluation, files, report
+from actalign import alignment, artifacts, comparison, console, cores, evaluation, files, report, trials
 from actalign.checkpoint import add_trust_argument, find_checkpoint
 from actalign.predictions import predictions_output, publish
 from actalign.subactions import options_of, read_subactions
@@ -20,6 +20,8 @@ from actalign.subactions import options_of, read_subactions
 SMOOTH_FRAMES = 30  # the published window, about one second
 AUTO_SMOOTH = 1 / 3  # of a phase, for --smooth auto
 LONGEST_SMOOTH = 10**6  # frames or seconds
+MOST_ORDERS = 10_000
+ALL = "all"  # of --alignment
 
 
 def join(subactions, video, texts):
@@ -77,31 +79,61 @@ def window_of(sample, video, texts, smooth):
     return max(1, round(float(smooth[:-1]) * video.frame_rate(sample.id)))
 
 
-def similarities(sample, video, texts, smooth, device="cpu"):
-    """K similarity matrices (T, M) of one sample, for the options in their order; smooth: what `smoothing` gives.
+def similarities(sample, video, texts, smooth, kinds, device="cpu"):
+    """For each of the similarities `kinds`, the K matrices (T, M) of one sample's options in their order.
 
-    Raises InputError if frames cancel out within a smoothing window.
+    smooth: what `smoothing` gives. Raises InputError if frames cancel out within a smoothing window.
     """
     window = window_of(sample, video, texts, smooth)
     frames = alignment.smooth(video.embeddings(sample.id), window)  # (T, D)
     rows, item = texts.embeddings(sample.id), texts.item(sample.id)
-    whole = alignment.similarity(frames, rows, video.meta["logit_scale"], video.meta["logit_bias"], device)
-    lost = np.flatnonzero(~np.isfinite(whole).all(axis=1))
+    cosines = alignment.cosines(frames, rows, device)
+    lost = np.flatnonzero(~np.isfinite(cosines.numpy()).all(axis=1))
     if len(lost):
         raise console.InputError(f"{video.path}: frame {lost[0]} of sample {sample.id} has no direction within the "
                                  f"smoothing window of {window} frames; choose another --smooth")
-    return [np.ascontiguousarray(whole[:, option["start"] - item["start"]:option["stop"] - item["start"]])
-            for option in item["options"]]
+    for kind in kinds:
+        whole = alignment.similarity_of(cosines, video.meta["logit_scale"], video.meta["logit_bias"], kind)
+        yield [np.ascontiguousarray(whole[:, option["start"] - item["start"]:option["stop"] - item["start"]])
+               for option in item["options"]]
 
 
-def predict(samples, video, texts, smooth, name="dtw", device="cpu", with_paths=False):
-    """Score every option of every sample by the alignment `name`; one Prediction for each of `samples`, in order."""
-    def score(sample):
-        return evaluation.Prediction(sample, *alignment.align(
-            similarities(sample, video, texts, smooth, device), name, with_paths))
-
+def on_all_cores(function, samples, what="samples"):
+    """The list of what a function gives for each of `samples`, in order."""
     with cores.one_torch_thread(), ThreadPoolExecutor(cores.count()) as pool:
-        return list(console.progress(len(samples), "samples", iterable=pool.map(score, samples)))
+        return list(console.progress(len(samples), what, iterable=pool.map(function, samples)))
+
+
+def predict(samples, method, matrices_of, with_paths=False):
+    """Score every option of every sample by an alignment.Method; one Prediction for each of `samples`, in order.
+
+    matrices_of: function of a sample and of similarities, as `similarities`
+    """
+    def score(sample):
+        [matrices] = matrices_of(sample, [method.similarity])
+        return evaluation.Prediction(sample, *alignment.align(matrices, method.alignment, with_paths, method.orders))
+
+    return on_all_cores(score, samples)
+
+
+def try_all(samples, count, matrices_of):
+    """Answer every sample by every method, print how they compare, and return trials.of_methods of them."""
+    methods, kinds = alignment.every_method(count), alignment.SIMILARITIES
+    taken = on_all_cores(lambda sample: trials.answers_of(
+        methods, dict(zip(kinds, matrices_of(sample, kinds), strict=True))), samples, "samples by every method")
+    rows = trials.of_methods(methods, samples, np.array(taken))
+    print("", *trials.method_lines(rows), sep="\n")
+    return rows
+
+
+def try_controls(predictions, method, matrices_of):
+    """Answer every sample without its order, print what is lost, and return trials.of_order of it."""
+    samples = [prediction.sample for prediction in predictions]
+    without = on_all_cores(lambda sample: trials.controls_of(
+        sample.id, method, *matrices_of(sample, [method.similarity])), samples, "samples without order")
+    rows = trials.of_order(samples, np.array([prediction.ranking[0] for prediction in predictions]), np.array(without))
+    print("", *trials.order_lines(rows), sep="\n")
+    return rows
 
 
 def smoothing_note(samples, video, texts, smooth):
@@ -117,7 +149,30 @@ def smoothing_note(samples, video, texts, smooth):
     return note
 
 
+def orders(text):
+    """argparse type of --contrast."""
+    value = int(text)
+    if not 0 <= value <= MOST_ORDERS:
+        raise ValueError(text)
+    return value
+
+
+def method_of(args):
+    """The alignment.Method that the flags name. Raises InputError for the contrast of what has no order."""
+    named = alignment.METHODS[args.method]
+    name = named.alignment if args.alignment in (None, ALL) else args.alignment
+    method = alignment.Method(name, args.similarity or named.similarity,
+                              named.orders if args.contrast is None else args.contrast)
+    if method.alignment == "unordered" and method.orders:
+        raise console.InputError("--alignment unordered: ignores order, so that its contrast is always 0; give "
+                                 "--contrast 0 with it")
+    return method
+
+
 def parse_args(argv=None):
+    def names(table):
+        return "; ".join(map(": ".join, table.items()))
+
     parser = console.parser(__doc__)
     add = parser.add_argument
     add("--subactions", required=True, help="generated_subactions.json")
@@ -126,8 +181,21 @@ def parse_args(argv=None):
     add("--smooth", type=smoothing, default=SMOOTH_FRAMES, metavar="WINDOW",
         help="window of the moving average over frame embeddings: frames, 1 for none; seconds as 0.5s; or auto, a "
              "third of each sample's phase T/M (default: %(default)s)")
-    add("--alignment", choices=alignment.ALIGNMENTS, default="dtw",
-        help="; ".join(map(": ".join, alignment.ALIGNMENTS.items())) + " (default: %(default)s)")
+    add("--method", choices=alignment.METHODS, default="published",
+        help="; ".join(f"{name}: {method}" for name, method in alignment.METHODS.items()) + ". The recommended one is "
+             "better with weak encoders in drawn worlds, docs/evidence.md, and was never measured on real sport "
+             "(default: %(default)s)")
+    add("--alignment", choices=[*alignment.ALIGNMENTS, ALL], metavar="NAME",
+        help=f"instead of the method's: {names(alignment.ALIGNMENTS)}; {ALL}: try every one with every similarity, "
+             "with and without contrast, beside the method")
+    add("--similarity", choices=alignment.SIMILARITIES, metavar="NAME",
+        help=f"instead of the method's: {names(alignment.SIMILARITIES)}")
+    add("--contrast", type=orders, nargs="?", const=alignment.ORDERS, metavar="N",
+        help="instead of the method's: score by how much better the sub-actions align than in N random orders of "
+             "them, or in all where these are no more (N: %(const)s; 0: no contrast)")
+    add("--controls", action="store_true",
+        help="tell by domain what is lost when clips run backwards, when sub-actions are shuffled, and when order is "
+             "ignored: what order is worth")
     add("--output", help="write scores, rankings and paths to this predictions.json, and its .csv twin")
     add("--report", metavar="HTML", help="write a page that shows why each sample is answered as it is")
     add("--frames", metavar="NPY", help="processed_dataset.npy: pictures for --report and --figures")
@@ -145,6 +213,7 @@ def parse_args(argv=None):
 @console.script
 def main(argv=None):
     args = parse_args(argv)
+    method = method_of(args)
     report.require_usable(args)
     with predictions_output(args.output):
         video = artifacts.read_array(args.video_embeddings, "video_embeddings")
@@ -156,27 +225,34 @@ def main(argv=None):
         ids = {*video, *(of_sample.sample.id for of_sample in subactions)}
         samples, not_scored = join(subactions, video, texts)
         del subactions  # of 100,000 samples they take most of a gigabyte, and the index of `texts` holds them too
-        method = {"name": args.alignment, "smooth": args.smooth}
-        compared = comparison.read_compared(args.compare, samples, method) if args.compare else None
+        settings = {"name": method.alignment, "similarity": method.similarity, "contrast": method.orders,
+                    "smooth": args.smooth}
+        compared = comparison.read_compared(args.compare, samples, settings) if args.compare else None
         frames = report.open_frames(args.frames, video) if args.frames else None
         report.require_samples(args.samples or (), samples, not_scored)
         device = console.pick_device(args.device or "cpu")  # last of all, since it loads torch
+
+        def matrices_of(sample, kinds):
+            return similarities(sample, video, texts, args.smooth, kinds, device)
+
         stopwatch = console.Stopwatch()
-        predictions = predict(samples, video, texts, args.smooth, args.alignment, device,
-                              with_paths=bool(args.output or args.report or args.figures))
+        predictions = predict(samples, method, matrices_of, with_paths=bool(args.output or args.report or args.figures))
         notes = []
         if predictions:
-            notes = [f"{smoothing_note(samples, video, texts, args.smooth)}; {stopwatch.rate(len(samples))} samples/s",
-                     *(comparison.lines(method, predictions, compared) if compared else [])]
+            notes = [f"{method}; {smoothing_note(samples, video, texts, args.smooth)}; "
+                     f"{stopwatch.rate(len(samples))} samples/s",
+                     *(comparison.lines(settings, predictions, compared) if compared else [])]
         beside = {compared.name: list(compared.predictions.values())} if compared else None
         sources = {"subactions": {"path": args.subactions, "fingerprint": files.fingerprint(args.subactions)},
                    "video_embeddings": video.source(), "subaction_embeddings": texts.source()}
-        publish(args.output, comparison.method_name(method), method, sources, predictions, not_scored, ids, beside,
+        publish(args.output, comparison.method_name(settings), settings, sources, predictions, not_scored, ids, beside,
                 notes)
+        tried = try_all(samples, method.orders or alignment.ORDERS, matrices_of) if args.alignment == ALL else []
+        without_order = try_controls(predictions, method, matrices_of) if args.controls else []
         if args.report or args.figures:
             report.write(args, report.Run(
-                method, predictions, not_scored, video, texts, frames, compared,
-                lambda sample: similarities(sample, video, texts, args.smooth, device)))
+                settings, predictions, not_scored, video, texts, frames, compared,
+                lambda sample: next(matrices_of(sample, [method.similarity])), tried, without_order))
 
 
 if __name__ == "__main__":

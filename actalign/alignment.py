@@ -1,16 +1,23 @@
-"""The method: smoothing over time, SigLIP's similarity, and the alignments that turn similarity into a score.
+"""The method: smoothing over time, similarities, and the alignments that turn similarity into a score.
 
     V (T, D)  frame embeddings of a clip        U (M, D)  sub-action embeddings of an option
-    S (T, M)  similarity(smooth(V, window), U)
-    score     dtw(S), or another of ALIGNMENTS; the answer is the option with the greatest
+    C (T, M)  cosines(smooth(V, window), U)
+    S (T, M)  sigmoid(C), or another of SIMILARITIES
+    score     dtw(S), or another of ALIGNMENTS, or its order contrast; the answer is the option with the greatest
 
 No files and no flags. The loops are plain Python that numba compiles; to change one, edit it. To add an alignment,
 write a function from (similarity, with_path) to (score, path) and give it a line in ALIGNMENTS.
 """
 
-import numpy as np
+import functools
+import itertools
+import math
+from dataclasses import dataclass
 
-from actalign.compilation import compiled
+import numpy as np
+from numba import types
+
+from actalign.compilation import alignment_first, compiled
 
 
 @compiled
@@ -32,116 +39,372 @@ def smooth(embeddings, window):
     return smoothed
 
 
-def similarity(video, subactions, logit_scale, logit_bias, device="cpu"):
-    """SigLIP's similarity of every frame with every sub-action: sigmoid(exp(logit_scale) * cosine + logit_bias).
+# Similarities: from cosines, a (T, M) tensor of float64, and the checkpoint's logit_scale and logit_bias to S.
 
-    video (T, D) and subactions (M, D): arrays; logit_scale and logit_bias are the checkpoint's; device: torch's.
-    Returns (T, M) float64 in (0, 1), NaN for rows without direction. In float32 small values of the sigmoid would
-    underflow to 0, and options that are 0 cannot be ranked. MPS has no float64, its CPU computes instead.
-    Source: Zhai et al. 2023 (arXiv 2303.15343), section 3.2.
+
+def cosines(video, subactions, device="cpu"):
+    """Cosine of every frame with every sub-action: arrays (T, D) and (M, D) -> tensor (T, M) float64.
+
+    NaN for rows without direction. device: torch's, which computes; MPS has no float64, its CPU computes instead.
     """
     import torch
 
     device = "cpu" if torch.device(device).type == "mps" else device
     V, U = (torch.as_tensor(rows, dtype=torch.float64, device=device) for rows in (video, subactions))
-    cosine = V @ U.T / torch.outer(V.norm(dim=1), U.norm(dim=1))  # (T, M)
-    return torch.sigmoid(np.exp(logit_scale) * cosine + logit_bias).cpu().numpy()
+    return (V @ U.T / torch.outer(V.norm(dim=1), U.norm(dim=1))).cpu()
+
+
+def sigmoid(cosines, logit_scale, logit_bias):
+    """SigLIP's similarity, in (0, 1): sigmoid(exp(logit_scale) * C + logit_bias).
+
+    In float32 its small values would underflow to 0, and options that are 0 cannot be ranked.
+    Source: Zhai et al. 2023 (arXiv 2303.15343), section 3.2.
+    """
+    return (np.exp(logit_scale) * cosines + logit_bias).sigmoid()
+
+
+def cosine(cosines, logit_scale, logit_bias):
+    """C itself, in -1..1."""
+    return cosines
+
+
+def centred(cosines, logit_scale, logit_bias):
+    """exp(logit_scale) * (C less its mean over the frames), in nats: what changes within the clip.
+
+    What the whole clip is like, and what a text is like whatever is seen, goes.
+    """
+    return np.exp(logit_scale) * (cosines - cosines.mean(dim=0))
+
+
+def evidence(cosines, logit_scale, logit_bias):
+    """log(1 + exp(centred)), in nats: a frame that shows another thing counts 0, not against the sub-action.
+
+    It is the log-odds of "this sub-action or anything else", where anything else has the odds of the clip's mean frame.
+    """
+    centred_logits = centred(cosines, logit_scale, logit_bias)
+    return centred_logits.logaddexp(centred_logits.new_zeros(()))
+
+
+def similarity(video, subactions, logit_scale, logit_bias, kind="sigmoid"):
+    """Similarity of every frame with every sub-action: (T, D) and (M, D) -> (T, M) float64, NaN without direction.
+
+    kind: one of SIMILARITIES; logit_scale and logit_bias are the checkpoint's
+    """
+    return similarity_of(cosines(video, subactions), logit_scale, logit_bias, kind)
+
+
+def similarity_of(cosines, logit_scale, logit_bias, kind="sigmoid"):
+    """`similarity` where the cosines are known."""
+    return globals()[kind](cosines, logit_scale, logit_bias).numpy()
+
+
+# Alignments: from S, a (T frames, M sub-actions) array of finite float64, to (score, path). A path is an int32 array
+# (cells, 2) of (t, m), or None unless `with_path`. All raise ValueError if S is empty or not finite.
+
+
+@compiled
+def _require_usable(similarity):
+    if similarity.size == 0:
+        raise ValueError("a similarity matrix must have at least one frame and one sub-action")
+    is_finite = True
+    for t in range(similarity.shape[0]):
+        for m in range(similarity.shape[1]):
+            is_finite &= abs(similarity[t, m]) < np.inf
+    if not is_finite:
+        raise ValueError("a similarity matrix must be finite")
 
 
 @compiled
 def dtw(similarity, with_path=True):
     """Dynamic time warping: the best monotonic path through a similarity matrix, by its mean.
 
-    similarity: (T frames, M sub-actions) float, finite. A path leads from (0, 0) to (T-1, M-1) by steps of one frame,
-    one sub-action, or both. The best one has the greatest sum; of several with that sum, the longest.
+    A path leads from (0, 0) to (T-1, M-1) by steps of one frame, one sub-action, or both. The best one has the greatest
+    sum; of several, the one that stays in its sub-action. With D[t, m] of the first t frames and m sub-actions:
 
-        D[t, m] = S[t, m] + max(D[t-1, m-1], D[t-1, m], D[t, m-1])
+        D[t+1, m+1] = S[t, m] + max(D[t, m+1], D[t, m], D[t+1, m])
 
-    Returns (score, path): the mean similarity over the path, and its (cells, 2) int32 array of (t, m), or None unless
-    `with_path`. Where no entry is negative a diagonal step never beats the two steps around it, so that the path has
-    T+M-1 cells. Raises ValueError if the matrix is empty or not finite.
+    Where no entry is negative a step of both never beats the two steps around it, and the path has T+M-1 cells.
     Source: Sakoe and Chiba 1978, maximising; ActAlign (arXiv 2506.22967), section on alignment.
     """
     T, M = similarity.shape
-    if T == 0 or M == 0:
-        raise ValueError("a similarity matrix must have at least one frame and one sub-action")
-    D = np.empty((T, M))
-    negative = False
+    D = np.full((T + 1, M + 1), -np.inf)
+    D[0, 0] = 0.0
+    is_positive = T > 0 and M > 0
     for t in range(T):
-        left = -np.inf if t > 0 else 0.0
+        left = -np.inf
         for m in range(M):
-            up = D[t - 1, m] if t > 0 else -np.inf
-            left = similarity[t, m] + max(up, left)  # no diagonal step beats the two steps around it
-            D[t, m] = left
-            negative |= not similarity[t, m] >= 0
-    if negative:
-        return _dtw_of_any_sign(similarity, with_path)
-    if not np.isfinite(D[-1, -1]):
-        raise ValueError("a similarity matrix must be finite")
-    # Entries of 0 tie, and then the longest path is asked for; it is found by the number of cells, here t + m + 1.
-    path = _trace_back(D, np.arange(T).reshape(T, 1) + np.arange(1, M + 1)) if with_path else None
-    return D[-1, -1] / (T + M - 1), path
+            left = similarity[t, m] + max(D[t, m + 1], D[t, m], left)
+            D[t + 1, m + 1] = left
+            is_positive &= similarity[t, m] >= 0
+    if not is_positive or D[T, M] == np.inf:
+        _require_usable(similarity)
+    path = None if is_positive and not with_path else _trace_back(D, T)
+    return D[T, M] / (T + M - 1 if path is None else len(path)), path if with_path else None
 
 
 @compiled
-def _dtw_of_any_sign(similarity, with_path):
-    """`dtw` that counts the cells of the paths, since where entries are negative a diagonal step may win."""
-    if not np.isfinite(similarity).all():
-        raise ValueError("a similarity matrix must be finite")
-    T, M = similarity.shape
-    D = np.empty((T, M))
-    cells = np.empty((T, M), np.int64)  # of the best path to each cell; of several, the longest
-    for t in range(T):
-        for m in range(M):
-            best, count = (-np.inf, 0) if t > 0 or m > 0 else (0.0, 0)
-            for dt, dm in ((1, 0), (0, 1), (1, 1)):
-                if t >= dt and m >= dm:
-                    other, its_count = D[t - dt, m - dm], cells[t - dt, m - dm]
-                    if other > best or (other == best and its_count > count):
-                        best, count = other, its_count
-            D[t, m] = similarity[t, m] + best
-            cells[t, m] = count + 1
-    return D[-1, -1] / cells[-1, -1], _trace_back(D, cells) if with_path else None
-
-
-@compiled
-def _trace_back(D, cells):
-    """The best path, (cells, 2) int32 of (t, m). Of two that are equal, the one that stays in its sub-action."""
-    t, m = D.shape[0] - 1, D.shape[1] - 1
-    path = np.empty((cells[t, m], 2), np.int32)
-    for i in range(len(path) - 1, -1, -1):
-        path[i, 0], path[i, 1] = t, m
-        up = D[t - 1, m] if t > 0 else -np.inf
-        left = D[t, m - 1] if m > 0 else -np.inf
-        best = max(up, left, D[t - 1, m - 1] if t > 0 and m > 0 else -np.inf)
-        if t > 0 and up == best and cells[t - 1, m] == i:
+def _trace_back(D, t):
+    """The best path that ends at frame t-1 of the last sub-action: (cells, 2) int32."""
+    m, first = D.shape[1] - 1, D.shape[0] + D.shape[1] - 3
+    path = np.empty((first, 2), np.int32)
+    while m > 0:
+        first -= 1
+        path[first, 0], path[first, 1] = t - 1, m - 1
+        up, left, diagonal = D[t - 1, m], D[t, m - 1], D[t - 1, m - 1]
+        if up >= max(left, diagonal):
             t -= 1
-        elif m > 0 and left == best and cells[t, m - 1] == i:
-            m -= 1
         else:
-            t, m = t - 1, m - 1
-    return path
+            t, m = (t if left >= diagonal else t - 1), m - 1
+    return path[first:]
 
 
+@compiled
+def segment(similarity, with_path=True):
+    """Every frame has one sub-action, and all of them come in order. Mean over the frames; where T < M it is `dtw`.
+
+        D[t, m] = S[t, m] + max(D[t-1, m], D[t-1, m-1])
+
+    Of two best paths, the one that stays in its sub-action. Source: the Viterbi path of a left-to-right model whose
+    transitions are free (Rabiner 1989, section IV).
+    """
+    T, M = similarity.shape
+    if T < M:
+        return dtw(similarity, with_path)
+    _require_usable(similarity)
+    D = np.full((T + 1, M + 1), -np.inf)  # [t, m] of the first t frames and m sub-actions
+    D[0, 0] = 0.0
+    for t in range(T):
+        for m in range(M):
+            D[t + 1, m + 1] = similarity[t, m] + max(D[t, m + 1], D[t, m])
+    if not with_path:
+        return D[T, M] / T, None
+    path, m = np.empty((T, 2), np.int32), M - 1
+    for t in range(T - 1, -1, -1):
+        path[t, 0], path[t, 1] = t, m
+        m -= D[t, m] > D[t, m + 1]
+    return D[T, M] / T, path
+
+
+@compiled
+def balanced(similarity, with_path=True):
+    """The path of `segment`; the mean over a sub-action's frames, and of these the mean: short phases count as much."""
+    _, path = segment(similarity, True)
+    sums, counts = np.zeros(similarity.shape[1]), np.zeros(similarity.shape[1])
+    for i in range(len(path)):
+        t, m = path[i, 0], path[i, 1]
+        sums[m] += similarity[t, m]
+        counts[m] += 1
+    return (sums / counts).mean(), path if with_path else None
+
+
+PACE = 0.5  # nats
+
+
+@compiled
+def paced(similarity, with_path=True):
+    """`segment` that expects phases of one length: a frame costs PACE times the square of its distance, in phases.
+
+        S'[t, m] = S[t, m] - PACE * ((m + 1/2) - M (t + 1/2) / T)^2
+
+    So a weak encoder's noise cannot move the borders far, and a strong one's evidence can. S is in nats (`centred`,
+    `evidence`). Source of the prior: Su and Hua 2017 (order-preserving Wasserstein distance), section 3.2.
+    """
+    T, M = similarity.shape
+    expected = similarity.copy()
+    for t in range(T):
+        phase = M * (t + 0.5) / T - 0.5
+        for m in range(M):
+            expected[t, m] -= PACE * (m - phase) ** 2
+    return segment(expected, with_path)
+
+
+KEPT = 0.3  # of all similarities are greater than what a dropped frame counts
+
+
+@compiled
+def drop(similarity, with_path=True):
+    """`segment`, and a frame may be left out: it counts as much as the similarity that a share of KEPT exceeds.
+
+    B[t, m] is the best sum of t frames with the first m sub-actions, each of which keeps one frame or more:
+
+        B[t+1, m+1] = max(S[t, m] + max(B[t, m+1], B[t, m]), B[t, m+1] + price)
+
+    Its path has the frames that are kept. Where T < M it is `dtw`. Source: Dvornik et al. 2021 (arXiv 2108.11996),
+    frames only.
+    """
+    T, M = similarity.shape
+    if T < M:
+        return dtw(similarity, with_path)
+    _require_usable(similarity)
+    price = _price(similarity)
+    B = np.full((T + 1, M + 1), -np.inf)
+    B[:, 0] = price * np.arange(T + 1)
+    for t in range(T):
+        for m in range(M):
+            B[t + 1, m + 1] = max(similarity[t, m] + max(B[t, m + 1], B[t, m]), B[t, m + 1] + price)
+    if not with_path:
+        return B[T, M] / T, None
+    path, cells, m = np.empty((T, 2), np.int32), 0, M
+    for t in range(T - 1, -1, -1):
+        if m > 0 and B[t + 1, m] > B[t, m] + price:
+            path[T - 1 - cells] = t, m - 1
+            cells += 1
+            if B[t, m - 1] > B[t, m]:
+                m -= 1
+    return B[T, M] / T, path[T - cells:].copy()
+
+
+@compiled
+def _price(similarity):
+    """What a share of KEPT of the entries exceeds, to a 256th of their range: far faster than to the last digit."""
+    lowest, step = similarity.min(), (similarity.max() - similarity.min()) / 256
+    counts, kept, bin = np.zeros(257), 0.0, 257
+    for t in range(similarity.shape[0]):
+        for m in range(similarity.shape[1]):
+            counts[int((similarity[t, m] - lowest) / step) if step > 0 else 0] += 1
+    while kept < KEPT * similarity.size:
+        bin -= 1
+        kept += counts[bin]
+    return lowest + bin * step
+
+
+@compiled
+def subsequence(similarity, with_path=True):
+    """`dtw` that may begin and end at any frame, on similarities less their mean over the whole matrix.
+
+    Without that every frame more would be worth it. The best sum is divided by T+M-1. Source: Müller 2007, section 4.4.
+    """
+    _require_usable(similarity)
+    T, M = similarity.shape
+    D, mean = np.full((T + 1, M + 1), -np.inf), similarity.mean()
+    D[:, 0] = 0.0
+    for t in range(T):
+        left = 0.0
+        for m in range(M):
+            left = similarity[t, m] - mean + max(D[t, m + 1], D[t, m], left)
+            D[t + 1, m + 1] = left
+    last = np.argmax(D[:, M])
+    return D[last, M] / (T + M - 1), _trace_back(D, last) if with_path else None
+
+
+@compiled
 def unordered(similarity, with_path=True):
-    """The control that ignores order: every frame takes its best sub-action. Mean over t of max over m of (T, M)."""
-    return float(np.mean(np.max(similarity, axis=1))), None
+    """The control that ignores order: every frame takes its best sub-action. Mean over the frames; no path."""
+    _require_usable(similarity)
+    T, M = similarity.shape
+    total = 0.0
+    for t in range(T):
+        best = similarity[t, 0]
+        for m in range(1, M):
+            best = max(best, similarity[t, m])
+        total += best
+    return total / T, None
 
 
-# The functions of this module that --alignment can name, which are looked up when they are called.
+# Functions of this module that --similarity and --alignment can name; they are looked up when they are called.
+SIMILARITIES = {
+    "sigmoid": "SigLIP's, as published",
+    "cosine": "without SigLIP's scale and bias",
+    "centred": "the logit less its mean over the clip",
+    "evidence": "that, where frames that show another thing count 0",
+}
 ALIGNMENTS = {
     "dtw": "the mean over the best path of frames and sub-actions in order, as published",
+    "segment": "every frame has one sub-action",
+    "balanced": "that, and every sub-action counts the same however long it lasts",
+    "paced": "segment that expects phases of one length",
+    "drop": "segment that may leave frames out",
+    "subsequence": "dtw that may begin and end at any frame",
     "unordered": "the control that ignores the order of sub-actions",
 }
 
 
-def align(similarities, alignment="dtw", with_paths=False):
-    """Align K similarity matrices (T, M). Returns (scores (K,) float64, K paths or None).
+# Order contrast
 
+ORDERS = 32
+ORDERS_SEED = 0
+ROUNDING = 1e-12  # scores that differ by less are equal
+
+
+@functools.cache
+def orders_of(M, count):
+    """Orders of M sub-actions, (n, M) int64: all of them if that is at most `count`, else so many random ones."""
+    if math.factorial(min(M, count)) <= count:  # of min(), since M! may be endless
+        return np.array(list(itertools.permutations(range(M))))
+    rng = np.random.default_rng([ORDERS_SEED, M])
+    return np.array([rng.permutation(M) for _ in range(count)])
+
+
+def contrast(similarity, score, alignment=dtw, orders=ORDERS):
+    """(contrast, p) of a `score` that an alignment gave: what is evidence for this order of the sub-actions.
+
+    contrast: the score less the mean of the scores of the same sub-actions in the orders of `orders_of`
+    p: the share of orders that score at least as well; where the orders are random, with this one as one more of them
+    Both are 0 and 1 where no order is better than another, as with a single sub-action. Source of p: Phipson and
+    Smyth 2010, on random permutations.
+    """
+    tried = orders_of(similarity.shape[1], orders)
+    try:
+        scores = _compiled_score_orders()(alignment, similarity, tried)
+    except TypeError:  # an alignment that is not compiled, or has no path
+        scores = _score_orders(alignment, similarity, tried)
+    as_good, difference = np.count_nonzero(scores >= score - ROUNDING), score - scores.mean()
+    is_all = math.factorial(similarity.shape[1]) == len(tried)
+    return (difference if abs(difference) > ROUNDING else 0.0,
+            as_good / len(tried) if is_all else (as_good + 1) / (len(tried) + 1))
+
+
+def _score_orders(function, similarity, orders):
+    """The score of each order of the sub-actions: (n, M) -> (n,)."""
+    scores, other = np.empty(len(orders)), np.empty_like(similarity)
+    for i in range(len(orders)):
+        for m in range(len(orders[i])):
+            other[:, m] = similarity[:, orders[i, m]]
+        scores[i] = function(other, False)[0]
+    return scores
+
+
+@functools.cache
+def _compiled_score_orders():
+    matrix = types.float64[:, ::1]
+    return compiled(_score_orders, alignment_first(types.float64[::1], matrix, types.int64[:, ::1]))
+
+
+# Methods
+
+
+@dataclass(frozen=True)
+class Method:
+    """A name of ALIGNMENTS, one of SIMILARITIES, and of how many orders the score is the contrast (0: it is none)."""
+
+    alignment: str = "dtw"
+    similarity: str = "sigmoid"
+    orders: int = 0
+
+    def __str__(self):
+        return f"{self.alignment}, {self.similarity}" + ", contrast" * (self.orders > 0)
+
+
+METHODS = {"published": Method(), "recommended": Method("paced", "evidence", ORDERS)}
+
+
+def every_method(orders=ORDERS):
+    """All that --alignment all tries: every alignment of every similarity, as it is and in order contrast."""
+    return [Method(*pair, count) for pair in itertools.product(ALIGNMENTS, SIMILARITIES) for count in (0, orders)
+            if not (pair[0] == "unordered" and count)]  # of which it is 0
+
+
+def align(similarities, alignment="dtw", with_paths=False, orders=0):
+    """Align K similarity matrices (T, M). Returns (scores (K,) float64, K paths or None, p (K,) or None).
+
+    orders: so many of which the scores are the contrast, and p its p-values; 0 for the alignment's own scores
     Raises ValueError if a matrix is empty or not finite.
     """
     function = globals()[alignment]
-    if not with_paths:
-        return np.fromiter((function(matrix, False)[0] for matrix in similarities), np.float64), None
-    scores, paths = zip(*[function(matrix, True) for matrix in similarities], strict=True)
-    return np.array(scores), None if paths[0] is None else list(paths)
+    scores, paths = zip(*[function(matrix, with_paths) for matrix in similarities], strict=True)
+    p = None
+    if orders:
+        scores, p = zip(*[contrast(matrix, score, function, orders)
+                          for matrix, score in zip(similarities, scores, strict=True)], strict=True)
+        p = np.array(p)
+    return np.array(scores), None if paths[0] is None else list(paths), p

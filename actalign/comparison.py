@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from math import comb
 from pathlib import Path
 
+from actalign.alignment import METHODS, Method
 from actalign.console import InputError, some_of
 from actalign.evaluation import Prediction
 from actalign.predictions import read_predictions
 from actalign.tables import shortened
 
-NAME_COLUMNS = 24
+NAME_COLUMNS = 32
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,16 @@ def paired(predictions, compared):
 
 def method_name(method):
     """What the method of a predictions.json is called where people read of it."""
-    return shortened("alignment" if method["name"] == "dtw" else str(method["name"]), NAME_COLUMNS)
+    if "similarity" not in method:
+        return shortened(str(method["name"]), NAME_COLUMNS)
+    own = method_of(method)
+    name = own.alignment if own == Method(own.alignment) else str(own)  # the similarity is told unless it is published
+    return {known: name for name, known in METHODS.items()}.get(own) or shortened(name, NAME_COLUMNS)
+
+
+def method_of(method):
+    """The alignment.Method of a predictions.json that seq_alignment.py wrote."""
+    return Method(method["name"], method["similarity"], method["contrast"])
 
 
 def read_compared(path, samples, own_method):
@@ -83,6 +93,14 @@ def mcnemar(first, second):
     n = first + second
     tail = sum(comb(n, i) for i in range(min(first, second) + 1))
     return min(2 * tail / 2**n, 1.0)  # the quotient of two whole numbers, however large they are
+
+
+def holm(p):
+    """Holm's corrected p-values of a list of them, in its order. Source: Holm 1979."""
+    corrected, before = [1.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        before = corrected[i] = max(before, min(1.0, (len(p) - rank) * p[i]))
+    return corrected
 
 
 def p_text(p):

@@ -17,11 +17,15 @@ SEED = 0  # of the bootstrap, so that the same predictions give the same interva
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The scores of one sample's K options, and with alignment a sequence of their paths, each (cells, 2) of (t, m)."""
+    """The scores of one sample's K options.
+
+    With alignment also a sequence of their paths, each (cells, 2) of (t, m); with order contrast its K p-values.
+    """
 
     sample: Sample
     scores: np.ndarray
     paths: Sequence | None = None
+    p: np.ndarray | None = None
 
     def __post_init__(self):
         count = len(self.sample.options)
@@ -47,7 +51,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of hits with its 95% interval, all in 0..1."""
+    """A share of hits, or the difference of two, with its 95% interval: all in 0..1, or -1..1."""
 
     value: float
     low: float
@@ -72,6 +76,14 @@ def accuracy(hits):
     resampled = np.random.default_rng(SEED).binomial(len(hits), value, RESAMPLES) / len(hits)
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Accuracy(float(value), float(low), float(high))
+
+
+def gain(hits, others):
+    """The Accuracy of (N,) hits less that of others on the same samples, N > 0, with its paired bootstrap interval."""
+    shares = np.array([np.mean(hits & ~others), np.mean(others & ~hits)])
+    resampled = np.random.default_rng(SEED).multinomial(len(hits), [*shares, 1 - shares.sum()], RESAMPLES) / len(hits)
+    low, high = np.percentile(resampled[:, 0] - resampled[:, 1], [2.5, 97.5])
+    return Accuracy(float(shares[0] - shares[1]), float(low), float(high))
 
 
 def chance(samples, k):

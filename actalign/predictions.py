@@ -49,15 +49,18 @@ def write_predictions(path, method, sources, predictions, not_scored):
               "not_scored": [{"id": id, "reason": reason} for id, reason in not_scored.items()]}
     write_json_items(path, header, "samples", (
         {**prediction.sample.record(), "scores": prediction.scores, "ranking": prediction.ranking,
-         **({} if prediction.paths is None else {"paths": prediction.paths})} for prediction in predictions))
+         **({} if prediction.paths is None else {"paths": prediction.paths}),
+         **({} if prediction.p is None else {"order_p": prediction.p})} for prediction in predictions))
     with replacing(csv_path(path)) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        has_p = any(prediction.p is not None for prediction in predictions)
+        writer.writerow((*COLUMNS, *["order_p"] * has_p))
         for prediction in predictions:
             sample, ranks = prediction.sample, np.argsort(prediction.ranking) + 1
             for k, (option, score, rank) in enumerate(zip(sample.options, prediction.scores, ranks, strict=True)):
                 is_answer = "" if sample.answer is None else k == sample.answer
-                writer.writerow((sample.id, sample.domain, k, option, repr(float(score)), rank, rank == 1, is_answer))
+                writer.writerow((sample.id, sample.domain, k, option, repr(float(score)), rank, rank == 1, is_answer,
+                                 *([repr(float(prediction.p[k]))] if has_p else [])))
 
 
 def csv_path(path):

@@ -37,7 +37,7 @@ from actalign.predictions import read_predictions  # noqa: E402
 from actalign.subactions import read_subactions  # noqa: E402
 from actalign.tables import table  # noqa: E402
 
-CHOICE_SEED, REPORT_SEED = 1, 2  # of the clips that the recommendation is chosen on, and of those it is reported on
+CHOICE_SEED, REPORT_SEED = 3, 4  # of the clips that the recommendation is chosen on, and of those it is reported on
 QUICK = {"clips": 60, "worlds": ("base", "content", "lead"), "encoders": (STRONG, encoders.NOISY)}
 SMOOTH = 3  # frames; a phase has about nine
 SHUFFLE_SEED, NOISE_SEED = 5, 6
@@ -110,18 +110,15 @@ def scores_of(folder, noise, id, number):
         frames, rows = noisy(frames, frame, clip, rng), noisy(rows, text, 0, rng)
     frames = alignment.smooth(frames, SMOOTH)
     options = [rows[option["start"] - item["start"]:option["stop"] - item["start"]] for option in item["options"]]
-    logit_scale, logit_bias, found = video.meta["logit_scale"], video.meta["logit_bias"], {}
-    cosines, scale = [candidates.cosine(frames, rows) for rows in options], np.exp(logit_scale)
-    by_kind = {"cosine": cosines,
-               "sigmoid": [alignment.similarity(frames, rows, logit_scale, logit_bias) for rows in options],
-               "centred": [candidates.centred(cosine, scale) for cosine in cosines],
-               "evidence": [candidates.evidence(cosine, scale) for cosine in cosines]}
+    scale, bias, found = video.meta["logit_scale"], video.meta["logit_bias"], {}
+    by_kind = {kind: [alignment.similarity(frames, rows, scale, bias, kind) for rows in options]
+               for kind in alignment.SIMILARITIES}
     shuffled = [np.random.default_rng([SHUFFLE_SEED, number, k]).permutation(rows.shape[0])
                 for k, rows in enumerate(options)]
     for method in METHODS:
         matrices = by_kind[method.similarity]
         found[str(method)] = score(method, matrices)
-        if not method.contrast and method.alignment != "unordered":
+        if not method.orders and method.alignment != "unordered":
             found[f"{method}; reversed"] = score(method, [matrix[::-1].copy() for matrix in matrices])
             found[f"{method}; shuffled"] = score(method, [
                 matrix[:, order] for matrix, order in zip(matrices, shuffled, strict=True)])
@@ -132,8 +129,8 @@ def score(method, matrices):
     """Scores (K,) of K similarity matrices."""
     function = candidates.ALIGNMENTS[method.alignment]
     scores = [function(matrix, False)[0] for matrix in matrices]
-    if method.contrast:
-        scores = [candidates.contrast(matrix, own, function)[0] for matrix, own in zip(matrices, scores, strict=True)]
+    if method.orders:
+        scores = [alignment.contrast(matrix, own, function)[0] for matrix, own in zip(matrices, scores, strict=True)]
     return scores
 
 

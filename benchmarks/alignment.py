@@ -244,7 +244,7 @@ def profile(folder, repeats):
     with cores.one_torch_thread():
         matrices = measure("the same, smoothed and compared", lambda: [
             matrix for sample in samples
-            for matrix in seq_alignment.similarities(sample, video, texts, seq_alignment.SMOOTH_FRAMES)])
+            for matrix in next(seq_alignment.similarities(sample, video, texts, seq_alignment.SMOOTH_FRAMES, ["sigmoid"]))])
     measure("align", lambda: align(matrices))
     predictions = measure("all three, samples side by side", lambda: seq_alignment.predict(
         samples, video, texts, seq_alignment.SMOOTH_FRAMES))

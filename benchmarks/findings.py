@@ -3,17 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
-import candidates
 import jinja2
 import numpy as np
 import worlds
 from methods import EMBEDDING_NOISE, METHODS, PUBLISHED, STRONG, Method
 
 from actalign import comparison
+from actalign.alignment import ORDERS
 
 SEED = 3  # of resampling
 RESAMPLES, FLIPS = 2000, 5000
-MOST_LOST = 2.0  # points that a recommendation may cost in any world with the strong encoder
+MOST_LOST = 1.0  # points that a recommendation may cost in any world with the strong encoder, when it is chosen
 SIGNIFICANT = 0.05
 TEMPLATE = Path(__file__).with_name("evidence.md.jinja")
 
@@ -70,19 +70,10 @@ def paired_p(gains):
     return (1 + np.count_nonzero(flipped >= abs(different.sum()) - 1e-9)) / (1 + FLIPS)
 
 
-def holm(p):
-    """Holm's corrected p-values of {key: p}. Source: Holm 1979."""
-    corrected, before = {}, 0.0
-    for rank, key in enumerate(sorted(p, key=p.get)):
-        before = max(before, min(1.0, (len(p) - rank) * p[key]))
-        corrected[key] = before
-    return {key: corrected[key] for key in p}
-
-
 def corrected_p(results, method, encoder_names):
     """{world: Holm's corrected p} that a method gains nothing over the published one with these encoders."""
-    return holm({world: paired_p(results.gains(method, PUBLISHED, encoder_names, [world]))
-                 for world in results.worlds})
+    p = [paired_p(results.gains(method, PUBLISHED, encoder_names, [world])) for world in results.worlds]
+    return dict(zip(results.worlds, comparison.holm(p), strict=True))
 
 
 def recommended(results):
@@ -139,8 +130,8 @@ def world_rows(results, best):
 def method_rows(results, contrast):
     kinds = tuple(dict.fromkeys(method.similarity for method in METHODS))
     yield "alignment", *kinds
-    for name in dict.fromkeys(method.alignment for method in METHODS if method.contrast or not contrast):
-        yield name, *("{:.1f} / {:.1f}".format(*(results.accuracy(Method(kind, name, contrast), names)
+    for name in dict.fromkeys(method.alignment for method in METHODS if method.orders or not contrast):
+        yield name, *("{:.1f} / {:.1f}".format(*(results.accuracy(Method(name, kind, ORDERS * contrast), names)
                                                  for names in (results.weak, [STRONG]))) for kind in kinds)
 
 
@@ -156,7 +147,7 @@ def order_rows(results, methods):
 def failures(results):
     """Lines: for every alignment, with the similarity that suits it best, where it loses to the published one."""
     for name in dict.fromkeys(method.alignment for method in METHODS):
-        method = max((one for one in METHODS if one.alignment == name and not one.contrast),
+        method = max((one for one in METHODS if one.alignment == name and not one.orders),
                      key=lambda one: results.accuracy(one, list(results.hits)))
         lost = []
         for names, kind in ((results.weak, "weak"), ([STRONG], "strong")):
@@ -213,9 +204,9 @@ def page(chosen_on, results, strengths, best, **more):
         weakest_gain=min(strong.values()), weakest_world=min(strong, key=strong.get), clips_compared=len(gains),
         gain=with_interval(gains),
         p=comparison.p_text(paired_p(gains)), gain_when_chosen=chosen_on.gains(best, PUBLISHED, results.weak).mean(),
-        mean_strong_gain=np.mean(list(strong.values())), significant=SIGNIFICANT, orders=candidates.ORDERS,
+        mean_strong_gain=np.mean(list(strong.values())), significant=SIGNIFICANT, orders=ORDERS,
         chance=100 / worlds.OPTIONS, worlds=worlds.WORLDS, methods=METHODS, failures=list(failures(results)),
         encoder_table=markdown(list(encoder_rows(results, strengths, best))),
         world_table=markdown(list(world_rows(results, best))), method_table=markdown(list(method_rows(results, False))),
         contrast_table=markdown(list(method_rows(results, True))),
-        order_table=markdown(list(order_rows(results, [PUBLISHED, replace(best, contrast=False)]))), **more)
+        order_table=markdown(list(order_rows(results, [PUBLISHED, replace(best, orders=0)]))), **more)

@@ -6,9 +6,11 @@ writes a checkpoint folder for each, and for the example's with noise in its wei
 """
 
 import argparse
+import multiprocessing
 import shutil
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -54,17 +56,25 @@ def pose_accuracy(checkpoint):
     return train_checkpoint.evaluate(checkpoint)["test looks, held-out captions"]
 
 
-def make_encoder(name, output):
-    """Write the checkpoint folder of an encoder, unless it is there."""
-    if output.exists():
-        return
-    unfinished = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    if name == NOISY:
-        add_weight_noise(unfinished)
-    else:
-        train_checkpoint.make_checkpoint(unfinished, seed=SEED, **{"steps": train_checkpoint.STEPS, **TRAININGS[name]})
-    unfinished.rename(output)
+def make_encoder(output, training):
+    """Write a checkpoint folder unless it is there. Returns the minutes it took.
+
+    training: a value of TRAININGS, or None for the example's checkpoint with noise in its weights
+    """
+    began, unfinished = time.monotonic(), output.with_name(f"{output.name}.partial")
+    if not output.exists():
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if training is None:
+            add_weight_noise(unfinished)
+        else:
+            train_checkpoint.make_checkpoint(unfinished, seed=SEED, threads=1, **training)
+        unfinished.rename(output)
+    return (time.monotonic() - began) / 60
+
+
+def be_quiet():
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def parse_args(argv=None):
@@ -77,13 +87,13 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     args.output.mkdir(parents=True, exist_ok=True)
-    for name in args.encoders:
-        began = time.monotonic()
-        make_encoder(name, args.output / folder_of(name))
-        print(f"{name}: {(time.monotonic() - began) / 60:.1f} minutes", file=sys.stderr)
+    context = multiprocessing.get_context("spawn")  # forked workers of a process that has threads can hang
+    with ProcessPoolExecutor(mp_context=context, initializer=be_quiet) as executor:
+        minutes = executor.map(make_encoder, [args.output / folder_of(name) for name in args.encoders],
+                               [TRAININGS.get(name) for name in args.encoders])
+        for name, taken in zip(args.encoders, minutes, strict=True):
+            print(f"{name}: {taken:.1f} minutes", file=sys.stderr)
     print(f"{args.output}: {len(args.encoders)} encoders")
     return 0
 

@@ -308,13 +308,13 @@ def evaluate(checkpoint):
     return figures
 
 
-def make_checkpoint(output, steps, seed, width=WIDTH, **training):
+def make_checkpoint(output, steps, seed, width=WIDTH, threads=THREADS, **training):
     """Train and save a checkpoint folder. Returns (loss of the last steps, number of parameters).
 
     training: poses and wrong_captions of `train`, for encoders that are to be weak
     """
     torch.manual_seed(seed)
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(threads)
     processor = build_processor()
     model = build_model(processor.tokenizer, width)
     loss = train(model, processor.tokenizer, steps, seed, **training)

@@ -1,5 +1,7 @@
-"""The method: smoothing, similarity, dynamic time warping, and the table of alignments."""
+"""The method: smoothing, similarities, every alignment against all its paths, and the order contrast."""
 
+import itertools
+import math
 import os
 import subprocess
 import sys
@@ -8,26 +10,37 @@ import numpy as np
 import pytest
 
 from actalign import alignment
-from actalign.alignment import align, dtw, similarity, smooth, unordered
+from actalign.alignment import align, contrast, cosines, dtw, orders_of, similarity, smooth, unordered
+
+IN_ORDER = ["segment", "balanced", "paced", "drop"]  # those that are dtw where there are fewer frames than sub-actions
 
 
-def brute_force(similarity):
-    """(score, path) over all monotonic paths: the greatest sum, of equal sums the longest."""
-    T, M = similarity.shape
-    found = []
+def monotonic(path, T, M):
+    """All paths that begin with this one and end at a frame of the last sub-action, by steps of `dtw`."""
+    t, m = path[-1]
+    if m == M - 1:
+        yield path
+    for dt, dm in ((1, 0), (0, 1), (1, 1)):
+        if t + dt < T and m + dm < M:
+            yield from monotonic([*path, (t + dt, m + dm)], T, M)
 
-    def extend(path, total):
-        t, m = path[-1]
-        if (t, m) == (T - 1, M - 1):
-            found.append((total, len(path), path))
-        for step in ((1, 0), (0, 1), (1, 1)):
-            t_next, m_next = t + step[0], m + step[1]
-            if t_next < T and m_next < M:
-                extend([*path, (t_next, m_next)], total + similarity[t_next, m_next])
 
-    extend([(0, 0)], similarity[0, 0])
-    total, cells, path = max(found, key=lambda entry: entry[:2])
-    return total / cells, path
+def assignments(T, M):
+    """All ways to give every frame one of M sub-actions in order, none left out: paths of T cells."""
+    for cuts in itertools.combinations(range(1, T), M - 1):
+        yield [(t, int(np.searchsorted(cuts, t, side="right"))) for t in range(T)]
+
+
+def total(matrix, path):
+    return sum(matrix[t, m] for t, m in path)
+
+
+def brute_force(matrix):
+    """(greatest sum, the paths that have it) of `dtw`."""
+    T, M = matrix.shape
+    sums = [(total(matrix, path), path) for path in monotonic([(0, 0)], T, M) if path[-1][0] == T - 1]
+    best = max(sum for sum, _ in sums)
+    return best, [path for sum, path in sums if sum == pytest.approx(best, abs=1e-12)]
 
 
 def random_matrices(count, seed):
@@ -39,13 +52,97 @@ def random_matrices(count, seed):
     return [kinds[i % len(kinds)]((rng.integers(1, 7), rng.integers(1, 6))) for i in range(count)]
 
 
+def wide(count, seed):
+    """Random matrices with as many frames as sub-actions or more."""
+    return [matrix if len(matrix) >= len(matrix.T) else matrix.T.copy() for matrix in random_matrices(count, seed)]
+
+
 def test_dtw_equals_brute_force_over_all_paths():
     for matrix in random_matrices(400, seed=0):
         score, path = dtw(matrix)
-        expected, longest = brute_force(matrix)
+        best, paths = brute_force(matrix)
+        assert [tuple(cell) for cell in path] in paths
+        assert score == pytest.approx(best / len(path), abs=1e-12)
+        assert dtw(matrix, False) == (score, None)
+        if (matrix >= 0).all():
+            assert len(path) == sum(matrix.shape) - 1
+
+
+def test_segment_equals_brute_force_over_all_paths():
+    for matrix in wide(300, seed=30):
+        score, path = alignment.segment(matrix)
+        paths = list(assignments(*matrix.shape))
+        assert score == pytest.approx(max(total(matrix, one) for one in paths) / len(matrix), abs=1e-12)
+        assert alignment.segment(matrix, False) == (score, None)
+        assert [tuple(cell) for cell in path] in paths
+        assert total(matrix, path) / len(matrix) == pytest.approx(score, abs=1e-12)
+
+
+def test_balanced_is_the_mean_of_means_over_segments_path():
+    for matrix in wide(300, seed=31):
+        score, path = alignment.balanced(matrix)
+        assert np.array_equal(path, alignment.segment(matrix)[1])
+        means = [matrix[path[path[:, 1] == m, 0], m].mean() for m in range(matrix.shape[1])]
+        assert score == pytest.approx(np.mean(means), abs=1e-12)
+        assert alignment.balanced(matrix, False) == (score, None)
+
+
+def test_paced_equals_brute_force_with_a_prior_around_phases_of_one_length():
+    for matrix in wide(300, seed=39):
+        T, M = matrix.shape
+        prior = -0.5 * ((np.arange(M) + 0.5) - M * (np.arange(T)[:, None] + 0.5) / T) ** 2
+        score, path = alignment.paced(matrix)
+        paths = list(assignments(T, M))
+        assert score == pytest.approx(max(total(matrix + prior, one) for one in paths) / T, abs=1e-12)
+        assert alignment.paced(matrix, False) == (score, None)
+        assert total(matrix + prior, path) / T == pytest.approx(score, abs=1e-12)
+    assert alignment.paced(np.zeros((12, 4)))[1][:, 1].tolist() == [m for m in range(4) for _ in range(3)]
+
+
+def test_drop_equals_brute_force_over_all_paths_and_frames_left_out():
+    for matrix in wide(300, seed=32):
+        T, M = matrix.shape
+        price = alignment._price(matrix)
+        assert np.sort(matrix, axis=None)[::-1][math.ceil(0.3 * matrix.size) - 1] - price == pytest.approx(
+            0, abs=np.ptp(matrix) / 256 + 1e-12)
+        paths = [[(kept[t], m) for t, m in one] for count in range(M, T + 1)
+                 for kept in itertools.combinations(range(T), count) for one in assignments(count, M)]
+        score, path = alignment.drop(matrix)
+        expected = max(total(matrix, one) + price * (T - len(one)) for one in paths) / T
         assert score == pytest.approx(expected, abs=1e-12)
-        assert len(path) == len(longest)
-        assert matrix[path[:, 0], path[:, 1]].mean() == pytest.approx(expected, abs=1e-12)
+        assert alignment.drop(matrix, False) == (score, None)
+        assert [tuple(cell) for cell in path] in paths
+        assert (total(matrix, path) + price * (T - len(path))) / T == pytest.approx(score, abs=1e-12)
+
+
+def test_subsequence_equals_brute_force_over_all_paths():
+    for matrix in random_matrices(300, seed=33):
+        T, M = matrix.shape
+        centred = matrix - matrix.mean()
+        paths = [path for t in range(T) for path in monotonic([(t, 0)], T, M)]
+        score, path = alignment.subsequence(matrix)
+        assert score == pytest.approx(max(total(centred, one) for one in paths) / (T + M - 1), abs=1e-12)
+        assert alignment.subsequence(matrix, False) == (score, None)
+        assert [tuple(cell) for cell in path] in paths
+        assert total(centred, path) / (T + M - 1) == pytest.approx(score, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", IN_ORDER)
+def test_with_fewer_frames_than_sub_actions_the_path_is_dtws(name):
+    for matrix in random_matrices(200, seed=34):
+        if matrix.shape[0] < matrix.shape[1] and name != "paced":  # which aligns other similarities
+            score, path = getattr(alignment, name)(matrix)
+            assert np.array_equal(path, dtw(matrix)[1])
+            assert name == "balanced" or score == dtw(matrix)[0]
+
+
+@pytest.mark.parametrize("name", alignment.ALIGNMENTS)
+@pytest.mark.parametrize("bad", [np.empty((0, 2)), np.empty((2, 0)), np.full((3, 2), np.nan),
+                                 np.array([[1.0, np.inf], [1.0, 1.0], [1.0, 1.0]]), np.array([[1.0, np.inf]]),
+                                 np.array([[1.0, -np.inf], [1.0, 1.0]]), np.array([[-1.0, np.nan], [1.0, 1.0]])])
+def test_a_matrix_without_a_cell_or_not_finite_is_refused(name, bad):
+    with pytest.raises(ValueError, match="similarity matrix"):
+        align([np.ones((3, 3)), bad], name)
 
 
 def test_paths_are_monotonic_from_corner_to_corner():
@@ -88,8 +185,8 @@ def test_values_too_small_to_change_a_sum_still_give_the_longest_path():
 def test_one_frame_one_subaction_and_fewer_frames_than_subactions_work(shape):
     similarity = np.random.default_rng(6).random(shape)
     score, path = dtw(similarity)
-    expected, _ = brute_force(similarity)
-    assert score == pytest.approx(expected)
+    best, _ = brute_force(similarity)
+    assert score == pytest.approx(best / len(path))
     assert len(path) == sum(shape) - 1
 
 
@@ -125,29 +222,22 @@ def test_many_matrices_are_aligned_as_each_alone():
     rng = np.random.default_rng(3)
     matrices = random_matrices(60, seed=3) + [rng.random((rng.integers(1, 300), rng.integers(1, 15)))
                                               for _ in range(60)]
-    scores, paths = align(matrices, with_paths=True)
-    scores_only, none = align(matrices)
-    assert none is None
+    scores, paths, none = align(matrices, with_paths=True)
+    scores_only, *nones = align(matrices)
+    assert [none, *nones] == [None] * 3
     for matrix, score, only, path in zip(matrices, scores, scores_only, paths, strict=True):
         one_score, one_path = dtw(matrix)
         assert score == only == one_score
         assert np.array_equal(path, one_path)
 
 
-@pytest.mark.parametrize("bad", [np.zeros((0, 3)), np.zeros((3, 0)), np.full((2, 2), np.nan), np.array([[1.0, np.inf]]),
-                                 np.array([[1.0, -np.inf], [1.0, 1.0]]), np.array([[-1.0, np.nan], [1.0, 1.0]])])
-def test_empty_or_infinite_matrices_are_refused(bad):
-    with pytest.raises(ValueError, match="similarity matrix"):
-        align([np.ones((3, 3)), bad])
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_matrices_of_either_float_and_in_columns_are_aligned(dtype):
     matrix = np.random.default_rng(11).random((9, 4)).astype(dtype)
-    expected, path = brute_force(matrix.astype(np.float64)[:6])
+    best, [path] = brute_force(matrix.astype(np.float64)[:6])
     for layout in (matrix[:6], np.asfortranarray(matrix[:6]), matrix.T.copy().T[:6]):
         score, found = dtw(layout)
-        assert score == pytest.approx(expected)
+        assert score == pytest.approx(best / len(path))
         assert [tuple(cell) for cell in found] == path
 
 
@@ -179,14 +269,68 @@ def test_similarity_does_not_underflow_where_a_checkpoint_is_sure():
 
 def test_mps_computes_on_its_cpu_since_it_has_no_float64():
     rows = np.random.default_rng(10).normal(size=(3, 4)).astype(np.float32)
-    assert np.array_equal(similarity(rows, rows, 2.0, -1.0, "mps"), similarity(rows, rows, 2.0, -1.0))
+    assert np.array_equal(cosines(rows, rows, "mps"), cosines(rows, rows))
 
 
-def test_every_alignment_of_the_table_is_a_function_that_aligns():
-    matrices = random_matrices(8, seed=20)
-    for name in alignment.ALIGNMENTS:
-        scores, _ = align(matrices, name, with_paths=True)
-        assert np.isfinite(scores).all()
+def test_cosine_is_the_cosine_and_centred_similarities_have_mean_0_for_every_sub_action():
+    rng = np.random.default_rng(38)
+    video, texts = rng.normal(size=(9, 6)), rng.normal(size=(4, 6))
+    cosine = similarity(video, texts, 4.7, -16.5, "cosine")
+    assert cosine == pytest.approx((video @ texts.T) / np.outer(np.linalg.norm(video, axis=1),
+                                                                np.linalg.norm(texts, axis=1)))
+    centred = similarity(video, texts, 4.7, -16.5, "centred")
+    assert centred.mean(axis=0) == pytest.approx(0, abs=1e-12)
+    assert np.diff(centred, axis=0) == pytest.approx(np.exp(4.7) * np.diff(cosine, axis=0))
+    assert similarity(video, texts, 4.7, -16.5, "evidence") == pytest.approx(np.log(1 + np.exp(centred)))
+
+
+def test_one_frame_has_nothing_that_changes():
+    video, texts = np.ones((1, 3)), np.eye(3)
+    assert (similarity(video, texts, 4.7, -16.5, "centred") == 0).all()
+    assert similarity(video, texts, 4.7, -16.5, "evidence") == pytest.approx(np.log(2))
+
+
+@pytest.mark.parametrize("name", alignment.ALIGNMENTS)
+def test_contrast_over_all_orders_equals_its_definition(name):
+    for matrix in random_matrices(40, seed=35):
+        M = matrix.shape[1]
+        function = getattr(alignment, name)
+        scores = [function(matrix[:, list(order)], False)[0] for order in itertools.permutations(range(M))]
+        own = function(matrix, False)[0]
+        [found], _, [p] = align([matrix], name, orders=math.factorial(5))
+        assert found == pytest.approx(own - np.mean(scores), abs=1e-12)
+        assert p == np.mean(np.array(scores) >= own - 1e-12)
+
+
+def test_contrast_takes_the_same_random_orders_again_where_there_are_many():
+    matrix = np.random.default_rng(36).random((9, 7))
+    own = dtw(matrix)[0]
+    found = contrast(matrix, own, dtw, 50)
+    orders_of.cache_clear()
+    assert contrast(matrix, own, dtw, 50) == found
+    scores = [dtw(matrix[:, order])[0] for order in orders_of(7, 50)]
+    assert found == pytest.approx((own - np.mean(scores), (1 + sum(score >= own for score in scores)) / 51))
+    assert len(orders_of(7, 50)) == 50
+    assert len(orders_of(4, 32)) == 24  # all of them
+    assert all(sorted(order) == list(range(7)) for order in orders_of(7, 50).tolist())
+
+
+@pytest.mark.parametrize("name", alignment.ALIGNMENTS)
+@pytest.mark.parametrize("shape", [(5, 3), (2, 9), (1, 4)])
+def test_what_says_nothing_of_order_has_contrast_0_and_p_1(name, shape):
+    rng = np.random.default_rng(37)
+    scores, _, p = align([np.full(shape, 0.37), rng.random((4, 1)), rng.normal(size=(1, 1))], name, orders=32)
+    assert scores.tolist() == [0, 0, 0]
+    assert p.tolist() == [1, 1, 1]
+
+
+def test_what_an_own_alignment_scores_in_python_has_a_contrast_too(monkeypatch):
+    monkeypatch.setattr(alignment, "first", lambda similarity, with_path: (similarity[0, 0], None), raising=False)
+    matrix = np.array([[1.0, 2.0, 6.0]])
+    scores, paths, p = align([matrix, matrix[:, ::-1]], "first", orders=32)
+    assert scores.tolist() == [-2, 3]
+    assert paths is None
+    assert p == pytest.approx([1, 1 / 3])
 
 
 COMPILE = "import sys, numpy; from actalign.alignment import dtw; print(dtw(numpy.ones((3, 2)))[0])"

@@ -12,7 +12,7 @@ from actalign.dataset import Sample
 from actalign.evaluation import Prediction
 from actalign.predictions import write_predictions
 
-DTW = {"name": "dtw", "smooth": 30}
+DTW = {"name": "dtw", "similarity": "sigmoid", "contrast": 0, "smooth": 30}
 
 
 def prediction(id, right=True, answer=0, options=("x", "y")):
@@ -49,6 +49,12 @@ def test_p_value_of_many_samples_neither_overflows_nor_vanishes():
     assert mcnemar(100, 900) == mcnemar(900, 100)
 
 
+def test_holms_correction_is_the_textbooks():
+    assert comparison.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert comparison.holm([0.6, 0.7]) == [1, 1]
+    assert comparison.holm([]) == []
+
+
 def test_samples_are_joined_by_id_whatever_their_order(compared_with):
     ours = [prediction("a"), prediction("b", False), prediction("c"), prediction("d", False), prediction("e")]
     theirs = [prediction("f"), prediction("d", False), prediction("c"), prediction("b"), prediction("a", False)]
@@ -61,7 +67,7 @@ def test_samples_are_joined_by_id_whatever_their_order(compared_with):
     assert compared.others == ["f"]
     said = "\n".join(comparison.lines(DTW, ours, compared))
     assert "1 samples of this run are not in" in said
-    assert "only alignment right: 1, only mean pool right: 1, of 4 samples; exact McNemar test p = 1" in said
+    assert "only published right: 1, only mean pool right: 1, of 4 samples; exact McNemar test p = 1" in said
 
 
 def test_an_answer_that_only_this_run_knows_counts(compared_with):
@@ -97,8 +103,11 @@ def test_predictions_of_other_questions_are_refused(compared_with, theirs, part)
 
 
 @pytest.mark.parametrize(("method", "name"), [
-    ({"name": "mean pool"}, "mean pool"), ({"name": "dtw", "smooth": 6}, "alignment (other.json)"),
-    ({"name": "long " * 30}, "long long long long lon…"),
+    ({"name": "mean pool"}, "mean pool"), (DTW | {"smooth": 6}, "published (other.json)"),
+    (DTW | {"name": "segment"}, "segment"), (DTW | {"name": "paced", "similarity": "evidence", "contrast": 32},
+                                             "recommended"),
+    (DTW | {"name": "segment", "similarity": "centred"}, "segment, centred"),
+    (DTW | {"contrast": 5}, "dtw, sigmoid, contrast"), ({"name": "long " * 30}, "long long long long long long l…"),
 ])
 def test_methods_have_names_that_tell_them_apart(compared_with, method, name):
     assert compared_with([prediction("a")], [prediction("a")], method).name == name

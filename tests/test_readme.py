@@ -114,6 +114,6 @@ def test_the_alignment_that_the_documentation_adds_runs(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(alignment, "middle", importlib.import_module("added_alignment").middle, raising=False)
     monkeypatch.setitem(alignment.ALIGNMENTS, "middle", "")
-    scores, paths = alignment.align([np.array([[0.1, 0.2], [0.9, 0.3], [0.4, 0.5]])], "middle", True)
+    scores, paths, _ = alignment.align([np.array([[0.1, 0.2], [0.9, 0.3], [0.4, 0.5]])], "middle", True)
     assert scores.tolist() == [0.9]
     assert paths[0].tolist() == [[1, 0]]

@@ -162,7 +162,7 @@ def outcome(id, margin, right, domain="d"):
 
 def run_of(predictions, compared=None):
     artifact = SimpleNamespace(path="a.npy", meta={"model": "tiny"})
-    return Run({"name": "dtw"}, predictions, {}, artifact, artifact, None, compared, None)
+    return Run({"name": "dtw", "similarity": "sigmoid", "contrast": 0}, predictions, {}, artifact, artifact, None, compared, None)
 
 
 def test_all_samples_are_shown_where_there_is_room():
@@ -177,7 +177,7 @@ def test_the_telling_samples_are_of_all_kinds_in_turns():
     chosen, how = chosen_predictions(run_of(predictions, Compared("mean pool", "p.json", theirs, [])), None, 9)
     assert [one.sample.id for one in chosen] == [
         "right 25", "wrong 29", "right 0", "right 49", "wrong 28", "right 1", "right 48", "wrong 27", "right 2"]
-    assert how == ("taken in turns from samples on which alignment and mean pool disagree, wrong answers, the surest "
+    assert how == ("taken in turns from samples on which published and mean pool disagree, wrong answers, the surest "
                    "first, the narrowest decisions, and the clearest decisions")
 
 

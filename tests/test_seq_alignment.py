@@ -286,8 +286,8 @@ def test_a_frame_that_cancels_out_is_named(stage):
     subactions = read_array(stage.folder / "encoded_subactions.npy", "subaction_embeddings")
     samples, _ = seq_alignment.join(read_subactions(stage.folder / "generated.json"), video, subactions)
     with pytest.raises(InputError, match=r"frame 4 of sample a has no direction .* window of 2 frames"):
-        seq_alignment.similarities(samples[0], video, subactions, 2)
-    assert seq_alignment.similarities(samples[0], video, subactions, 4)[0].shape == (5, 3)
+        next(seq_alignment.similarities(samples[0], video, subactions, 2, ["sigmoid"]))
+    assert next(seq_alignment.similarities(samples[0], video, subactions, 4, ["sigmoid"]))[0].shape == (5, 3)
 
 
 @pytest.mark.parametrize("more", [(), ("--alignment", "unordered")])
@@ -414,7 +414,8 @@ def test_an_alignment_from_outside_is_used_by_the_stage_its_report_and_its_figur
         ("video_embeddings", "video_embeddings"), ("encoded_subactions", "subaction_embeddings")))
     samples, _ = seq_alignment.join(read_subactions(folder / "generated.json"), video, texts)
     for sample, entry in zip(samples, content["samples"], strict=True):
-        expected = [middle(matrix, True) for matrix in seq_alignment.similarities(sample, video, texts, 3)]
+        expected = [middle(matrix, True) for matrix in next(
+            seq_alignment.similarities(sample, video, texts, 3, ["sigmoid"]))]
         assert entry["scores"] == [score for score, _ in expected]
         assert entry["paths"] == [path.tolist() for _, path in expected]
     assert "middle" in (folder / "report.html").read_text(encoding="utf-8")

@@ -25,6 +25,7 @@ class Run:
     predictions  with paths, unless the alignment has none      not_scored  {sample id: reason}
     frames, compared  None where they were not given
     similarities  function of a Sample that returns its K matrices (T, M)
+    tried, without_order  what trials.of_methods and trials.of_order give, if they were asked for
     """
 
     method: dict
@@ -35,10 +36,17 @@ class Run:
     frames: ArrayArtifact | None
     compared: comparison.Compared | None
     similarities: Callable
+    tried: list = ()
+    without_order: list = ()
 
     @property
     def name(self):
         return comparison.method_name(self.method)
+
+    @property
+    def tells(self):
+        """The method in full."""
+        return str(comparison.method_of(self.method))
 
     def texts(self, sample):
         """K lists of sub-actions, in the order of the options."""

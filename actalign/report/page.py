@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from actalign import comparison, console, tables
+from actalign import comparison, console, tables, trials
+from actalign.alignment import ALIGNMENTS, METHODS, SIMILARITIES
 from actalign.evaluation import grouped, top_k
 from actalign.files import replacing
 from actalign.report import chosen_predictions
@@ -82,7 +83,30 @@ def summary(run):
         "domains": {domain: measured(by_domain[domain]) for domain in sorted(by_domain)},
         "not_scored": grouped((reason, id) for id, reason in run.not_scored.items()),
         "shared": len(pairs), "disagreements": comparison.disagreements(pairs),
+        "tried": grid(run.tried), "kinds": list(SIMILARITIES), "controls": trials.CONTROLS,
+        "significant": trials.SIGNIFICANT,
     }
+
+
+def grid(tried):
+    """{alignment: a cell for every similarity as it is, and for each in contrast, or None} of trials.of_methods.
+
+    A cell has the row's keys, the value to show in 0..1, its share of the way from the least to the greatest in
+    percent, and a sign where it is really better or worse than the published method.
+    """
+    def value(row):
+        return row["same"] if row["accuracy"] is None else row["accuracy"].value
+
+    cells, values = {}, [value(row) for row in tried]
+    for row in tried:
+        method = row["method"]
+        is_real = row["gain"] is not None and row["p"] is not None and row["p"] < trials.SIGNIFICANT
+        cells[method.alignment, method.similarity, method.orders > 0] = {
+            **row, "value": value(row), "is_published": method == METHODS["published"],
+            "share": 100 * (value(row) - min(values)) / (max(values) - min(values) or 1),
+            "sign": "" if not is_real else "▲" if row["gain"].value > 0 else "▼"}
+    return {name: [cells.get((name, kind, in_contrast)) for in_contrast in (False, True) for kind in SIMILARITIES]
+            for name in sorted({name for name, *_ in cells}, key=list(ALIGNMENTS).index)}
 
 
 def confusions(answered):
