@@ -212,9 +212,9 @@ def paced(similarity, with_path=True):
     T, M = similarity.shape
     expected = similarity.copy()
     for t in range(T):
-        phase = M * (t + 0.5) / T - 0.5
+        distance = 0.5 - M * (t + 0.5) / T  # of the first sub-action
         for m in range(M):
-            expected[t, m] -= PACE * (m - phase) ** 2
+            expected[t, m] -= PACE * (distance + m) * (distance + m)
     return segment(expected, with_path)
 
 
@@ -335,39 +335,54 @@ def orders_of(M, count):
     return np.array([rng.permutation(M) for _ in range(count)])
 
 
-def contrast(similarity, score, alignment=dtw, orders=ORDERS):
-    """(contrast, p) of a `score` that an alignment gave: what is evidence for this order of the sub-actions.
+def contrast(similarities, scores, alignment=dtw, orders=ORDERS):
+    """(contrasts (K,), p (K,)) of the scores that an alignment gave K matrices: the evidence for their order.
 
-    contrast: the score less the mean of the scores of the same sub-actions in the orders of `orders_of`
+    contrast: a score less the mean of the scores of the same sub-actions in the orders of `orders_of`
     p: the share of orders that score at least as well; where the orders are random, with this one as one more of them
-    Both are 0 and 1 where no order is better than another, as with a single sub-action. Source of p: Phipson and
+    They are 0 and 1 where no order is better than another, as with a single sub-action. Source of p: Phipson and
     Smyth 2010, on random permutations.
     """
-    tried = orders_of(similarity.shape[1], orders)
+    tried = [orders_of(matrix.shape[1], orders) for matrix in similarities]
+    counts = [len(of_matrix) for of_matrix in tried]
+    flat = (np.concatenate([matrix.ravel() for matrix in similarities]), np.concatenate([one.ravel() for one in tried]),
+            np.array([(*matrix.shape, n) for matrix, n in zip(similarities, counts, strict=True)]))
     try:
-        scores = _compiled_score_orders()(alignment, similarity, tried)
+        others = _compiled_score_orders()(alignment, *flat)
     except TypeError:  # an alignment that is not compiled, or has no path
-        scores = _score_orders(alignment, similarity, tried)
-    as_good, difference = np.count_nonzero(scores >= score - ROUNDING), score - scores.mean()
-    is_all = math.factorial(similarity.shape[1]) == len(tried)
-    return (difference if abs(difference) > ROUNDING else 0.0,
-            as_good / len(tried) if is_all else (as_good + 1) / (len(tried) + 1))
+        others = _score_orders(alignment, *flat)
+    contrasts, p = np.empty(len(counts)), np.empty(len(counts))
+    for k, of_matrix in enumerate(np.split(others, np.cumsum(counts)[:-1])):
+        difference = scores[k] - of_matrix.mean()
+        contrasts[k] = difference if abs(difference) > ROUNDING else 0.0
+        as_good = np.count_nonzero(of_matrix >= scores[k] - ROUNDING)
+        is_all = math.factorial(tried[k].shape[1]) == counts[k]
+        p[k] = as_good / counts[k] if is_all else (as_good + 1) / (counts[k] + 1)
+    return contrasts, p
 
 
-def _score_orders(function, similarity, orders):
-    """The score of each order of the sub-actions: (n, M) -> (n,)."""
-    scores, other = np.empty(len(orders)), np.empty_like(similarity)
-    for i in range(len(orders)):
-        for m in range(len(orders[i])):
-            other[:, m] = similarity[:, orders[i, m]]
-        scores[i] = function(other, False)[0]
+def _score_orders(function, values, orders, shapes):
+    """The scores of every order of every matrix, one after the other.
+
+    values: the matrices, one after the other; orders: theirs; shapes (K, 3): frames, sub-actions and orders of each
+    """
+    scores = np.empty(shapes[:, 2].sum())
+    i = value = order = 0
+    for T, M, count in shapes:
+        similarity, other = values[value:value + T * M].reshape(T, M), np.empty((T, M))
+        for _ in range(count):
+            for m in range(M):
+                other[:, m] = similarity[:, orders[order + m]]
+            scores[i] = function(other, False)[0]
+            i, order = i + 1, order + M
+        value += T * M
     return scores
 
 
 @functools.cache
 def _compiled_score_orders():
-    matrix = types.float64[:, ::1]
-    return compiled(_score_orders, alignment_first(types.float64[::1], matrix, types.int64[:, ::1]))
+    return compiled(_score_orders, alignment_first(
+        types.float64[::1], types.float64[::1], types.int64[::1], types.int64[:, ::1]))
 
 
 # Methods
@@ -397,14 +412,12 @@ def every_method(orders=ORDERS):
 def align(similarities, alignment="dtw", with_paths=False, orders=0):
     """Align K similarity matrices (T, M). Returns (scores (K,) float64, K paths or None, p (K,) or None).
 
-    orders: so many of which the scores are the contrast, and p its p-values; 0 for the alignment's own scores
+    orders: so many of which the scores are the contrast, and p its p-values; 0: the alignment's own scores
     Raises ValueError if a matrix is empty or not finite.
     """
     function = globals()[alignment]
     scores, paths = zip(*[function(matrix, with_paths) for matrix in similarities], strict=True)
     p = None
     if orders:
-        scores, p = zip(*[contrast(matrix, score, function, orders)
-                          for matrix, score in zip(similarities, scores, strict=True)], strict=True)
-        p = np.array(p)
+        scores, p = contrast(similarities, scores, function, orders)
     return np.array(scores), None if paths[0] is None else list(paths), p

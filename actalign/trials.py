@@ -48,22 +48,22 @@ def of_methods(methods, samples, taken):
 
 
 def of_order(samples, taken, without):
-    """A dict for all samples (domain None) and, if there are several, for every domain: what its answers lose without the order.
+    """A dict for all samples (its domain is None) and for every domain of several: what is lost without the order.
 
     taken (N,): the options that a method took; without (N, 3): what `controls_of` gives. Losses are of the samples with
     an answer; where there are none it is how often the controls take the same option.
     """
-    answers, domains = _answers(samples), np.array([sample.domain for sample in samples])
-    known = answers >= 0
-    rows = []
+    answers, domains, rows = _answers(samples), np.array([sample.domain for sample in samples]), []
     for domain in (None, *(sorted(set(domains)) if len(set(domains)) > 1 else ())):
         here = (domains == domain) | (domain is None)
-        asked = here & known
-        hits, others = taken[asked] == answers[asked], without[asked] == answers[asked, None]
-        rows.append({"domain": domain, "n": int(np.count_nonzero(asked if known.any() else here)),
-                     "accuracy": evaluation.accuracy(hits) if asked.any() else None,
-                     "losses": [evaluation.gain(hits, others[:, i]) for i in range(len(CONTROLS))] if asked.any() else [],
-                     "same": (without[here] == taken[here, None]).mean(axis=0).tolist()})
+        asked = here & (answers >= 0)
+        row = {"domain": domain, "n": int(np.count_nonzero(asked) or np.count_nonzero(here)), "accuracy": None,
+               "same": (without[here] == taken[here, None]).mean(axis=0).tolist()}
+        if asked.any():
+            hits = taken[asked] == answers[asked]
+            row |= {"accuracy": evaluation.accuracy(hits),
+                    "losses": [evaluation.gain(hits, others == answers[asked]) for others in without[asked].T]}
+        rows.append(row)
     return rows
 
 

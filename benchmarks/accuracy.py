@@ -130,7 +130,7 @@ def score(method, matrices):
     function = candidates.ALIGNMENTS[method.alignment]
     scores = [function(matrix, False)[0] for matrix in matrices]
     if method.orders:
-        scores = [alignment.contrast(matrix, own, function)[0] for matrix, own in zip(matrices, scores, strict=True)]
+        scores, _ = alignment.contrast(matrices, scores, function)
     return scores
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 import seq_alignment  # noqa: E402
 from actalign import artifacts, cores, evaluation, tables  # noqa: E402
-from actalign.alignment import align  # noqa: E402
+from actalign.alignment import ALIGNMENTS, METHODS, ORDERS, align  # noqa: E402
 from actalign.files import write_json, write_json_items  # noqa: E402
 from actalign.subactions import read_subactions  # noqa: E402
 
@@ -131,7 +132,7 @@ def compare_with_peers(repeats):
     loop_seconds, expected = best_time(lambda: np.array([plain_loop(matrix) for matrix in job]), 1)
     for with_paths, title, peers in ((False, "scores", SCORES), (True, "scores and paths", PATHS)):
         align(job[:1], "dtw", with_paths)
-        ours, (scores, _) = best_time(lambda with_paths=with_paths: align(job, "dtw", with_paths), repeats)
+        ours, (scores, *_) = best_time(lambda with_paths=with_paths: align(job, "dtw", with_paths), repeats)
         found = {f"ActAlign, {title}": (ours, scores)}
         for name, peer in peers.items():
             peer(job[0])  # compiles it, where it is compiled
@@ -151,6 +152,25 @@ def compare_with_peers(repeats):
     librosa, _ = best_time(lambda: [by_librosa(matrix) for matrix in job], 2)
     yield (f"{len(job)} matrices from memory: scores in {from_memory:.3f} s, librosa {librosa / from_memory:.1f} "
            f"times as long; numpy.sum of them takes {reading:.3f} s")
+
+
+def contrasts(repeats):
+    """Lines of the table of every alignment, alone and in order contrast, with a thread for each core."""
+    job = make_job()
+    samples = [[OPTIONS * n + k for k in range(OPTIONS)] for n in range(SAMPLES)]
+
+    def seconds_of(name, orders):
+        def score(numbers):
+            align([job[number] for number in numbers], name, False, orders)
+
+        score(samples[0])  # compiles it
+        with ThreadPoolExecutor(cores.count()) as pool:
+            return best_time(lambda: list(pool.map(score, samples)), repeats)[0]
+
+    yield f"{len(job)} matrices from memory, {cores.count()} threads, seconds; in contrast of {ORDERS} orders"
+    yield from tables.table([("", "alone", "in contrast")] + [
+        (name, f"{seconds_of(name, 0):.3f}", f"{seconds_of(name, ORDERS):.2f}")
+        for name in ALIGNMENTS if name != "unordered"])
 
 
 def growth(repeats):
@@ -241,15 +261,21 @@ def profile(folder, repeats):
         read_subactions(folder / "g.json"), video, texts))
     measure("read embeddings", lambda: [(video.embeddings(sample.id), texts.embeddings(sample.id))
                                         for sample in samples])
+
+    def matrices_of(sample, kinds):
+        return seq_alignment.similarities(sample, video, texts, seq_alignment.SMOOTH_FRAMES, kinds)
+
     with cores.one_torch_thread():
         matrices = measure("the same, smoothed and compared", lambda: [
             matrix for sample in samples
-            for matrix in next(seq_alignment.similarities(sample, video, texts, seq_alignment.SMOOTH_FRAMES, ["sigmoid"]))])
+            for matrix in next(matrices_of(sample, ["sigmoid"]))])
     measure("align", lambda: align(matrices))
     predictions = measure("all three, samples side by side", lambda: seq_alignment.predict(
-        samples, video, texts, seq_alignment.SMOOTH_FRAMES))
+        samples, METHODS["published"], matrices_of))
     measure("accuracy with intervals", lambda: evaluation.accuracy_table({"dtw": predictions}))
     measure("the script, with its start", lambda: run_stage(args))
+    measure("the same by the recommended method", lambda: run_stage([*args, "--method", "recommended"]))
+    measure("the same with every method beside it", lambda: run_stage([*args, "--alignment", "all"]))
     yield f"the stage on {SAMPLES} samples of {FEATURES} features, files in memory, compiled before"
     yield from tables.table([("", "seconds")] + [(name, f"{value:.3f}") for name, value in seconds.items()])
 
@@ -307,7 +333,8 @@ def main(argv=None):
     parser.add_argument("--repeats", type=int, default=5,
                         help="runs, of which the fastest counts (default: %(default)s)")
     args = parser.parse_args(argv)
-    for part in (compare_with_peers(args.repeats), growth(args.repeats), first_call()):
+    for part in (compare_with_peers(args.repeats), contrasts(min(args.repeats, 3)),
+                 growth(args.repeats), first_call()):
         print("\n".join(part), end="\n\n", flush=True)
     for part in (lambda folder: profile(folder, min(args.repeats, 3)), many_samples):
         with tempfile.TemporaryDirectory() as folder:

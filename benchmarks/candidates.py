@@ -13,9 +13,9 @@ def balanced_paced(similarity, with_path=True):
     T, M = similarity.shape
     expected = similarity.copy()
     for t in range(T):
-        phase = M * (t + 0.5) / T - 0.5
+        distance = 0.5 - M * (t + 0.5) / T  # of the first sub-action
         for m in range(M):
-            expected[t, m] -= PACE * (m - phase) ** 2
+            expected[t, m] -= PACE * (distance + m) * (distance + m)
     return balanced(expected, with_path)
 
 

@@ -302,14 +302,26 @@ def test_contrast_over_all_orders_equals_its_definition(name):
         assert p == np.mean(np.array(scores) >= own - 1e-12)
 
 
+@pytest.mark.parametrize("name", sorted(alignment.ALIGNMENTS.keys() - {"unordered"}))
+def test_the_contrast_of_many_matrices_is_that_of_each_and_compiled(name, monkeypatch):
+    matrices = random_matrices(30, seed=39)
+    function = getattr(alignment, name)
+    own = [function(matrix, False)[0] for matrix in matrices]
+    monkeypatch.setattr(alignment, "_score_orders", None)  # what Python would run
+    contrasts, p = contrast(matrices, own, function, 20)
+    for matrix, score, *found in zip(matrices, own, contrasts, p, strict=True):
+        assert contrast([matrix], [score], function, 20) == tuple([value] for value in found)
+
+
 def test_contrast_takes_the_same_random_orders_again_where_there_are_many():
     matrix = np.random.default_rng(36).random((9, 7))
     own = dtw(matrix)[0]
-    found = contrast(matrix, own, dtw, 50)
+    [found], [p] = contrast([matrix], [own], dtw, 50)
     orders_of.cache_clear()
-    assert contrast(matrix, own, dtw, 50) == found
+    assert contrast([matrix], [own], dtw, 50) == ([found], [p])
     scores = [dtw(matrix[:, order])[0] for order in orders_of(7, 50)]
-    assert found == pytest.approx((own - np.mean(scores), (1 + sum(score >= own for score in scores)) / 51))
+    assert found == pytest.approx(own - np.mean(scores))
+    assert p == (1 + sum(score >= own for score in scores)) / 51
     assert len(orders_of(7, 50)) == 50
     assert len(orders_of(4, 32)) == 24  # all of them
     assert all(sorted(order) == list(range(7)) for order in orders_of(7, 50).tolist())

@@ -162,7 +162,8 @@ def outcome(id, margin, right, domain="d"):
 
 def run_of(predictions, compared=None):
     artifact = SimpleNamespace(path="a.npy", meta={"model": "tiny"})
-    return Run({"name": "dtw", "similarity": "sigmoid", "contrast": 0}, predictions, {}, artifact, artifact, None, compared, None)
+    method = {"name": "dtw", "similarity": "sigmoid", "contrast": 0}
+    return Run(method, predictions, {}, artifact, artifact, None, compared, None)
 
 
 def test_all_samples_are_shown_where_there_is_room():
