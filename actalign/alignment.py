@@ -372,7 +372,9 @@ def _score_orders(function, values, orders, shapes):
         similarity, other = values[value:value + T * M].reshape(T, M), np.empty((T, M))
         for _ in range(count):
             for m in range(M):
-                other[:, m] = similarity[:, orders[order + m]]
+                column = orders[order + m]
+                for t in range(T):
+                    other[t, m] = similarity[t, column]
             scores[i] = function(other, False)[0]
             i, order = i + 1, order + M
         value += T * M

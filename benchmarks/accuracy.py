@@ -26,7 +26,7 @@ import candidates  # noqa: E402
 import encoders  # noqa: E402
 import worlds  # noqa: E402
 from findings import Results, draw, encoder_rows, page, recommended  # noqa: E402
-from methods import EMBEDDING_NOISE, METHODS, STRONG  # noqa: E402
+from methods import EMBEDDING_NOISE, METHODS, STRONG, VARIANTS  # noqa: E402
 
 import baseline  # noqa: E402
 import encode_subactions  # noqa: E402
@@ -115,7 +115,7 @@ def scores_of(folder, noise, id, number):
                for kind in alignment.SIMILARITIES}
     shuffled = [np.random.default_rng([SHUFFLE_SEED, number, k]).permutation(rows.shape[0])
                 for k, rows in enumerate(options)]
-    for method in METHODS:
+    for method in (*METHODS, *VARIANTS):
         matrices = by_kind[method.similarity]
         found[str(method)] = score(method, matrices)
         if not method.orders and method.alignment != "unordered":
@@ -127,7 +127,7 @@ def scores_of(folder, noise, id, number):
 
 def score(method, matrices):
     """Scores (K,) of K similarity matrices."""
-    function = candidates.ALIGNMENTS[method.alignment]
+    function = {**candidates.ALIGNMENTS, **candidates.VARIANTS}[method.alignment]
     scores = [function(matrix, False)[0] for matrix in matrices]
     if method.orders:
         scores, _ = alignment.contrast(matrices, scores, function)
@@ -142,7 +142,7 @@ def hits_of(folder, executor, noise=None):
     """{world: {method or control: hits (N,) bool}} of one encoder's embeddings, kept in the folder."""
     path = folder / f"hits{'-'.join(map(str, noise or ()))}.npz"
     samples = [one.sample for one in read_subactions(folder.parent / "generated_subactions.json")]
-    if not path.exists() or not set(map(str, METHODS)) <= np.load(path).keys():
+    if not path.exists() or not set(map(str, (*METHODS, *VARIANTS))) <= np.load(path).keys():
         ids = list(enumerate(sample.id for sample in samples))
         parts = [ids[start:start + PART] for start in range(0, len(ids), PART)]
         found = [one for part in executor.map(_scores_in_worker, [folder] * len(parts), [noise] * len(parts), parts)

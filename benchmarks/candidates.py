@@ -3,20 +3,22 @@
 import numpy as np
 
 from actalign import alignment
-from actalign.alignment import PACE, balanced, dtw
+from actalign.alignment import PACE, balanced, dtw, segment
 from actalign.compilation import compiled
 
 
-@compiled
-def balanced_paced(similarity, with_path=True):
-    """`balanced` on the similarities of `paced`."""
-    T, M = similarity.shape
-    expected = similarity.copy()
-    for t in range(T):
-        distance = 0.5 - M * (t + 0.5) / T  # of the first sub-action
-        for m in range(M):
-            expected[t, m] -= PACE * (distance + m) * (distance + m)
-    return balanced(expected, with_path)
+def with_pace(function, pace):
+    """The alignment `function` on the similarities of `paced`, with another PACE if need be."""
+    @compiled
+    def paced(similarity, with_path=True):
+        T, M = similarity.shape
+        expected = similarity.copy()
+        for t in range(T):
+            distance = 0.5 - M * (t + 0.5) / T  # of the first sub-action
+            for m in range(M):
+                expected[t, m] -= pace * (distance + m) * (distance + m)
+        return function(expected, with_path)
+    return paced
 
 
 @compiled
@@ -33,4 +35,5 @@ def equal(similarity, with_path=True):
 
 
 ALIGNMENTS = {**{name: getattr(alignment, name) for name in alignment.ALIGNMENTS},
-              "balanced paced": balanced_paced, "equal": equal}
+              "balanced paced": with_pace(balanced, PACE), "equal": equal}
+VARIANTS = {f"paced, a price of {pace:.3g} nats": with_pace(segment, pace) for pace in (PACE / 4, 4 * PACE)}

@@ -6,7 +6,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 import worlds
-from methods import EMBEDDING_NOISE, METHODS, PUBLISHED, STRONG, Method
+from methods import EMBEDDING_NOISE, METHODS, PUBLISHED, STRONG, VARIANTS, Method
 
 from actalign import comparison
 from actalign.alignment import ORDERS
@@ -205,7 +205,8 @@ def page(chosen_on, results, strengths, best, **more):
         gain=with_interval(gains),
         p=comparison.p_text(paired_p(gains)), gain_when_chosen=chosen_on.gains(best, PUBLISHED, results.weak).mean(),
         mean_strong_gain=np.mean(list(strong.values())), significant=SIGNIFICANT, orders=ORDERS,
-        chance=100 / worlds.OPTIONS, worlds=worlds.WORLDS, methods=METHODS, failures=list(failures(results)),
+        variants=VARIANTS, chance=100 / worlds.OPTIONS, worlds=worlds.WORLDS, methods=METHODS,
+        failures=list(failures(results)),
         encoder_table=markdown(list(encoder_rows(results, strengths, best))),
         world_table=markdown(list(world_rows(results, best))), method_table=markdown(list(method_rows(results, False))),
         contrast_table=markdown(list(method_rows(results, True))),

@@ -14,3 +14,4 @@ PUBLISHED = NAMED["published"]
 METHODS = [Method(name, similarity, orders) for similarity in SIMILARITIES
            for name in candidates.ALIGNMENTS for orders in (0, ORDERS)
            if not (name == "unordered" and orders)]  # of which it is 0
+VARIANTS = [Method(name, "evidence", ORDERS) for name in candidates.VARIANTS]  # of a setting; none is chosen

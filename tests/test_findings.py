@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(ROOT / "examples"))
 import accuracy
 import findings
-from methods import METHODS, PUBLISHED, STRONG
+from methods import METHODS, PUBLISHED, STRONG, VARIANTS
 
 from actalign.comparison import mcnemar
 
@@ -24,7 +24,7 @@ def made_results(gains):
     def hits(encoder, method):
         return rng.permutation(np.arange(200) < 200 * gains.get((encoder, method), 0.5))
 
-    names = [str(method) for method in METHODS] + ["mean pool"] + [
+    names = [str(method) for method in (*METHODS, *VARIANTS)] + ["mean pool"] + [
         f"{method}; {control}" for method in METHODS if not method.orders for control in ("reversed", "shuffled")]
     return findings.Results({encoder: {world: {name: hits(encoder, name) for name in names} for world in WORLDS}
                              for encoder in (STRONG, "500 steps")})
