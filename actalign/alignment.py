@@ -258,10 +258,12 @@ def drop(similarity, with_path=True):
 def _price(similarity):
     """What a share of KEPT of the entries exceeds, to a 256th of their range: far faster than to the last digit."""
     lowest, step = similarity.min(), (similarity.max() - similarity.min()) / 256
+    if not 0 < step < np.inf:
+        return lowest
     counts, kept, bin = np.zeros(257), 0.0, 257
     for t in range(similarity.shape[0]):
         for m in range(similarity.shape[1]):
-            counts[int((similarity[t, m] - lowest) / step) if step > 0 else 0] += 1
+            counts[min(int((similarity[t, m] - lowest) / step), 256)] += 1  # of a tiny range, steps are rounded
     while kept < KEPT * similarity.size:
         bin -= 1
         kept += counts[bin]

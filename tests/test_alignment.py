@@ -115,6 +115,13 @@ def test_drop_equals_brute_force_over_all_paths_and_frames_left_out():
         assert (total(matrix, path) + price * (T - len(path))) / T == pytest.approx(score, abs=1e-12)
 
 
+@pytest.mark.parametrize("scale", [5e-324, 0.0, 1.0, 1e306])
+def test_a_dropped_frames_price_is_within_any_range(scale):
+    matrix = (scale * np.arange(-150.0, 150.0)).reshape(60, 5)
+    assert matrix.min() <= alignment._price(matrix) <= matrix.max()
+    assert np.isfinite(alignment.drop(matrix / 1e3)[0])
+
+
 def test_subsequence_equals_brute_force_over_all_paths():
     for matrix in random_matrices(300, seed=33):
         T, M = matrix.shape
