@@ -12,6 +12,7 @@ from actalign.tables import score_text, table
 
 TOP_K = (1, 2, 3)
 RESAMPLES = 10_000
+Z = 1.959964  # 97.5% of a normal distribution lie below it
 SEED = 0  # of the bootstrap, so that the same predictions give the same interval
 
 
@@ -67,12 +68,16 @@ def top_k_hits(predictions, k):
 
 
 def accuracy(hits):
-    """The Accuracy of (N,) hits, N > 0, with the percentile bootstrap interval.
+    """The Accuracy of (N,) hits, N > 0, with the percentile bootstrap interval, or of all and of none with Wilson's.
 
-    The sum of N hits drawn with replacement is binomial, so the resamples are drawn as such.
-    Source: Efron and Tibshirani 1993, chapter 13.
+    The sum of N hits drawn with replacement is binomial, so the resamples are drawn as such; where all hits are alike,
+    so is every resample, and would say nothing.
+    Source: Efron and Tibshirani 1993, chapter 13; Wilson 1927.
     """
     value = np.mean(hits)
+    if value in (0, 1):
+        beyond = Z**2 / (len(hits) + Z**2)
+        return Accuracy(float(value), *((0.0, beyond) if value == 0 else (1 - beyond, 1.0)))
     resampled = np.random.default_rng(SEED).binomial(len(hits), value, RESAMPLES) / len(hits)
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Accuracy(float(value), float(low), float(high))

@@ -94,11 +94,10 @@ def test_interval_is_the_same_every_time():
     assert accuracy(hits) == accuracy(hits[::-1]) == accuracy(list(hits))
 
 
-@pytest.mark.parametrize(("hit", "value"), [(True, 1.0), (False, 0.0)])
-def test_interval_of_all_or_nothing_is_a_point(hit, value):
-    found = accuracy([hit] * 10)
-    assert (found.value, found.low, found.high) == (value, value, value)
-    assert str(found) == f"{100 * value:.1f} [{100 * value:.1f}, {100 * value:.1f}]"
+@pytest.mark.parametrize(("hits", "of", "expected"), [
+    (10, 10, "100.0 [72.2, 100.0]"), (0, 10, "0.0 [0.0, 27.8]"), (80, 80, "100.0 [95.4, 100.0]"), (1, 1, "100.0 [20.7, 100.0]")])
+def test_interval_of_all_or_nothing_is_wilsons(hits, of, expected):
+    assert str(accuracy(np.arange(of) < hits)) == expected
 
 
 # Tables
@@ -247,11 +246,12 @@ def test_predictions_come_back(tmp_path):
 def test_summary_is_over_samples_with_answers(tmp_path):
     content = write_some(tmp_path / "p.json", [prediction([2, 1, 0, 0], 0, "a"), prediction([2, 1, 0, 0], 1, "b"),
                                                prediction([1, 2], None, "c")], {"d": "gone"})
+    wilson = pytest.approx(2 / (2 + 1.96**2), abs=1e-4)
     assert content["summary"] == {
         "scored": 3, "with_answer": 2, "not_scored": 1,
         "top1": {"accuracy": 0.5, "low": 0.0, "high": 1.0, "chance": 0.25},
-        "top2": {"accuracy": 1.0, "low": 1.0, "high": 1.0, "chance": 0.5},
-        "top3": {"accuracy": 1.0, "low": 1.0, "high": 1.0, "chance": 0.75},
+        "top2": {"accuracy": 1.0, "low": wilson, "high": 1.0, "chance": 0.5},
+        "top3": {"accuracy": 1.0, "low": wilson, "high": 1.0, "chance": 0.75},
     }
     content = write_some(tmp_path / "p.json", [prediction([1, 2], None)])
     assert content["summary"] == {"scored": 1, "with_answer": 0, "not_scored": 0}
