@@ -95,7 +95,8 @@ def test_interval_is_the_same_every_time():
 
 
 @pytest.mark.parametrize(("hits", "of", "expected"), [
-    (10, 10, "100.0 [72.2, 100.0]"), (0, 10, "0.0 [0.0, 27.8]"), (80, 80, "100.0 [95.4, 100.0]"), (1, 1, "100.0 [20.7, 100.0]")])
+    (10, 10, "100.0 [72.2, 100.0]"), (0, 10, "0.0 [0.0, 27.8]"), (80, 80, "100.0 [95.4, 100.0]"),
+    (1, 1, "100.0 [20.7, 100.0]")])
 def test_interval_of_all_or_nothing_is_wilsons(hits, of, expected):
     assert str(accuracy(np.arange(of) < hits)) == expected
 
