@@ -39,6 +39,7 @@ from actalign.tables import table  # noqa: E402
 
 CHOICE_SEED, REPORT_SEED = 3, 4  # of the clips that the recommendation is chosen on, and of those it is reported on
 QUICK = {"clips": 60, "worlds": ("base", "content", "lead"), "encoders": (STRONG, encoders.NOISY)}
+CLIPS = 200  # a world and seed
 SMOOTH = 3  # frames; a phase has about nine
 SHUFFLE_SEED, NOISE_SEED = 5, 6
 PART = 50  # samples that a worker scores at once
@@ -164,7 +165,7 @@ def hits_of(folder, executor, noise=None):
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="little of everything, a table on stdout")
-    parser.add_argument("--clips", type=int, default=worlds.CLIPS, help="clips a world and seed (%(default)s)")
+    parser.add_argument("--clips", type=int, default=CLIPS, help="clips a world and seed (%(default)s)")
     parser.add_argument("--cache", type=Path, default=ROOT / "evidence", help="folder to keep things in (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "evidence.md", help="page (%(default)s)")
     return parser.parse_args(argv)
