@@ -17,7 +17,6 @@ from actalign.checkpoint import add_trust_argument, find_checkpoint
 from actalign.predictions import predictions_output, publish
 from actalign.subactions import options_of, read_subactions
 
-SMOOTH_FRAMES = 30  # the published window, about one second
 AUTO_SMOOTH = 1 / 3  # of a phase, for --smooth auto
 LONGEST_SMOOTH = 10**6  # frames or seconds
 MOST_ORDERS = 10_000
@@ -143,7 +142,8 @@ def smoothing_note(samples, video, texts, smooth):
     rates = [rate for rate in (video.frame_rate(sample.id) for sample in samples) if rate]
     seconds = f" ({np.median(windows) / np.median(rates):.2f} s)" if rates else ""
     frames = f"{windows[0]}" if np.ptp(windows) == 0 else f"{windows.min()} to {windows.max()}"
-    note = f"smoothing window {frames} frames{seconds}, median phase T/M {np.median(phases):.1f} frames"
+    window = "no smoothing" if windows.max() == 1 else f"smoothing window {frames} frames{seconds}"
+    note = f"{window}, median phase T/M {np.median(phases):.1f} frames"
     if blurred := np.count_nonzero(windows > phases):
         note += f"; in {blurred} of {len(samples)} samples the window is longer than a phase and blurs it: see --smooth"
     return note
@@ -178,9 +178,9 @@ def parse_args(argv=None):
     add("--subactions", required=True, help="generated_subactions.json")
     add("--video_embeddings", required=True, help="video_embeddings.npy")
     add("--subaction_embeddings", required=True, help="encoded_subactions.npy")
-    add("--smooth", type=smoothing, default=SMOOTH_FRAMES, metavar="WINDOW",
-        help="window of the moving average over frame embeddings: frames, 1 for none; seconds as 0.5s; or auto, a "
-             "third of each sample's phase T/M (default: %(default)s)")
+    add("--smooth", type=smoothing, default=1, metavar="WINDOW",
+        help="window of the moving average over frame embeddings: frames; seconds as 0.5s; or auto, a third of each "
+             "sample's phase T/M (default: %(default)s frame, none, as the published script runs)")
     add("--method", choices=alignment.METHODS, default="published",
         help="; ".join(f"{name}: {method}" for name, method in alignment.METHODS.items()) + ". The recommended one is "
              "better with weak encoders in drawn worlds, docs/evidence.md, and was never measured on real sport "

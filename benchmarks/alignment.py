@@ -263,10 +263,10 @@ def profile(folder, repeats):
                                         for sample in samples])
 
     def matrices_of(sample, kinds):
-        return seq_alignment.similarities(sample, video, texts, seq_alignment.SMOOTH_FRAMES, kinds)
+        return seq_alignment.similarities(sample, video, texts, 1, kinds)
 
     with cores.one_torch_thread():
-        matrices = measure("the same, smoothed and compared", lambda: [
+        matrices = measure("the same, and compared", lambda: [
             matrix for sample in samples
             for matrix in next(matrices_of(sample, ["sigmoid"]))])
     measure("align", lambda: align(matrices))

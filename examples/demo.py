@@ -19,7 +19,6 @@ from actalign import evaluation  # noqa: E402
 from actalign.predictions import read_predictions  # noqa: E402
 
 IMAGE_SIZE = 48  # pixels, what the example's checkpoint takes
-SMOOTH = 6  # frames; the published 30 would be longer than a phase of these short clips, and blur it
 
 WHAT_IT_IS = """\
 This is a controlled world: a drawn athlete, actions that are mostly one another's phases in another order, and a tiny
@@ -33,7 +32,7 @@ def commands(folder, device):
     frames, video = f"{folder}/processed_dataset.npy", f"{folder}/video_embeddings.npy"
     scripts, texts = f"{folder}/generated_subactions.json", f"{folder}/encoded_subactions.npy"
     align = ["seq_alignment.py", "--subactions", scripts, "--video_embeddings", video, "--subaction_embeddings", texts,
-             "--smooth", str(SMOOTH), "--device", device]
+             "--device", device]
     return [
         ["process_data.py", "--dataset", "examples/manifest.jsonl", "--output", frames, "--image_size",
          str(IMAGE_SIZE)],

@@ -204,6 +204,18 @@ def test_a_window_longer_than_a_phase_is_said(stage, capsys):
     assert "longer than a phase" not in capsys.readouterr().out
 
 
+def test_without_being_asked_nothing_is_smoothed(stage, capsys):
+    path, found = stage.folder / "p.json", []
+    flags = ["--subactions", str(stage.folder / "generated.json"),
+             "--video_embeddings", str(stage.folder / "video_embeddings.npy"),
+             "--subaction_embeddings", str(stage.folder / "encoded_subactions.npy"), "--output", str(path)]
+    for more in ([], ["--smooth", "1"]):
+        assert seq_alignment.main([*flags, *more]) == 0
+        assert "no smoothing, median phase" in capsys.readouterr().out
+        found.append([sample["scores"] for sample in json.loads(path.read_text())["samples"]])
+    assert found[0] == found[1]
+
+
 def test_an_automatic_window_is_a_third_of_each_samples_phase(stage, capsys):
     paths = [stage.folder / f"{name}.json" for name in ("auto", "1")]
     assert stage("--smooth", "auto", "--output", str(paths[0])) == 0
