@@ -199,7 +199,9 @@ def parse_args(argv=None):
     add("--output", help="write scores, rankings and paths to this predictions.json, and its .csv twin")
     add("--report", metavar="HTML", help="write a page that shows why each sample is answered as it is")
     add("--frames", metavar="NPY", help="processed_dataset.npy: pictures for --report and --figures")
-    add("--compare", metavar="JSON", help="predictions.json of another method on the same samples, to compare with")
+    add("--compare", nargs="+", default=[], metavar="JSON",
+        help="predictions.json of other methods on the same samples, to compare with; the report shows the first one's "
+             "disagreements")
     add("--report_limit", type=console.positive_int, default=report.MOST_SAMPLES, metavar="N",
         help="show the N most telling samples in --report (default: %(default)s)")
     add("--figures", metavar="DIR", help="draw figures of samples into this folder, as PNG and PDF")
@@ -227,7 +229,7 @@ def main(argv=None):
         del subactions  # of 100,000 samples they take most of a gigabyte, and the index of `texts` holds them too
         settings = {"name": method.alignment, "similarity": method.similarity, "contrast": method.orders,
                     "smooth": args.smooth}
-        compared = comparison.read_compared(args.compare, samples, settings) if args.compare else None
+        compared = comparison.read_all_compared(args.compare, samples, settings)
         frames = report.open_frames(args.frames, video) if args.frames else None
         report.require_samples(args.samples or (), samples, not_scored)
         device = console.pick_device(args.device or "cpu")  # last of all, since it loads torch
@@ -241,8 +243,8 @@ def main(argv=None):
         if predictions:
             notes = [f"{method}; {smoothing_note(samples, video, texts, args.smooth)}; "
                      f"{stopwatch.rate(len(samples))} samples/s",
-                     *(comparison.lines(settings, predictions, compared) if compared else [])]
-        beside = {compared.name: list(compared.predictions.values())} if compared else None
+                     *comparison.lines(settings, predictions, compared)]
+        beside = {other.name: list(other.predictions.values()) for other in compared}
         sources = {"subactions": {"path": args.subactions, "fingerprint": files.fingerprint(args.subactions)},
                    "video_embeddings": video.source(), "subaction_embeddings": texts.source()}
         publish(args.output, comparison.method_name(settings), settings, sources, predictions, not_scored, ids, beside,

@@ -47,9 +47,19 @@ def method_of(method):
     return Method(method["name"], method["similarity"], method["contrast"])
 
 
-def read_compared(path, samples, own_method):
+def read_all_compared(paths, samples, own_method):
+    """[Compared] of several predictions.json; errors as of `read_compared`."""
+    taken, found = {method_name(own_method)}, []
+    for path in paths:
+        found.append(read_compared(path, samples, own_method, taken))
+        taken.add(found[-1].name)
+    return found
+
+
+def read_compared(path, samples, own_method, taken=()):
     """The Compared of a predictions.json, against the `samples` of this run and its method.
 
+    It has the first name that is not `taken`: its method, what differs from this run's settings, its file, a number.
     Raises InputError if it is none, shares no sample with this run, or asked other questions.
     """
     method, predictions = read_predictions(path)
@@ -63,8 +73,10 @@ def read_compared(path, samples, own_method):
         raise InputError(f"--compare {path}: {some_of(differing)} had other options or another answer there; give "
                          "predictions that were made from the same dataset")
     name = method_name(method)
-    if name == method_name(own_method):
-        name = f"{name} ({shortened(Path(path).name, NAME_COLUMNS)})"
+    differs = ", ".join(f"{key} {value}" for key, value in method.items() if own_method.get(key) != value)
+    names = [name, *[differs] * (name == method_name(own_method) and differs != ""), Path(path).name]
+    names = [shortened(name, NAME_COLUMNS) for name in names]
+    name = next(one for one in (*names, *(f"{name} {n}" for n in range(2, 3 + len(taken)))) if one not in taken)
     joined = {ours.id: Prediction(ours, other.scores) for ours, other in shared}
     return Compared(name, str(path), joined, [id for id in theirs if id not in joined])
 
@@ -108,8 +120,13 @@ def p_text(p):
     return f"{p:.1e}" if 0 < p < 0.001 else f"{p:.2g}"
 
 
-def lines(method, predictions, compared):
-    """What the terminal says of a comparison, below the accuracy of both: who was right where, and the test."""
+def lines(method, predictions, all_compared):
+    """What the terminal says of comparisons, below the accuracy of all."""
+    return [line for compared in all_compared for line in _lines(method, predictions, compared)]
+
+
+def _lines(method, predictions, compared):
+    """What the terminal says of a comparison: who was right where, and the test."""
     pairs = paired(predictions, compared)
     left_out = len(predictions) - len(pairs)
     said = [f"{left_out} samples of this run are not in {compared.path} and not compared"] if left_out else []

@@ -7,7 +7,7 @@ import pytest
 from refusals import refusal
 
 from actalign import comparison
-from actalign.comparison import disagreements, mcnemar, outcomes, p_text, paired, read_compared
+from actalign.comparison import disagreements, mcnemar, outcomes, p_text, paired, read_all_compared
 from actalign.dataset import Sample
 from actalign.evaluation import Prediction
 from actalign.predictions import write_predictions
@@ -26,7 +26,7 @@ def compared_with(tmp_path):
     """A function that writes predictions of another method and reads them beside those of this run."""
     def read(ours, theirs, method=None):
         write_predictions(tmp_path / "other.json", {"name": "mean pool"} if method is None else method, {}, theirs, {})
-        return read_compared(tmp_path / "other.json", [one.sample for one in ours], DTW)
+        return read_all_compared([tmp_path / "other.json"], [one.sample for one in ours], DTW)[0]
 
     return read
 
@@ -65,7 +65,7 @@ def test_samples_are_joined_by_id_whatever_their_order(compared_with):
     assert outcomes(pairs) == {"compared": 4, "both": 1, "first": 1, "second": 1, "neither": 1, "p": "1"}
     assert [one.sample.id for one, _ in disagreements(pairs)] == ["a", "b"]
     assert compared.others == ["f"]
-    said = "\n".join(comparison.lines(DTW, ours, compared))
+    said = "\n".join(comparison.lines(DTW, ours, [compared]))
     assert "1 samples of this run are not in" in said
     assert "only published right: 1, only mean pool right: 1, of 4 samples; exact McNemar test p = 1" in said
 
@@ -87,7 +87,7 @@ def test_where_both_are_right_alike_they_disagree_on_what_they_chose_differently
 def test_without_answers_the_comparison_tells_how_often_both_predict_the_same(compared_with):
     ours = [prediction("a", answer=None), prediction("b", answer=None)]
     compared = compared_with(ours, [prediction("a", True, None), prediction("b", False, None)])
-    assert comparison.lines(DTW, ours, compared) == [
+    assert comparison.lines(DTW, ours, [compared]) == [
         "compared with mean pool: no answers are known; the two predict the same in 1 of 2 samples"]
 
 
@@ -103,7 +103,7 @@ def test_predictions_of_other_questions_are_refused(compared_with, theirs, part)
 
 
 @pytest.mark.parametrize(("method", "name"), [
-    ({"name": "mean pool"}, "mean pool"), (DTW | {"smooth": 6}, "published (other.json)"),
+    ({"name": "mean pool"}, "mean pool"), (DTW | {"smooth": 6}, "smooth 6"), (DTW, "other.json"),
     (DTW | {"name": "segment"}, "segment"), (DTW | {"name": "paced", "similarity": "evidence", "contrast": 32},
                                              "recommended"),
     (DTW | {"name": "segment", "similarity": "centred"}, "segment, centred"),
@@ -111,6 +111,18 @@ def test_predictions_of_other_questions_are_refused(compared_with, theirs, part)
 ])
 def test_methods_have_names_that_tell_them_apart(compared_with, method, name):
     assert compared_with([prediction("a")], [prediction("a")], method).name == name
+
+
+def test_several_methods_have_a_name_each(tmp_path):
+    paths = [tmp_path / "a.json", tmp_path / "b.json", tmp_path / "b" / "b.json"]
+    paths[2].parent.mkdir()
+    for path in paths:
+        write_predictions(path, {"name": "mean pool"}, {}, [prediction("a", False)], {})
+    found = read_all_compared([*paths, paths[0]], [prediction("a").sample], DTW)
+    assert [one.name for one in found] == ["mean pool", "b.json", "mean pool 2", "a.json"]
+    said = comparison.lines(DTW, [prediction("a")], found)
+    assert len(said) == 4
+    assert "only published right: 1, only mean pool right: 0" in said[0]
 
 
 @pytest.mark.parametrize("method", [{}, "odd", {"name": ""}])

@@ -66,7 +66,7 @@ def made_run(matrices, method="dtw", paths=True):
                         for key, matrix in zip(sample.keys, matrices, strict=True)]}
     video = SimpleNamespace(length=lambda _: len(matrices[0]), item=lambda _: {}, path="v.npy", meta={})
     subactions = SimpleNamespace(item=lambda _: item, path="t.npy")
-    run = Run({"name": method}, [prediction], {}, video, subactions, None, None, lambda _: matrices)
+    run = Run({"name": method}, [prediction], {}, video, subactions, None, [], lambda _: matrices)
     return run, prediction
 
 
@@ -163,7 +163,7 @@ def outcome(id, margin, right, domain="d"):
 def run_of(predictions, compared=None):
     artifact = SimpleNamespace(path="a.npy", meta={"model": "tiny"})
     method = {"name": "dtw", "similarity": "sigmoid", "contrast": 0}
-    return Run(method, predictions, {}, artifact, artifact, None, compared, None)
+    return Run(method, predictions, {}, artifact, artifact, None, [compared] if compared else [], None)
 
 
 def test_all_samples_are_shown_where_there_is_room():
@@ -256,6 +256,21 @@ def test_a_file_whose_name_is_no_unicode_does_not_stop_the_page(tmp_path):
     assert seq_alignment.main([*arguments, "--report", str(tmp_path / "r.html"), "--compare", other]) == 0
     assert "other?.json" in (tmp_path / "r.html").read_text(encoding="utf-8")
     assert page.anchor("\ud800 ä/#") == "sample-%3F%20%C3%A4%2F%23"
+
+
+def test_all_methods_that_are_compared_with_are_told_and_shown(tmp_path, capsys):
+    arguments = make_run(tmp_path)
+    other, own = write_other_predictions(tmp_path / "other.json", tmp_path), str(tmp_path / "own.json")
+    assert seq_alignment.main([*arguments, "--smooth", "3", "--output", own]) == 0
+    capsys.readouterr()
+    report = tmp_path / "r.html"
+    assert seq_alignment.main([*arguments, "--report", str(report), "--compare", other, own]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^smooth 3 +\d", printed, re.MULTILINE)
+    assert "only smooth 3 right" in printed
+    text = report.read_text(encoding="utf-8")
+    assert '<th scope="row"><bdi>smooth 3</bdi></th>' in text
+    assert f"other.json, {own}</bdi>" in text
 
 
 def test_no_more_samples_than_asked_for_and_it_says_how_they_were_chosen(tmp_path):

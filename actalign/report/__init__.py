@@ -23,7 +23,8 @@ class Run:
 
     method  {"name": ..., settings}, as in predictions.json
     predictions  with paths, unless the alignment has none      not_scored  {sample id: reason}
-    frames, compared  None where they were not given
+    frames  None where they were not given
+    compared_all  the methods that this one is compared with, of which the first is shown in full
     similarities  function of a Sample that returns its K matrices (T, M)
     tried, without_order  what trials.of_methods and trials.of_order give, if they were asked for
     """
@@ -34,7 +35,7 @@ class Run:
     video: ArrayArtifact
     subactions: ArrayArtifact
     frames: ArrayArtifact | None
-    compared: comparison.Compared | None
+    compared_all: list
     similarities: Callable
     tried: list = ()
     without_order: list = ()
@@ -42,6 +43,10 @@ class Run:
     @property
     def name(self):
         return comparison.method_name(self.method)
+
+    @property
+    def compared(self):
+        return self.compared_all[0] if self.compared_all else None
 
     @property
     def tells(self):

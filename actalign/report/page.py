@@ -77,12 +77,14 @@ def summary(run):
 
     answered = [prediction for prediction in run.predictions if prediction.is_right is not None]
     pairs = comparison.paired(run.predictions, run.compared)
+    others = [(other, [theirs for _, theirs in comparison.paired(answered, other)]) for other in run.compared_all[1:]]
     by_domain = grouped((prediction.sample.domain, prediction) for prediction in answered)
     return {
         **measured(answered), **comparison.outcomes(pairs), "confusions": confusions(answered),
         "domains": {domain: measured(by_domain[domain]) for domain in sorted(by_domain)},
         "not_scored": grouped((reason, id) for id, reason in run.not_scored.items()),
         "shared": len(pairs), "disagreements": comparison.disagreements(pairs),
+        "others": [(other.name, top_k(theirs), len(theirs)) for other, theirs in others],
         "tried": grid(run.tried), "kinds": list(SIMILARITIES), "controls": trials.CONTROLS,
         "significant": trials.SIGNIFICANT,
     }
