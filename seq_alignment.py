@@ -78,11 +78,13 @@ def window_of(sample, video, texts, smooth):
     return max(1, round(float(smooth[:-1]) * video.frame_rate(sample.id)))
 
 
-def similarities(sample, video, texts, smooth, kinds, device="cpu"):
+def similarities(sample, video, texts, smooth, kinds, device="cpu", scale=None):
     """For each of the similarities `kinds`, the K matrices (T, M) of one sample's options in their order.
 
-    smooth: what `smoothing` gives. Raises InputError if frames cancel out within a smoothing window.
+    smooth: what `smoothing` gives; scale: (logit_scale, logit_bias) instead of those that came with the embeddings
+    Raises InputError if frames cancel out within a smoothing window.
     """
+    scale = scale or (video.meta["logit_scale"], video.meta["logit_bias"])
     window = window_of(sample, video, texts, smooth)
     frames = alignment.smooth(video.embeddings(sample.id), window)  # (T, D)
     rows, item = texts.embeddings(sample.id), texts.item(sample.id)
@@ -92,7 +94,7 @@ def similarities(sample, video, texts, smooth, kinds, device="cpu"):
         raise console.InputError(f"{video.path}: frame {lost[0]} of sample {sample.id} has no direction within the "
                                  f"smoothing window of {window} frames; choose another --smooth")
     for kind in kinds:
-        whole = alignment.similarity_of(cosines, video.meta["logit_scale"], video.meta["logit_bias"], kind)
+        whole = alignment.similarity_of(cosines, *scale, kind)
         yield [np.ascontiguousarray(whole[:, option["start"] - item["start"]:option["stop"] - item["start"]])
                for option in item["options"]]
 
@@ -207,6 +209,9 @@ def parse_args(argv=None):
     add("--figures", metavar="DIR", help="draw figures of samples into this folder, as PNG and PDF")
     add("--samples", nargs="+", metavar="ID", help="those of --report and --figures (default: the most telling ones)")
     add("--model", help="refuse embeddings of another checkpoint than this one")
+    add("--scale_from", metavar="MODEL",
+        help="take scale and bias from another checkpoint than the embeddings' own: the published script scores "
+             "embeddings of siglip-so400m with those of siglip2-so400m")
     add_trust_argument(parser)
     console.add_device_argument(parser, "cpu")
     return parser.parse_args(argv)
@@ -223,19 +228,23 @@ def main(argv=None):
         artifacts.require_same_checkpoint(video, texts)
         if args.model:
             artifacts.require_made_with(video, find_checkpoint(args.model, args.trust_pickle_weights))
+        scale = None
+        if args.scale_from:
+            other = find_checkpoint(args.scale_from, args.trust_pickle_weights)
+            scale = other.logit_scale, other.logit_bias
         subactions = read_subactions(args.subactions)
         ids = {*video, *(of_sample.sample.id for of_sample in subactions)}
         samples, not_scored = join(subactions, video, texts)
         del subactions  # of 100,000 samples they take most of a gigabyte, and the index of `texts` holds them too
         settings = {"name": method.alignment, "similarity": method.similarity, "contrast": method.orders,
-                    "smooth": args.smooth}
+                    "smooth": args.smooth, **({"scale_from": args.scale_from} if args.scale_from else {})}
         compared = comparison.read_all_compared(args.compare, samples, settings)
         frames = report.open_frames(args.frames, video) if args.frames else None
         report.require_samples(args.samples or (), samples, not_scored)
         device = console.pick_device(args.device or "cpu")  # last of all, since it loads torch
 
         def matrices_of(sample, kinds):
-            return similarities(sample, video, texts, args.smooth, kinds, device)
+            return similarities(sample, video, texts, args.smooth, kinds, device, scale)
 
         stopwatch = console.Stopwatch()
         predictions = predict(samples, method, matrices_of, with_paths=bool(args.output or args.report or args.figures))

@@ -21,6 +21,7 @@ from actalign import alignment
 from actalign.alignment import dtw, similarity, smooth
 from actalign.artifacts import read_array
 from actalign.artifacts.writer import ArrayWriter
+from actalign.checkpoint import find_checkpoint
 from actalign.console import InputError
 from actalign.subactions import read_subactions
 
@@ -102,6 +103,18 @@ def test_scores_are_those_of_the_definition(stage):
             expected = by_definition(video, texts, 3, CHECKPOINT["logit_scale"], CHECKPOINT["logit_bias"])
             assert score == pytest.approx(expected, abs=1e-9)
             assert score == pytest.approx(expected, rel=1e-9)
+
+
+def test_scale_and_bias_of_another_checkpoint_are_taken_when_asked_for(stage, checkpoint):
+    path = stage.folder / "p.json"
+    assert stage("--output", str(path), "--scale_from", str(checkpoint)) == 0
+    content, other = json.loads(path.read_text()), find_checkpoint(str(checkpoint))
+    assert content["method"]["scale_from"] == str(checkpoint)
+    video = random_rows(LENGTHS["a"], "a video", 0)
+    texts = np.concatenate([random_rows(1, f"dunk phase {m}", 0) for m in range(3)])
+    expected = by_definition(video, texts, 3, other.logit_scale, other.logit_bias)
+    assert content["samples"][0]["scores"][2] == pytest.approx(expected, rel=1e-9)
+    assert stage("--scale_from", str(stage.folder)) == 2
 
 
 def test_a_sample_missing_from_any_artifact_changes_no_other_score(stage):
