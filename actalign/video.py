@@ -4,7 +4,9 @@ import contextlib
 import itertools
 import math
 import os
+import traceback
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -20,7 +22,7 @@ FRAME_SLACK = 4  # frames, 0.1 s and one more at 32 frames a second: how far the
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,obu,ivf,nut,rm,dv,m4v,wtv,gif"
 MOST_PIXELS = 8192 * 4352  # of a picture: 8K; a damaged header can claim any number
 SEEK_BACK = (0, 2, 10, math.inf)  # s before the wanted start, one after the other; the last is the file's beginning
-REFERENCES = 16  # pictures; the most that H.264 and HEVC refer back to
+REFERENCES = 16  # pictures; the most that H.264 refers back to
 LONGEST_GAP = 10  # s in the clock of an MPEG stream, beyond which FFmpeg takes it for another clock
 BOXES = (b"ftyp styp moov moof mfra mdat free skip wide uuid meta meco sidx ssix pdin prft emsg imda udta pnot PICT "
          b"junk").split()  # of an mp4's outermost level: ISO/IEC 14496-12, table 1, and QuickTime's
@@ -60,10 +62,23 @@ def read_frames(path, start=None, end=None, fps=None, masks=None):
             yield float(round(t, 6)), masks.blur(image, number) if masks else image
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(f"cannot be decoded: {error.strerror or type(error).__name__}") from None
+    except VideoError:
+        raise
+    except Exception as error:  # PyAV raises anything on what it does not know; what our own lines raise is a bug
+        file, place = place_of(error)
+        if Path(file).parent == Path(__file__).parent:
+            raise
+        raise VideoError(f"cannot be decoded: {type(error).__name__} at {place}: {error}") from None
     if not number:
         raise VideoError("has no frame in this segment")
     if masks and max(masks.boxes) > number + FRAME_SLACK:
         raise VideoError(f"has {number} frames in this segment, its masks go up to frame {max(masks.boxes)}")
+
+
+def place_of(error):
+    """(file, "FILE:LINE") where an exception was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return last.filename, f"{Path(last.filename).name}:{last.lineno}"
 
 
 def video_seconds(path):
@@ -202,7 +217,7 @@ class _Decoding:
     def _decode(self):
         """(time, frame) from where the file is read."""
         self._keyframe, awaited, last, step = None, set(), None, None
-        excused = 0  # of how many pictures to come errors may pass
+        excused = 0  # of how many H.264 pictures to come errors may pass; other decoders report none that is harmless
         for packet in self._packets():
             ticks = packet.dts if packet.pts is None else packet.pts
             time = None if ticks is None else ticks * packet.time_base
@@ -214,7 +229,8 @@ class _Decoding:
                 raise VideoError("is encrypted; give a file without copy protection", retry=False)
             excused -= 1
             if self._keyframe is None:
-                self._keyframe, excused = time, REFERENCES * packet.is_keyframe
+                self._keyframe = time
+                excused = REFERENCES * (packet.is_keyframe and self._stream.codec_context.name == "h264")
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
