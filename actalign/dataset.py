@@ -153,7 +153,8 @@ def _rows_of_csv(path):
         raise ValueError(f"{error}: check the quotes up to line {lines.line_num}") from None
     for number, cells in enumerate(rows, start=1):
         if len(cells) != len(columns):
-            raise ValueError(f"row {number} has {len(cells)} cells, the header {len(columns)}: quote those with commas")
+            raise ValueError(f"row {number} has {len(cells)} cells, the header {len(columns)} "
+                             f"({', '.join(columns)[:200]}): quote those with commas")
     return [dict(zip(columns, cells, strict=True)) for cells in rows]
 
 
@@ -170,7 +171,7 @@ def sample_from_row(row, source, taken=()):
         raise InputError(f"{source}: is no object with fields; mend it or take it out")
     masks, problem = masks_of_row(row)
     columns = f"its columns are {', '.join(map(str, row))}"[:300]
-    if isinstance(row.get("video"), dict):  # the Video column of Hugging Face's datasets: {"bytes", "path"}
+    if isinstance(row.get("video"), dict) and row["video"].keys() <= {"bytes", "path"}:  # datasets' Video column
         row = row | {"video": row["video"].get("path")}
         if not row["video"]:
             raise InputError(f"{source}: holds its video as bytes and without a path; save the videos as files beside "
@@ -180,17 +181,17 @@ def sample_from_row(row, source, taken=()):
     texts = {name: str(row[name]).strip() for name in TEXTS if name in row}
     name = texts.get("youtube_id") or texts.get("video")
     if name is None:
-        raise InputError(f"{source}: has neither video nor youtube_id ({columns}); name one `video`, with a path")
+        raise InputError(f"{source}: has neither video nor youtube_id ({columns}); add a column `video` with a path")
     if "id" not in texts:  # then it is the name of its video, numbered where several rows share it
         stem = Path(name.partition("?")[0]).stem or name
         numbered = (f"{stem}-{count}" for count in itertools.count(2))
         texts["id"] = next(id for id in itertools.chain([stem], numbered) if id not in taken)
     where = f"{source} (id {texts['id']})"
     if not {"choices", "choices_str"} & row.keys():
-        raise InputError(f"{where}: has no options ({columns}); name one `choices`, with a list or lines \"1. name\"")
+        raise InputError(f"{where}: has no options ({columns}); give `choices` as a list or as lines \"1. name\"")
     labels = parse_choices(row.get("choices", row.get("choices_str")), where)
     if "domain" not in texts:
-        raise InputError(f"{where}: has no domain ({columns}); name one `domain`, with a field such as basketball")
+        raise InputError(f"{where}: has no domain ({columns}); name the field of the actions, such as basketball")
     start, end = (_seconds(row[name], name, where) if name in row else None for name in TIMES)
     if "youtube_id" in texts:  # the benchmark cuts at tenths of a second, and counts its masks' frames from there
         start, end = (None if seconds is None else round(seconds, 1) for seconds in (start, end))

@@ -270,8 +270,8 @@ class _Decoding:
         if self._stream.duration:
             found, duration = last_end, self._stream.duration * self._stream.time_base
             expected = self._first + duration - self._zero
-            if self._container.format.name.startswith("mov") and not self._stream.frames:
-                expected = min(expected, duration - self._zero)  # a fragmented file may count from its clock's 0
+            if self._container.format.name.startswith("mov"):  # fragments may count from their clock's 0
+                expected = min(expected, duration - self._zero)
         else:  # Matroska counts from 0, wherever its clock starts
             found = max(self._packets_end - self._zero, last_end)
             expected = Fraction(self._container.duration or 0, 1_000_000) - max(self._zero, 0)
