@@ -181,7 +181,7 @@ class _Decoding:
             # refer to others before it.
             try:
                 first = next(frames)
-            except (StopIteration, av.error.InvalidDataError):
+            except (StopIteration, av.error.InvalidDataError, VideoError):
                 return None
             if first[0] - self._zero > start + TIMESTAMP_TOLERANCE:
                 return None
@@ -201,6 +201,7 @@ class _Decoding:
         if self._clock_can_restart:
             for _ in self._packets():
                 pass
+            self._clock_can_restart = False  # from here on; behind a jump some demuxers' first times are odd
 
     def _packets(self):
         """All packets, from where the file is read. Raises VideoError where another clock begins."""
