@@ -30,19 +30,28 @@ SOURCE_FRAME_RATE = 32  # frames/s, ActionAtlas's average; for the estimate of -
 DECODED_RATE = 150  # frames/s and worker from 1080 lines, measured on one core (benchmarks/decoding.py)
 
 
+class ClipBug(VideoError):
+    """An exception that no clip should raise: the program's own mistake, and yet only this clip's end."""
+
+
 def clip_chunks(path, sample, image_size, fps=None, resample="bicubic"):
     """Decode one clip, blurred where its masks say so.
 
     Yields (timestamps, frames): up to CHUNK_FRAMES seconds and (n, image_size, image_size, 3) uint8.
-    Raises VideoError if the video does not give the clip whole.
+    Raises VideoError if the video does not give the clip whole; a ClipBug if the program fails at it.
     """
     from actalign import video  # not before a clip is decoded: it loads FFmpeg
 
-    resized = ((t, video.resize(image, image_size, resample))
-               for t, image in video.read_frames(path, sample.start, sample.end, fps, sample.masks))
-    while chunk := list(itertools.islice(resized, CHUNK_FRAMES)):
-        timestamps, frames = zip(*chunk, strict=True)
-        yield list(timestamps), np.stack(frames)
+    try:
+        resized = ((t, video.resize(image, image_size, resample))
+                   for t, image in video.read_frames(path, sample.start, sample.end, fps, sample.masks))
+        while chunk := list(itertools.islice(resized, CHUNK_FRAMES)):
+            timestamps, frames = zip(*chunk, strict=True)
+            yield list(timestamps), np.stack(frames)
+    except VideoError:
+        raise
+    except Exception as error:
+        raise ClipBug(f"{type(error).__name__} at {video.place_of(error)[1]}: {error}") from error
 
 
 def decoded_clips(samples, decode, workers, chunks_ahead):
@@ -98,7 +107,7 @@ def process_data(samples, writer, videos, image_size, workers=1, fps=None, resam
     """Decode the clips that `writer` does not hold yet into it; what fails is named in its missing items.
 
     samples  list of Sample    writer  ArrayWriter of kind "frames"    videos  Videos
-    Returns the number of frames written.
+    Returns (number of frames written, lines about bugs that ended a clip).
     """
     def decode(sample):
         if sample.problem:
@@ -107,7 +116,7 @@ def process_data(samples, writer, videos, image_size, workers=1, fps=None, resam
 
     frame_bytes = image_size * image_size * 3
     chunks_ahead = max(BYTES_IN_FLIGHT // (CHUNK_FRAMES * frame_bytes), 1)
-    total, stopwatch = 0, console.Stopwatch()
+    total, bugs, stopwatch = 0, [], console.Stopwatch()
     with (cores.one_torch_thread(),
           contextlib.closing(decoded_clips(samples, decode, workers, chunks_ahead)) as clips,
           console.progress(len(samples), "clips") as bar):
@@ -115,11 +124,14 @@ def process_data(samples, writer, videos, image_size, workers=1, fps=None, resam
             try:
                 total += _write_clip(writer, sample, chunks)
             except VideoError as error:
-                writer.missing.add(sample.id, f"{sample.video or sample.youtube_id}: {error}", error.retry)
+                reason = f"{sample.video or sample.youtube_id}: {error}"
+                writer.missing.add(sample.id, reason, error.retry)
+                if isinstance(error, ClipBug):
+                    bugs.append(reason)
             videos.done(sample)
             bar.set_postfix_str(f"{stopwatch.rate(total)} frames/s, {total * frame_bytes / 1e6:.0f} MB", refresh=False)
             bar.update()
-    return total
+    return total, bugs
 
 
 def _write_clip(writer, sample, chunks):
@@ -213,7 +225,7 @@ def main(argv=None):
         console.log.info(f"{masked} of {len(samples)} samples have masks; what they cover is blurred")
     folder, downloads = args.videos_dir or Path(args.dataset).parent, Path(args.output).with_suffix(".videos")
     settings = {"image_size": args.image_size, "resample": args.resample, "fps": args.fps}
-    stopwatch, frames = console.Stopwatch(), 0
+    stopwatch, frames, bugs = console.Stopwatch(), 0, []
     with ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset}, args.overwrite) as writer:
         require_same_samples(writer, samples)
         kept = len(writer.items)
@@ -226,7 +238,7 @@ def main(argv=None):
             print(estimate(todo, videos, args))
             return
         if todo:
-            frames = process_data(todo, writer, videos, workers=args.workers, **settings)
+            frames, bugs = process_data(todo, writer, videos, workers=args.workers, **settings)
         failed = [sample.id for sample in left if sample.id not in writer]
     with contextlib.suppress(OSError):  # it may hold videos to keep, or parts of unfinished ones
         downloads.rmdir()
@@ -237,6 +249,9 @@ def main(argv=None):
           f"{kept} were there already, {len(failed)} failed -> {args.output}")
     if not writer.items:
         raise console.StageError("no clip could be processed; nothing was written")
+    if bugs:
+        raise console.StageError(f"{bugs[0]}; {len(bugs)} clips met such a bug of this program: report it, "
+                                 "and run the same command again once it is mended")
 
 
 if __name__ == "__main__":

@@ -148,12 +148,13 @@ def _rows_of_csv(path):
     csv.field_size_limit(2**31 - 1)  # masks can be long
     lines = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=None), strict=True)
     try:
-        columns, *rows = [cells for cells in lines if cells] or [[]]
+        columns, *rows = [cells for cells in lines if "".join(cells).strip()] or [[]]  # Excel's blank rows are commas
     except csv.Error as error:
         raise ValueError(f"{error}: check the quotes up to line {lines.line_num}") from None
     for number, cells in enumerate(rows, start=1):
         if len(cells) != len(columns):
-            raise ValueError(f"row {number} has {len(cells)} cells, the header {len(columns)}: quote those with commas")
+            raise ValueError(f"row {number} has {len(cells)} cells, the header {len(columns)} "
+                             f"({', '.join(columns)[:200]}): quote those with commas")
     return [dict(zip(columns, cells, strict=True)) for cells in rows]
 
 
@@ -169,20 +170,28 @@ def sample_from_row(row, source, taken=()):
     if not isinstance(row, dict):
         raise InputError(f"{source}: is no object with fields; mend it or take it out")
     masks, problem = masks_of_row(row)
+    columns = f"its columns are {', '.join(map(str, row))}"[:300]
+    if isinstance(row.get("video"), dict) and row["video"].keys() <= {"bytes", "path"}:  # datasets' Video column
+        row = row | {"video": row["video"].get("path")}
+        if not row["video"]:
+            raise InputError(f"{source}: holds its video as bytes and without a path; save the videos as files beside "
+                             "the dataset, and give their paths")
     row = {str(key): _plain(value, source) for key, value in row.items() if key not in MASK_FIELDS}
     row = {key: value for key, value in row.items() if value is not None and str(value).strip()}
     texts = {name: str(row[name]).strip() for name in TEXTS if name in row}
     name = texts.get("youtube_id") or texts.get("video")
     if name is None:
-        raise InputError(f"{source}: has neither video nor youtube_id; add a column `video` with a path")
+        raise InputError(f"{source}: has neither video nor youtube_id ({columns}); add a column `video` with a path")
     if "id" not in texts:  # then it is the name of its video, numbered where several rows share it
         stem = Path(name.partition("?")[0]).stem or name
         numbered = (f"{stem}-{count}" for count in itertools.count(2))
         texts["id"] = next(id for id in itertools.chain([stem], numbered) if id not in taken)
     where = f"{source} (id {texts['id']})"
+    if not {"choices", "choices_str"} & row.keys():
+        raise InputError(f"{where}: has no options ({columns}); give `choices` as a list or as lines \"1. name\"")
     labels = parse_choices(row.get("choices", row.get("choices_str")), where)
     if "domain" not in texts:
-        raise InputError(f"{where}: has no domain; name the field of the actions, such as basketball")
+        raise InputError(f"{where}: has no domain ({columns}); name the field of the actions, such as basketball")
     start, end = (_seconds(row[name], name, where) if name in row else None for name in TIMES)
     if "youtube_id" in texts:  # the benchmark cuts at tenths of a second, and counts its masks' frames from there
         start, end = (None if seconds is None else round(seconds, 1) for seconds in (start, end))

@@ -14,7 +14,8 @@ from actalign.console import StageError, log
 
 YOUTUBE_URL = "https://www.youtube.com/watch?v={youtube_id}"
 WEB_ADDRESS = re.compile(r"(?i)https?://(?=[^/?#])[^\s\0-\37/?#[\]]*(\[[\da-f:.]+\](:\d+)?)?([/?#][^\s\0-\37]*)?")
-SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
+SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".flv", ".wmv", ".gif", ".mpg", ".mpeg", ".3gp",
+            ".ogv", ".mts", ".m2ts")  # of the user's own files
 # H.264 decodes fastest; nothing beyond 720 lines is of use; a direct link to a file has no known height.
 FORMAT = "bv[height<=720][vcodec^=avc1]/bv[height<=720]/b[height<=720]/bv/b"
 RETRIES = 10  # of one piece of a file, by yt-dlp itself
@@ -55,6 +56,8 @@ class Videos:
         self._folder, self._downloads, self._keep = Path(folder), Path(downloads), keep
         self._template, self._cookies = url_template, (cookies, browser)
         self._needed = Counter(map(file_name, samples))
+        # Those of earlier runs, whatever yt-dlp made of the suffix; what it did not finish has two suffixes.
+        self._downloaded = {path.stem: path for path in self._downloads.glob("*.*")}
         self._locks = {}  # by the videos' names
         self._stopped = None  # the StageError that ended the run's downloads
 
@@ -75,24 +78,26 @@ class Videos:
         if not WEB_ADDRESS.fullmatch(url):
             raise VideoError(f"{url!r} is no http or https address", retry=False)
         with self._locks.setdefault(name, threading.Lock()):
-            return find_video(self._downloads, name) or self._download(url, name)
+            if name not in self._downloaded:
+                self._downloaded[name] = self._download(url, name)
+            return self._downloaded[name]
 
     def local_path(self, sample):
         """The file if it is on this machine, else None. Raises VideoError if the path leaves the folder."""
         if sample.video is None or "://" in sample.video:
             name = file_name(sample)
-            return find_video(self._folder, name) or find_video(self._downloads, name)
+            return find_video(self._folder, name) or self._downloaded.get(name)
         path = Path(os.path.normpath(self._folder / sample.video))
         if not path.is_relative_to(os.path.normpath(self._folder)):
             raise VideoError(f"the path leaves the folder {self._folder}; move the file or give --videos_dir")
-        return path if path.is_file() else None
+        return path if path.exists() else None
 
     def done(self, sample):
         """A clip needs its video no longer: remove it if it was downloaded and no other clip needs it."""
         name = file_name(sample)
         self._needed[name] -= 1
-        if not self._needed[name] and not self._keep and (path := find_video(self._downloads, name)):
-            path.unlink()
+        if not self._needed[name] and not self._keep and name in self._downloaded:
+            self._downloaded.pop(name).unlink(missing_ok=True)
 
     def _download(self, url, name):
         for attempt in range(1, ATTEMPTS + 1):
@@ -161,6 +166,6 @@ def file_name(sample):
 
 
 def find_video(folder, name):
-    """The video file called `name`, whatever its suffix, in a folder; None if there is none or the name is None."""
+    """The video file called `name` in a folder; None if there is none or the name is None."""
     candidates = [] if name is None else (Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES)
     return next((path for path in candidates if path.is_file()), None)

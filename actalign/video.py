@@ -4,11 +4,13 @@ import contextlib
 import itertools
 import math
 import os
-import re
+import traceback
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
 
 from actalign.download import VideoError
 
@@ -20,6 +22,16 @@ FRAME_SLACK = 4  # frames, 0.1 s and one more at 32 frames a second: how far the
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,obu,ivf,nut,rm,dv,m4v,wtv,gif"
 MOST_PIXELS = 8192 * 4352  # of a picture: 8K; a damaged header can claim any number
 SEEK_BACK = (0, 2, 10, math.inf)  # s before the wanted start, one after the other; the last is the file's beginning
+REFERENCES = 16  # pictures; the most that H.264 refers back to
+LONGEST_GAP = 10  # s in the clock of an MPEG stream, beyond which FFmpeg takes it for another clock
+BOXES = (b"ftyp styp moov moof mfra mdat free skip wide uuid meta meco sidx ssix pdin prft emsg imda udta pnot PICT "
+         b"junk").split()  # of an mp4's outermost level: ISO/IEC 14496-12, table 1, and QuickTime's
+MATRICES = {8: "YCgCo", 10: "BT.2020 constant luminance", 11: "YDzDx", 12: "derived from the primaries",
+            13: "derived from the primaries, constant luminance", 14: "ICtCp", 15: "IPT-C2", 16: "YCgCo-Re",
+            17: "YCgCo-Ro"}  # by their numbers in ITU-T H.273; those that FFmpeg does not convert
+
+# Frames carry side data that PyAV's list lacks, as spatial video does; it would raise where only others are looked for.
+Type._missing_ = classmethod(lambda cls, number: cls.VIDEO_HINT)
 
 
 def read_frames(path, start=None, end=None, fps=None, masks=None):
@@ -50,10 +62,23 @@ def read_frames(path, start=None, end=None, fps=None, masks=None):
             yield float(round(t, 6)), masks.blur(image, number) if masks else image
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(f"cannot be decoded: {error.strerror or type(error).__name__}") from None
+    except VideoError:
+        raise
+    except Exception as error:  # PyAV raises anything on what it does not know; what our own lines raise is a bug
+        file, place = place_of(error)
+        if Path(file).parent == Path(__file__).parent:
+            raise
+        raise VideoError(f"cannot be decoded: {type(error).__name__} at {place}: {error}") from None
     if not number:
         raise VideoError("has no frame in this segment")
     if masks and max(masks.boxes) > number + FRAME_SLACK:
         raise VideoError(f"has {number} frames in this segment, its masks go up to frame {max(masks.boxes)}")
+
+
+def place_of(error):
+    """(file, "FILE:LINE") where an exception was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return last.filename, f"{Path(last.filename).name}:{last.lineno}"
 
 
 def video_seconds(path):
@@ -66,11 +91,17 @@ def video_seconds(path):
 
 
 def _open(path):
+    path = os.path.abspath(path)  # else FFmpeg takes what stands before a colon for a protocol
+    if os.path.isdir(path):
+        raise VideoError("is a folder; make one video of its pictures: ffmpeg -i FOLDER/%05d.jpg clip.mp4", retry=False)
     try:
-        return av.open(str(path), options={"max_pixels": str(MOST_PIXELS)}, metadata_errors="replace",
-                       container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
+        container = av.open(path, options={"max_pixels": str(MOST_PIXELS)}, metadata_errors="replace",
+                            container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
     except av.error.ArgumentError:
-        raise VideoError("is in no container of videos that is read here") from None
+        raise VideoError("is in no container of videos that is read here; remux it: ffmpeg -i FILE -c copy clip.mkv",
+                         retry=False) from None
+    container.flags &= ~av.container.Flags.gen_pts.value  # it makes up timestamps as if pictures came in their order
+    return container
 
 
 def _segment(path, lower, upper):
@@ -88,8 +119,8 @@ def _segment(path, lower, upper):
                 if upper is not None and t >= upper - TIMESTAMP_TOLERANCE:
                     return
                 last_end = t + (frame.duration or 0) * frame.time_base
-                if frame.is_corrupt and t >= (decoding.keyframe or 0) - TIMESTAMP_TOLERANCE:
-                    raise VideoError(f"is damaged at {float(t):.3f} s")
+                if frame.is_corrupt and not decoding.is_before_keyframe(t):
+                    raise _damaged_at(t)
                 if t >= lower - TIMESTAMP_TOLERANCE:
                     yield t, frame
             decoding.require_whole(last_end)
@@ -98,64 +129,139 @@ def _segment(path, lower, upper):
             return
 
 
+def _damaged_at(t):
+    return VideoError(f"is damaged at {float(t):.3f} s")
+
+
 class _Decoding:
-    """The decoding of a file's first video stream. Times are Fractions in seconds from the file's beginning."""
+    """The decoding of a file's first video stream.
+
+    Times are Fractions in seconds: outside from the file's beginning, in here by the file's own clock.
+    """
 
     def __init__(self, container):
         self._container = container
-        self._stream = next(iter(container.streams.video), None)
+        self._stream = next((stream for stream in container.streams.video
+                             if not stream.disposition & av.stream.Disposition.attached_pic), None)
         codec = self._stream and self._stream.codec_context
         if codec is None:
             raise VideoError("has no video stream with a known codec")
+        if codec.width * codec.height > MOST_PIXELS:
+            raise VideoError(f"has pictures of {codec.width}x{codec.height} pixels, too large to be read here; make "
+                             "them smaller: ffmpeg -i FILE -vf scale=-2:720 clip.mp4", retry=False)
         codec.thread_count = 1  # clips are decoded side by side, one core each
         codec.options = {"max_pixels": str(MOST_PIXELS), "err_detect": "explode"}  # raise, where it would leave out
-        # What a player calls 0 s: the earliest timestamp of all streams, and the exact one of two that are the same.
-        self._offset = Fraction(container.start_time or 0, 1_000_000)
-        self._stream_start = (self._stream.start_time or 0) * self._stream.time_base
-        if abs(self._stream_start - self._offset) < Fraction(1, 1000):
-            self._offset = self._stream_start
-        self._packets_end = Fraction(0)  # where the last packet of any stream ends
-        self.keyframe = None  # when the picture is shown that decoding begins with
+        self._clock_can_restart = container.format.flags & av.format.Flags.ts_discont.value  # MPEG-TS and its like
+        # What a player calls 0 s: the earliest timestamp of all streams; the pictures' is made exact in _begin_at.
+        self._zero = Fraction(container.start_time or 0, 1_000_000)
+        self._first = (self._stream.start_time or 0) * self._stream.time_base  # when the first picture is shown
+        self._packets_end = self._zero  # where the last packet of any stream ends
+        self._keyframe = None  # when the picture is shown that decoding begins with
+
+    def is_before_keyframe(self, t):
+        """Whether a picture may refer to others before the keyframe that decoding began with."""
+        return self._keyframe is not None and t + self._zero < self._keyframe - TIMESTAMP_TOLERANCE
 
     def frames_from(self, start, back):
         """(t, frame) from a keyframe at least `back` s before the start on; None if the file's index leads to none."""
-        decoded = self._decode()
-        if start - back <= 0:
-            return decoded
-        self._container.seek(int((self._offset + start - back) / self._stream.time_base), stream=self._stream)
-        # An index by decoding time can land on a keyframe that is shown after the start, or among pictures that
-        # refer to others before it.
+        seeks, frames, first = start - back > 0, self._decode(), None
         try:
-            first = next(decoded)
-        except (StopIteration, av.error.InvalidDataError):
-            return None
-        return itertools.chain([first], decoded) if first[0] <= start + TIMESTAMP_TOLERANCE else None
+            first = next(frames, None)
+        except av.error.InvalidDataError:
+            if not seeks:
+                raise
+        if first:
+            self._begin_at(*first)
+        if seeks:
+            frames.close()
+            self._require_one_clock()
+            self._container.seek(int((self._zero + start - back) / self._stream.time_base), stream=self._stream)
+            frames = self._decode()
+            # An index by decoding time can land on a keyframe that is shown after the start, or among pictures that
+            # refer to others before it.
+            try:
+                first = next(frames)
+            except (StopIteration, av.error.InvalidDataError, VideoError):
+                return None
+            if first[0] - self._zero > start + TIMESTAMP_TOLERANCE:
+                return None
+        return ((time - self._zero, frame) for time, frame in itertools.chain([first] if first else [], frames))
+
+    def _begin_at(self, time, frame):
+        """Have the file begin with its first picture, which need not be in its first packet."""
+        if frame.pts is None:  # then it is told when the picture was decoded: by so much the pictures' clock is late
+            self._zero += time - self._first
+            self._first = time
+        self._first = min(self._first, time)
+        if self._first < self._zero + Fraction(1, 1000):  # the exact one of two that are the same
+            self._zero = self._first
+
+    def _require_one_clock(self):
+        """Raise VideoError if a time means more than one place in this file, any of which its index could lead to."""
+        if self._clock_can_restart:
+            for _ in self._packets():
+                pass
+            self._clock_can_restart = False  # from here on; behind a jump some demuxers' first times are odd
+
+    def _packets(self):
+        """All packets, from where the file is read. Raises VideoError where another clock begins."""
+        last = None
+        for packet in self._container.demux():
+            if packet.stream is self._stream and packet.dts is not None:
+                gap = 0 if last is None else (packet.dts - last) * packet.time_base
+                last = packet.dts
+                if self._clock_can_restart and not 0 <= gap <= LONGEST_GAP:
+                    raise VideoError("is of several recordings, whose times begin anew; join them: "
+                                     "ffmpeg -i FILE -c copy clip.mkv", retry=False)
+            yield packet
 
     def _decode(self):
-        for packet in self._container.demux():
-            time = self._time_of(packet)
+        """(time, frame) from where the file is read."""
+        self._keyframe, awaited, last, step = None, set(), None, None
+        excused = 0  # of how many H.264 pictures to come errors may pass; other decoders report none that is harmless
+        for packet in self._packets():
+            ticks = packet.dts if packet.pts is None else packet.pts
+            time = None if ticks is None else ticks * packet.time_base
             if time is not None:
                 self._packets_end = max(self._packets_end, time + (packet.duration or 0) * packet.time_base)
             if packet.stream is not self._stream:
                 continue
-            if self.keyframe is None:
-                self.keyframe = time
+            if packet.has_sidedata("encryption_info"):
+                raise VideoError("is encrypted; give a file without copy protection", retry=False)
+            excused -= 1
+            if self._keyframe is None:
+                self._keyframe = time
+                excused = REFERENCES * (packet.is_keyframe and self._stream.codec_context.name == "h264")
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
-                if time is None or time >= self.keyframe:
+                # Pictures shown before the keyframe refer to others before it, and are left out. Those behind it may
+                # only ask that such ones be forgotten, which harms none: each must come all the same.
+                if time is None or (time >= self._keyframe and (excused <= 0 or packet.pts is None)):
                     raise
-                continue  # after a seek the first pictures may refer to others before the keyframe
+                if time >= self._keyframe:
+                    awaited.add(time)
+                continue
             for frame in frames:
-                t = self._time_of(frame)
-                if t is None:
-                    raise VideoError("has frames without timestamps")
-                yield t, frame
-
-    def _time_of(self, timed):
-        """When a packet or frame is shown; None if it does not say."""
-        ticks = timed.dts if timed.pts is None else timed.pts
-        return None if ticks is None or not timed.time_base else ticks * timed.time_base - self._offset
+                # Where the container holds no pts the dts tells, as FFmpeg does it, and in the end there is none.
+                ticks = frame.dts if frame.pts is None else frame.pts
+                if ticks is not None:
+                    time = ticks * frame.time_base
+                elif last is not None:
+                    time = last + step
+                else:
+                    raise VideoError("is in no container, so that nothing tells when its frames are shown; put it into "
+                                     "one: ffmpeg -i FILE -c copy clip.avi", retry=False)
+                if last is not None and time < last:
+                    raise VideoError(f"has frames whose times run backwards, at {float(last - self._zero):.3f} s")
+                if awaited and time > min(awaited):
+                    raise _damaged_at(min(awaited) - self._zero)
+                awaited.discard(time)
+                step = frame.duration * frame.time_base if last is None else time - last
+                last = time
+                yield time, frame
+        if awaited:
+            raise _damaged_at(min(awaited) - self._zero)
 
     def require_whole(self, last_end):
         """Raise VideoError if the file, read to its end, ended too early."""
@@ -163,11 +269,13 @@ class _Decoding:
         if size < declared_size:
             raise VideoError(f"is cut short: has {size} bytes of {declared_size}")
         if self._stream.duration:
-            found = last_end
-            expected = self._stream.duration * self._stream.time_base + self._stream_start - self._offset
+            found, duration = last_end, self._stream.duration * self._stream.time_base
+            expected = self._first + duration - self._zero
+            if self._container.format.name.startswith("mov"):  # fragments may count from their clock's 0
+                expected = min(expected, duration - self._zero)
         else:  # Matroska counts from 0, wherever its clock starts
-            found = max(self._packets_end, last_end)
-            expected = Fraction(self._container.duration or 0, 1_000_000) - max(self._offset, 0)
+            found = max(self._packets_end - self._zero, last_end)
+            expected = Fraction(self._container.duration or 0, 1_000_000) - max(self._zero, 0)
         if found < expected - CUT_SHORT_SLACK:
             raise VideoError(f"stops at {float(found):.3f} s of {float(expected):.3f} s")
 
@@ -187,15 +295,14 @@ def _declared_size(path):
             unknown = (1 << 7 * length) - 1  # all ones
             size = int.from_bytes(rest[:length], "big") & unknown
             return len(before + name) + length + size if rest and size != unknown else 0
-        is_mp4 = re.match(rb"....(ftyp|moov|mdat|free|skip|wide|styp)", head, re.DOTALL)
         end, file_size = 0, os.fstat(file.fileno()).st_size
-        while is_mp4 and end < file_size:  # from box to box
+        while end < file_size:  # from box to box of an mp4; text may follow the last
             file.seek(end)
             box = file.read(16)
             size = int.from_bytes(box[:4], "big")
             if size == 1:  # it follows the box's name, in 64 bits
                 size = int.from_bytes(box[8:16], "big")
-            if size < 8 or not re.match(rb"[ -~]{4}", box[4:]):  # 0: to the file's end; else it is no box
+            if size < 8 or box[4:8] not in BOXES:  # 0: to the file's end
                 break
             end += size
         return end
@@ -215,7 +322,13 @@ def _display_matrix(frame):
 
 def _upright(frame, matrix):
     """(H, W, 3) uint8 RGB, turned and mirrored as the display matrix asks, to the nearest quarter turn."""
-    image = frame.reformat(format="rgb24", threads=1).to_ndarray()
+    try:
+        image = frame.reformat(format="rgb24", threads=1).to_ndarray()
+    except av.error.FFmpegError as error:
+        if frame.colorspace not in MATRICES:
+            raise
+        raise VideoError(f"has colours by the matrix {MATRICES[frame.colorspace]}, which FFmpeg does not convert "
+                         f"({error.strerror}); encode it anew as BT.709", retry=False) from None
     a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, a, d = image.transpose(1, 0, 2), c, b

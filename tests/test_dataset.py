@@ -391,6 +391,32 @@ def test_csv_of_any_line_ends_and_with_blank_lines_is_read(tmp_path, line_end):
         ("001", "yoga", ("crow", "tree"), 1), ("1e5", "NA", ("null",), None)]
 
 
+def test_csv_rows_that_excel_left_blank_are_passed_over(tmp_path):
+    (tmp_path / "rows.csv").write_text("video,domain,choices\na.mp4,yoga,crow\n,,\n , ,\nb.mp4,yoga,tree\n,,\n")
+    assert [sample.id for sample in load_samples(str(tmp_path / "rows.csv"), "test")] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("text", "parts"), [
+    ("path,domain,choices\na.mp4,yoga,crow\n", ("neither video", "path, domain, choices")),
+    ("video,domain,options\na.mp4,yoga,crow\n", ("no options", "video, domain, options")),
+    ("video,sport,choices\na.mp4,yoga,crow\n", ("no domain", "video, sport, choices")),
+    ("video;domain;choices\na.mp4;yoga;crow\n", ("neither video", "columns are video;domain;choices")),
+    ("video;domain;choices\na.mp4;yoga;crow, tree\n", ("2 cells, the header 1 (video;domain;choices)",)),
+])
+def test_columns_that_were_found_are_named_where_one_is_lacking(tmp_path, text, parts):
+    (tmp_path / "rows.csv").write_text(text)
+    refusal(lambda: load_samples(str(tmp_path / "rows.csv"), "test"), "row 1", *parts)
+
+
+def test_video_column_of_the_datasets_library_gives_its_path(tmp_path):
+    rows = [{**ROW, "video": {"bytes": None, "path": "clips/a.mp4"}},
+            {**ROW, "video": {"bytes": b"0", "path": "b.mp4"}}]
+    samples = load_samples(write_parquet(tmp_path / "rows.parquet", rows), "test")
+    assert [(sample.id, sample.video) for sample in samples] == [("a", "clips/a.mp4"), ("b", "b.mp4")]
+    path = write_parquet(tmp_path / "bytes.parquet", [{**ROW, "video": {"bytes": b"0", "path": None}}])
+    refusal(lambda: load_samples(path, "test"), "row 1", "bytes", "paths")
+
+
 def test_ids_of_a_parquet_file_that_are_numbers_stay_whole_where_a_row_has_none(tmp_path):
     rows = [{**ROW, "id": 7, "answer": 2}, {**ROW, "id": None, "answer": None}, {**ROW, "id": 2**53 + 1, "answer": 1}]
     samples = load_samples(write_parquet(tmp_path / "rows.parquet", rows), "test")

@@ -57,6 +57,27 @@ def address_of(tmp_path, monkeypatch):
     return lambda sample: Videos(tmp_path, tmp_path, [sample]).path(sample)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".ts", ".flv", ".gif", ".wmv", ".unknown_video"])
+def test_a_download_is_found_again_whatever_its_suffix_and_removed_in_the_end(tmp_path, monkeypatch, suffix):
+    asked, wanted = [], sample(youtube_id="abc")
+
+    def fetch(url, path, *_):
+        asked.append(url)
+        file = path.with_name(path.name + suffix)
+        file.touch()
+        return file
+
+    monkeypatch.setattr(download, "download", fetch)
+    (tmp_path / "abc.mp4.part").touch()  # what a killed run left of another try
+    first = Videos(tmp_path / "own", tmp_path, [wanted])
+    assert first.path(wanted) == first.path(wanted) == first.local_path(wanted) == tmp_path / f"abc{suffix}"
+    again = Videos(tmp_path / "own", tmp_path, [wanted])  # another run
+    assert again.path(wanted) == tmp_path / f"abc{suffix}"
+    assert len(asked) == 1
+    again.done(wanted)
+    assert not (tmp_path / f"abc{suffix}").exists()
+
+
 @pytest.mark.parametrize("id", ["../up", "a b", "", "--exec=touch", "a" * 65, "a;b", "é", "a/b"])
 def test_what_is_no_id_never_becomes_an_address_or_a_file(address_of, id):
     assert file_name(sample(youtube_id=id)) is None

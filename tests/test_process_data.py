@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import av
 import numpy as np
 import pytest
 from conftest import CLIPS, write_manifest
@@ -220,6 +221,74 @@ def test_a_run_in_which_all_fail_writes_no_artifact_and_exits_1(own_videos, tmp_
     assert_one_line(capsys.readouterr().err)
     assert files_of(path) == ["p.missing.json"]
     assert sorted(missing(path)) == sorted(CLIPS)
+
+
+@pytest.fixture
+def twenty_one(tmp_path):
+    """A folder with a manifest of 20 good clips and, in the middle, the clip "odd", whose pictures are larger."""
+    folder = tmp_path / "twenty_one"
+    folder.mkdir()
+    ids = [*map(str, range(10)), "odd", *map(str, range(10, 20))]
+    for number, id in enumerate(ids):
+        write_video(folder / f"{id}.mp4", 5, first=5 * number, size=(256, 192) if id == "odd" else (128, 96))
+    write_manifest(folder / "manifest.jsonl", [
+        {"id": id, "video": f"{id}.mp4", "domain": "yoga", "choices": ["a", "b"]} for id in ids])
+    return folder
+
+
+def failing_at(width, function, fail):
+    """`function(image or frame, ...)`, and `fail()` where the picture is so wide."""
+    def call(picture, *rest):
+        wide = picture.shape[1] if isinstance(picture, np.ndarray) else picture.width
+        return fail() if wide == width else function(picture, *rest)
+
+    return call
+
+
+def test_what_pyav_raises_at_one_clip_ends_that_clip_alone(twenty_one, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "p.npy"
+    monkeypatch.setattr(video, "_display_matrix",
+                        failing_at(256, video._display_matrix, lambda: av.VideoFormat("unheard of")))
+    assert run(twenty_one, path) == 0
+    assert sorted(numbers(path), key=int) == [str(number) for number in range(20)]
+    assert list(missing(path)) == ["odd"]
+    assert "odd.mp4: cannot be decoded: ValueError at format.py:" in missing(path)["odd"]["reason"]
+    assert "20 clips processed" in capsys.readouterr().out
+    assert run(twenty_one, path) == 0
+
+
+def test_a_bug_at_one_clip_is_named_with_its_place_and_the_others_are_done(twenty_one, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "p.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "resize", failing_at(256, video.resize, lambda: 1 / 0))
+        assert run(twenty_one, path) == 1
+    assert len(numbers(path)) == 20
+    assert missing(path)["odd"]["retry"]
+    assert "ZeroDivisionError at test_process_data.py:" in missing(path)["odd"]["reason"]
+    captured = capsys.readouterr()
+    assert "20 clips processed" in captured.out
+    assert_one_line(captured.err)
+    assert "ZeroDivisionError" in captured.err
+    assert run(twenty_one, path) == 0
+    assert len(numbers(path)) == 21
+
+
+def test_a_folder_given_as_a_video_is_called_a_folder(videos, tmp_path):
+    (tmp_path / "frames").mkdir()
+    shutil.copy(videos / "plain.mp4", tmp_path)
+    write_manifest(tmp_path / "manifest.jsonl", [
+        {"id": name, "video": name, "domain": "yoga", "choices": ["a", "b"]} for name in ("frames", "plain.mp4")])
+    assert run(tmp_path, tmp_path / "p.npy") == 0
+    assert "is a folder" in missing(tmp_path / "p.npy")["frames"]["reason"]
+    assert not missing(tmp_path / "p.npy")["frames"]["retry"]
+
+
+def test_a_clip_whose_frames_share_one_time_has_no_rate(videos, tmp_path):
+    write_video(tmp_path / "two.mkv", timestamps=[0, 0.0001], b_frames=0)
+    write_manifest(tmp_path / "manifest.jsonl", [{"id": "two", "video": "two.mkv", "domain": "yoga", "choices": ["a"]}])
+    assert run(tmp_path, tmp_path / "p.npy") == 0
+    item = artifacts.read_array(tmp_path / "p.npy", "frames").item("two")
+    assert (item["timestamps"], item["fps"]) == ([0, 0], None)
 
 
 # Running again

@@ -1,7 +1,11 @@
 """actalign/video.py: which frames come out of a file, how they look, and which files are refused."""
 
 import contextlib
+import io
 import random
+import re
+import shutil
+import subprocess
 from fractions import Fraction
 
 import av
@@ -166,9 +170,9 @@ def test_a_segment_far_from_the_only_keyframe_is_exact(tmp_path):
     assert read(path, 10.5, 11)[1] == list(range(252, 264))
 
 
-def test_a_segment_far_into_a_file_is_not_decoded_from_the_beginning(tmp_path, monkeypatch):
-    path = tmp_path / "a.mp4"
-    write_video(path, 480, gop=24)
+@pytest.fixture
+def demuxed(monkeypatch):
+    """The pts of all packets that are read in a test."""
     decoded = []
     to_packets = av.container.InputContainer.demux
 
@@ -188,9 +192,24 @@ def test_a_segment_far_into_a_file_is_not_decoded_from_the_beginning(tmp_path, m
             return demux(self._container, *streams, **options)
 
     opened = av.open
-    monkeypatch.setattr(av, "open", lambda *args, **options: Counting(opened(*args, **options)))
+    monkeypatch.setattr(av, "open", lambda *args, **options:
+                        opened(*args, **options) if "w" in args else Counting(opened(*args, **options)))
+    return decoded
+
+
+def test_a_segment_far_into_a_file_is_not_decoded_from_the_beginning(tmp_path, demuxed):
+    path = tmp_path / "a.mp4"
+    write_video(path, 480, gop=24)
     assert read(path, 15, 16)[1] == list(range(360, 384))
-    assert 24 <= len(decoded) < 120
+    assert 24 <= len(demuxed) < 120
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_segment_at_minute_fifteen_of_an_open_gop_file_is_decoded_from_near_it(tmp_path, demuxed, name):
+    path = tmp_path / name
+    write_video(path, 1900, fps=2, b_frames=3, options=OPEN_GOP["libx264"])
+    assert read(path, 900, 910)[1] == list(range(1800, 1820))
+    assert 20 <= len(demuxed) < 60
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm"])
@@ -227,6 +246,105 @@ def test_a_last_frame_that_is_held_for_seconds_belongs_to_the_clip(tmp_path):
         times = [0, 0.1, 0.2, 0.3, 3]
         write_video(tmp_path / name, timestamps=times)
         assert read(tmp_path / name)[0] == pytest.approx(times, abs=TICK)
+
+
+def write_open_gop_cut(path, gop=30):
+    """Write an open-GOP file of 90 frames without its first group of pictures, as a cut without re-encoding leaves it.
+
+    The pictures behind its first keyframe ask the decoder to forget others that are not there.
+    """
+    whole = path.with_name("whole.mp4")
+    write_video(whole, 90, gop=gop, b_frames=3, options=OPEN_GOP["libx264"])
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        first = next(number for number, packet in enumerate(packets) if number and packet.is_keyframe)
+        start = packets[first].pts
+        for packet in packets[first:]:
+            if packet.pts >= start:  # those before it refer to what was cut off
+                packet.stream = stream
+                target.mux(packet)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_a_file_cut_in_front_of_an_open_gop_keeps_every_frame(tmp_path, name):
+    write_open_gop_cut(tmp_path / name)
+    found_times, numbers = read(tmp_path / name)
+    assert numbers == list(range(30, 90))
+    assert found_times == pytest.approx([i / 24 for i in range(60)], abs=2 * TICK)
+
+
+def test_damage_among_the_first_pictures_is_refused_although_errors_may_pass_there(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, 48, gop=48, b_frames=3, size=(320, 240))
+    expected, content = list(read_frames(path)), path.read_bytes()
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    rng, refused = random.Random(0), 0
+    for position, size in packets[:16]:
+        at = position + rng.randrange(4, size - 8)
+        path.write_bytes(content[:at] + rng.randbytes(8) + content[at + 8:])
+        try:
+            found = list(read_frames(path))
+        except VideoError:
+            refused += 1
+            continue
+        assert all(np.abs(a.astype(int) - b).mean() < 1 for (_, a), (_, b) in zip(found, expected, strict=True))
+    assert refused >= 12
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_an_avi_holds_no_times_of_showing_and_its_frames_come_at_their_rate(tmp_path, codec, b_frames):
+    path = tmp_path / "a.avi"
+    write_video(path, 60, codec, gop=12, b_frames=b_frames, size=(320, 240))
+    found_times, numbers = read(path)
+    assert numbers == list(range(60))
+    assert found_times == pytest.approx([i / 24 for i in range(60)], abs=TICK)
+    for start, end in [(0, 1), (0.5, 1.5), (1.26, 2.4)]:
+        assert read(path, start, end)[1] == [i for i in range(60) if start <= i / 24 < end], (start, end)
+
+
+def test_joined_transport_streams_are_refused_wherever_they_are_asked_for(tmp_path):
+    for first in (0, 48):
+        write_video(tmp_path / f"{first}.ts", 48, first=first)
+    path = tmp_path / "a.ts"
+    path.write_bytes((tmp_path / "0.ts").read_bytes() + (tmp_path / "48.ts").read_bytes())
+    for segment in [(), (1, 1.5), (1, 3), (3, 3.5)]:
+        assert "times begin anew" in reason(path, *segment)
+    assert read(path, 0, 1)[1] == list(range(24))
+
+
+@pytest.mark.parametrize("flags", ["cmaf+frag_keyframe+frag_discont", "frag_keyframe+delay_moov"])
+def test_a_fragmented_file_that_starts_late_is_whole(tmp_path, flags):
+    path = tmp_path / "a.mp4"
+    write_video(path, timestamps=[4 + Fraction(i, 24) for i in range(96)], gop=24,
+                container_options={"movflags": flags})
+    found_times, numbers = read(path)
+    assert numbers == list(range(96))
+    assert found_times == pytest.approx([i / 24 for i in range(96)], abs=TICK)
+
+
+@pytest.mark.parametrize("text", [b"<html>404 not found</html>", b"\0\0\1\0text text", b"\r\n"])
+def test_text_behind_the_last_box_is_no_truncation(tmp_path, text):
+    path = tmp_path / "a.mp4"
+    write_video(path, 24)
+    path.write_bytes(path.read_bytes() + text)
+    assert read(path)[1] == list(range(24))
+
+
+@pytest.mark.parametrize("name", ["dunk:1.mp4", "file:a.mp4", "http:a.mp4", "a%03d.mp4"])
+def test_names_of_files_are_no_protocols(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "a.mp4", 24)
+    (tmp_path / "a.mp4").rename(tmp_path / name)
+    assert read(name)[1] == list(range(24))
+    assert video_seconds(name) == pytest.approx(1, abs=0.01)
+
+
+def test_two_frames_of_one_time_are_two_frames(tmp_path):
+    write_video(tmp_path / "a.mkv", timestamps=[0, 0.0001], b_frames=0)
+    assert read(tmp_path / "a.mkv") == ([0, 0], [0, 1])
 
 
 # Frames a second
@@ -294,6 +412,27 @@ def test_frames_are_upright_where_the_file_says_mirrored(tmp_path, stored, matri
     write_images(path, images, [Fraction(i, 24) for i in range(4)])
     set_display_matrix(path, *matrix)
     assert read(path)[1] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("orientation", "stored"), list(enumerate([
+    lambda image: image, lambda image: image[:, ::-1], lambda image: image[::-1, ::-1], lambda image: image[::-1],
+    lambda image: image.transpose(1, 0, 2), np.rot90, lambda image: image[::-1, ::-1].transpose(1, 0, 2),
+    lambda image: np.rot90(image, -1)], start=1)))
+def test_frames_are_upright_by_the_exif_of_motion_jpeg(tmp_path, orientation, stored):
+    """The EXIF itself is side data of a kind that PyAV's list lacks."""
+    from PIL import Image
+
+    exif, jpeg, path = Image.Exif(), io.BytesIO(), tmp_path / "a.mov"
+    exif[0x0112] = orientation
+    image = Image.fromarray(np.ascontiguousarray(stored(draw_number(5))))
+    image.save(jpeg, "JPEG", exif=exif.tobytes(), quality=95)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=24)
+        stream.width, stream.height, stream.pix_fmt = *image.size, "yuvj420p"
+        packet = av.Packet(jpeg.getvalue())
+        packet.stream, packet.pts, packet.dts, packet.time_base = stream, 0, 0, Fraction(1, 24)
+        container.mux(packet)
+    assert read(path)[1] == [5]
 
 
 PATCHES = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 150, 100],
@@ -480,13 +619,57 @@ def test_a_playlist_called_a_video_opens_no_other_file_or_address(tmp_path, play
     assert video_seconds(tmp_path / "a.mp4") == 0.0
 
 
+def final_reason(path):
+    """Why a file is refused, where no other try can help."""
+    with pytest.raises(VideoError) as caught:
+        list(read_frames(path))
+    assert not caught.value.retry
+    return reason(path)
+
+
 def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     write_video(tmp_path / "a.mp4", 5)
     monkeypatch.setattr(video, "MOST_PIXELS", 128 * 96 - 1)
-    with pytest.raises(VideoError):
-        list(read_frames(tmp_path / "a.mp4"))
+    assert "128x96 pixels, too large" in final_reason(tmp_path / "a.mp4")
     monkeypatch.setattr(video, "MOST_PIXELS", 1 << 20)
     assert len(list(read_frames(tmp_path / "a.mp4"))) == 5
+
+
+def test_an_encrypted_file_is_called_so(tmp_path):
+    key = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
+           "encryption_kid": "a7e61c373e219033c21091fa607bf3b8"}
+    write_video(tmp_path / "a.mp4", 24, container_options=key)
+    assert "encrypted" in final_reason(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.h264", "libx264"), ("a.hevc", "libx265")])
+def test_pictures_in_no_container_are_refused_with_the_way_into_one(tmp_path, name, codec):
+    write_video(tmp_path / name, 24, codec)
+    assert "ffmpeg -i FILE -c copy clip.avi" in final_reason(tmp_path / name)
+
+
+@pytest.mark.parametrize(("number", "name"), [(8, "YCgCo"), (10, "BT.2020 constant luminance"), (14, "ICtCp")])
+def test_a_colour_matrix_that_cannot_be_converted_is_named(tmp_path, number, name):
+    images = [draw_number(i) for i in range(3)]
+    write_images(tmp_path / "a.mp4", images, [Fraction(i, 24) for i in range(3)], tags={"colorspace": number})
+    assert f"matrix {name}" in final_reason(tmp_path / "a.mp4")
+
+
+def test_a_folder_of_pictures_is_called_a_folder(tmp_path):
+    (tmp_path / "clip").mkdir()
+    assert "is a folder" in final_reason(tmp_path / "clip")
+
+
+def test_what_pyav_raises_is_the_files_and_what_our_own_lines_raise_is_a_bug(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("99 is not valid")
+
+    write_video(tmp_path / "a.mp4", 5)
+    monkeypatch.setattr(video, "_display_matrix", fail)
+    assert "ValueError at test_video.py:" in reason(tmp_path / "a.mp4")
+    monkeypatch.setattr(video, "_display_matrix", lambda frame: 5)
+    with pytest.raises(TypeError):
+        read(tmp_path / "a.mp4")
 
 
 def test_names_in_a_container_need_not_be_text(tmp_path):
@@ -589,6 +772,60 @@ def test_real_segments_are_those_of_a_full_decode(real_videos):
             found = list(read_frames(real_videos / name, start, start + 0.5))
             assert [t for t, _ in found] == [t for t, _ in expected]
             assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(found, expected, strict=True))
+
+
+@pytest.fixture(scope="session")
+def faults(real_videos):
+    """Files with faults that people reported, beside the real ones."""
+    return real_videos.parent / "faults"
+
+
+@pytest.mark.parametrize(("name", "seconds"), [
+    ("stereo_spatial.mp4", [i / 30 for i in range(10)]),
+    ("h264_b.avi", [i / 25 for i in range(50)]),
+    ("og264_cutv.mkv", [i / 25 for i in range(100)]),
+    ("hls23.mp4", [i / 25 for i in range(100)]),
+    ("vvc_400kbps_2s.mp4", [i / 25 for i in range(50)]),
+    ("cover_first.mp4", [i / 25 for i in range(50)]),
+    ("two_in_a_ms.mkv", [0, 0]),
+    ("trail_html.mp4", [i / 25 for i in range(50)]),
+])
+def test_faulty_files_give_all_their_frames(faults, name, seconds):
+    assert [t for t, _ in read_frames(faults / name)] == pytest.approx(seconds, abs=1e-3)
+
+
+@pytest.mark.parametrize(("name", "part"), [
+    ("concat.ts", "times begin anew"), ("cover.m4a", "no video stream"), ("matrix_8.mp4", "YCgCo"),
+    ("raw.h264", "ffmpeg -i"),
+])
+def test_faulty_files_are_refused_in_a_line_that_helps(faults, name, part):
+    assert part in reason(faults / name)
+
+
+def test_the_first_second_of_a_real_avi_has_its_25_frames(faults):
+    assert len(list(read_frames(faults / "h264_b.avi", 0, 1))) == 25
+    assert len(list(read_frames(faults / "h264_b.avi", 1, 2))) == 25
+
+
+@pytest.mark.parametrize("name", [
+    "videos/demo.mp4", "videos/test.mp4", "videos/flipping_a_pancake.mkv", "videos/vid1.mp4", "videos/video_90.mov",
+    "videos/av1_video.mkv", "videos/nasa_13013.mp4", "faults/stereo_spatial.mp4", "faults/h264_b.avi",
+    "faults/og264_cutv.mkv", "faults/hls23.mp4", "faults/vvc_400kbps_2s.mp4", "faults/cover_first.mp4",
+    "faults/two_in_a_ms.mkv", "faults/trail_html.mp4"])
+def test_frames_are_those_of_ffmpegs_own_program(real_videos, name):
+    if not shutil.which("ffmpeg"):
+        pytest.skip("no ffmpeg here")
+    command = ["ffmpeg", "-i", str(real_videos.parent / name), "-map", "0:V:0", "-fps_mode", "passthrough",
+               "-vf", "showinfo,format=rgb24", "-f", "rawvideo", "-"]
+    run = subprocess.run(command, capture_output=True, check=False)
+    expected_times = np.array([float(t) for t in re.findall(rb"pts_time:(\S+)", run.stderr)])
+    if not len(expected_times):
+        pytest.skip("this ffmpeg cannot decode it")
+    times, images = zip(*read_frames(real_videos.parent / name), strict=True)
+    # FFmpeg's program leaves the decoder's delay in what has no pts, and older ones count the sound's.
+    assert np.array(times) == pytest.approx(expected_times - expected_times[0], abs=1e-3)
+    expected = np.frombuffer(run.stdout, np.uint8).reshape(len(images), *images[0].shape)
+    assert max(np.abs(a.astype(int) - b).mean() for a, b in zip(images, expected, strict=True)) < 1
 
 
 def test_the_damaged_real_file_is_refused(real_videos):
