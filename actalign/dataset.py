@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actalign.console import InputError
+from actalign.console import InputError, log
 from actalign.files import parse_json, read_bytes, reason_of
 from actalign.masks import MASK_FIELDS, Masks, masks_of_row
 
@@ -116,6 +116,9 @@ def load_samples(dataset, split):
     if not samples:
         raise InputError(f"{dataset}: has no rows; give a dataset with one row a clip")
     require_unique_ids(samples, dataset)
+    if unknown := sorted({name for sample in samples for name in sample.extra}):
+        log.warning("%s: columns that are kept and not used: %s; those that mean something are %s", dataset,
+                    ", ".join(unknown)[:300], ", ".join(OWN_FIELDS))
     return samples
 
 

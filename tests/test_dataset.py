@@ -408,6 +408,18 @@ def test_columns_that_were_found_are_named_where_one_is_lacking(tmp_path, text, 
     refusal(lambda: load_samples(str(tmp_path / "rows.csv"), "test"), "row 1", *parts)
 
 
+def test_columns_that_are_not_understood_are_named_once(tmp_path, capsys):
+    rows = [{**ROW, "video": f"{n}.mp4", "start": n, "end_timestamp": 9} for n in range(3)]
+    write_parquet(tmp_path / "rows.parquet", rows)
+    assert load_samples(str(tmp_path / "rows.parquet"), "test")[2].extra == {"start": 2}
+    said = capsys.readouterr().err
+    assert said.count("not used: start; those that mean something are id, ") == 1
+    assert "start_timestamp" in said
+    write_parquet(tmp_path / "rows.parquet", [ROW])
+    load_samples(str(tmp_path / "rows.parquet"), "test")
+    assert capsys.readouterr().err == ""
+
+
 def test_video_column_of_the_datasets_library_gives_its_path(tmp_path):
     rows = [{**ROW, "video": {"bytes": None, "path": "clips/a.mp4"}},
             {**ROW, "video": {"bytes": b"0", "path": "b.mp4"}}]
