@@ -32,6 +32,7 @@ COLUMNS = ("youtube_id", "id", "action", "domain", "question", "answer", "choice
            "processed_video_path", "video_frames")
 DATASET = "processed_dataset.npy"
 MADE_BY = "the published scripts"
+TEMPLATE = "This is a video of doing {option} in {domain} with {subaction}"  # of all sub-actions that they encoded
 MOST_METADATA = 1 << 20  # bytes of one array in a dataset whose frames are not wanted
 LISTS = (list, tuple, np.ndarray)
 NOT_THE_SAME_RUN = ("array and sub-actions are joined by position and do not fit: give whole files of one run, for "
@@ -240,7 +241,7 @@ def convert(args, kind):
     else:
         checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
         found, notes = read_embeddings(args.old, kind, args.subactions), {"model": checkpoint.name}
-        settings = checkpoint.settings("float32")
+        settings = checkpoint.settings("float32") | ({"template": TEMPLATE} if kind == "subaction_embeddings" else {})
     with ArrayWriter(args.new, kind, settings, {**notes, "made_by": MADE_BY},
                      args.overwrite) as writer, console.progress(len(found), "samples") as bar:
         for about, rows in found:

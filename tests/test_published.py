@@ -26,6 +26,7 @@ from made_artifacts import (
 )
 from refusals import refusal
 
+import encode_subactions
 import generate_subactions
 import seq_alignment
 from actalign import published
@@ -161,6 +162,7 @@ def test_old_arrays_of_every_shape_give_our_scores(both, shape):
         assert scores[id] == pytest.approx(expected[id], rel=1e-6, abs=1e-6)
     assert old_missing == missing
     assert content["sources"]["video_embeddings"]["made_by"] == "the published scripts"
+    assert content["sources"]["subaction_embeddings"]["template"] == published.TEMPLATE
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -324,6 +326,15 @@ def test_files_of_the_published_script_are_checked_and_completed(tmp_path, capsy
         asked = capsys.readouterr().out
         assert asked.startswith(f"{bool(options):d} requests for {bool(options):d} samples")
         assert all(f"- {option}\n" in asked for option in options)
+
+
+def test_converted_texts_are_not_mixed_with_those_of_another_template(both, capsys):
+    run = both(OPTIONS, [20, 7, 31])
+    assert run(run.old)[0] == 0
+    converted = run.old.parent / "converted" / "encoded_subactions.npy"
+    assert encode_subactions.main(["--subactions", str(run.old / "generated_subactions.json"), "--output",
+                                   str(converted), "--device", "cpu", *run.model]) == 2
+    assert f"was begun with template {published.TEMPLATE}, this run has {{subaction}}" in capsys.readouterr().err
 
 
 def test_subactions_that_this_project_wrote_give_old_arrays_no_ids(both, capsys):
