@@ -28,8 +28,9 @@ def template_with(*needed, of):
             fields = [field for field in string.Formatter().parse(text) if field[1] is not None]
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{text!r}: {error}; write {{{{ and }}}} for braces") from None
-        # Anything else than a name, such as {option.upper}, is no field either.
-        unknown = [name for _, name, spec, conversion in fields if name not in of or spec or conversion]
+        # Anything else than a name, such as {option.upper} or {option!r}, is no field either.
+        unknown = [name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+                   for _, name, spec, conversion in fields if name not in of or spec or conversion]
         if unknown or not set(needed) <= {name for _, name, _, _ in fields}:
             problem = f"{{{unknown[0]}}} is no field" if unknown else f"lacks {{{needed[0]}}}"
             raise argparse.ArgumentTypeError(f"{text!r}: {problem}; its fields are {listed}")

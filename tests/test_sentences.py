@@ -43,7 +43,8 @@ def test_templates_with_their_fields_are_taken_as_they_are(text):
 @pytest.mark.parametrize(("text", "part"), [
     ("", "lacks {subaction}"), ("{option}", "lacks {subaction}"), ("{subaction", "for braces"), ("}", "for braces"),
     ("{subaction} {sport}", "{sport} is no field"), ("{subaction} {}", "{} is no field"), ("{0}", "{0} is no field"),
-    ("{subaction.upper}", "is no field"), ("{subaction!r}", "is no field"), ("{subaction:>9}", "is no field"),
+    ("{subaction.upper}", "is no field"),
+    ("{subaction!r}", "{subaction!r} is no field"), ("{subaction:>9}", "{subaction:>9} is no field"),
     ("{subaction:{option}}", "is no field"), ("{{subaction}}", "lacks {subaction}"),
 ])
 def test_templates_with_other_fields_are_refused_with_what_is_wrong(text, part):
