@@ -12,13 +12,15 @@ from actalign import artifacts, console
 from actalign.checkpoint import add_trust_argument, find_checkpoint
 from actalign.evaluation import Prediction
 from actalign.predictions import predictions_output, publish
+from actalign.sentences import LABEL_TEMPLATE, template_with, warnings_about
+from actalign.subactions import SubActions
 
 BATCH_SIZE = 32  # texts a forward pass
 
 
-def label_sentence(option, domain):
+def label_sentence(option, domain, template=LABEL_TEMPLATE):
     """The text that stands for an option."""
-    return f"a person performing {option} in {domain}"
+    return template.format(option=option, domain=domain)
 
 
 def mean_pool_scores(video, labels):
@@ -29,19 +31,31 @@ def mean_pool_scores(video, labels):
     return rows[1:] @ rows[0]
 
 
-def predict(samples, video, labels):
-    """One Prediction for each sample, from its frames in `video` and {sentence: embedding} `labels`.
+def predict(samples, video, labels, template=LABEL_TEMPLATE):
+    """One Prediction for each sample, from its frames in `video` and {sentence: embedding} `labels` of a template.
 
     Raises InputError if the frames of a sample cancel out.
     """
     predictions = []
     for sample in samples:
-        texts = [labels[label_sentence(option, sample.domain)] for option in sample.options]  # K of (D,)
+        texts = [labels[label_sentence(option, sample.domain, template)] for option in sample.options]  # K of (D,)
         scores = mean_pool_scores(video.embeddings(sample.id), texts)
         if not np.isfinite(scores).all():
             raise console.InputError(f"{video.path}: the frames of sample {sample.id} cancel out; leave that one out")
         predictions.append(Prediction(sample, scores))
     return predictions
+
+
+def require_same_clips(video, dataset):
+    """Raise InputError if converted embeddings, which got their ids by position, have other clips than a dataset."""
+    if "made_by" in video.meta:
+        items = artifacts.read_index(dataset, "frames")["items"]
+        other = [item["id"] for item in items
+                 if item["id"] in video and item["stop"] - item["start"] != video.length(item["id"])]
+        if other:
+            raise console.InputError(
+                f"{video.path}: {console.some_of(other)} have other numbers of frames in {dataset}, so that ids are "
+                "wrong; convert the videos again with --subactions processed_dataset.npy, the published scripts' own")
 
 
 def parse_args(argv=None):
@@ -50,6 +64,9 @@ def parse_args(argv=None):
     parser.add_argument("--video_embeddings", required=True, help="video_embeddings.npy")
     parser.add_argument("--model", help="SigLIP checkpoint (default: the one named in the video embeddings)")
     parser.add_argument("--output", help="write scores and rankings to this predictions.json, and a .csv beside it")
+    parser.add_argument("--template", type=template_with("option", of=("option", "domain")), default=LABEL_TEMPLATE,
+                        metavar="TEXT", help="the sentence that stands for an option, of {option} and, where it is "
+                                             "wanted, {domain} (default: %(default)s)")
     add_trust_argument(parser)
     console.add_device_argument(parser)
     return parser.parse_args(argv)
@@ -68,6 +85,7 @@ def main(argv=None):
             raise console.InputError(f"{video.path}: its index does not name the checkpoint; give it as --model")
         checkpoint = find_checkpoint(name, args.trust_pickle_weights)
         artifacts.require_made_with(video, checkpoint)
+        require_same_clips(video, args.input_dataset)
         known = {sample.id for sample in samples}
         not_scored = {id: f"not in {video.path.name}" if id in known else "not in the dataset"
                       for id in sorted(known ^ set(video))}
@@ -75,11 +93,16 @@ def main(argv=None):
         from actalign.siglip import load_siglip  # which loads torch
 
         encoder = load_siglip(checkpoint, device, BATCH_SIZE, video.meta.get("dtype", "float32"))
-        sentences = sorted({label_sentence(option, sample.domain) for sample in samples for option in sample.options})
+        names = [SubActions(sample, tuple((option,) for option in sample.options)) for sample in samples]
+        for line in warnings_about(names, encoder.tokenizer, args.template, name, "labels"):
+            console.log.warning(line)
+        sentences = sorted({label_sentence(option, sample.domain, args.template)
+                            for sample in samples for option in sample.options})
         embeddings = console.progress(len(sentences), "labels", iterable=encoder.iter_texts(sentences))
-        predictions = predict(samples, video, dict(zip(sentences, embeddings, strict=True)))
+        predictions = predict(samples, video, dict(zip(sentences, embeddings, strict=True)), args.template)
         sources = {"input_dataset": dataset, "video_embeddings": video.source()}
-        publish(args.output, "mean pool", {"name": "mean pool"}, sources, predictions, not_scored, known | set(video))
+        method = {"name": "mean pool", "template": args.template}
+        publish(args.output, method["name"], method, sources, predictions, not_scored, known | set(video))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage 4: embed the sub-action texts with SigLIP's text encoder.
 
 Reads generated_subactions.json, writes encoded_subactions.npy: float32 (sub-actions of all options of all samples, D),
-not normalised. A text that occurs more than once is encoded once.
+not normalised. A sentence that occurs more than once is encoded once.
 
     python encode_subactions.py --subactions generated_subactions.json --output encoded_subactions.npy --device cuda:0
 """
@@ -14,6 +14,7 @@ import numpy as np
 from actalign import artifacts, console
 from actalign.artifacts.writer import ArrayWriter
 from actalign.checkpoint import add_encoder_arguments, find_checkpoint, resolve_dtype
+from actalign.sentences import SUBACTION_TEMPLATE, sentence_of, sentences_of, template_with, warnings_about
 from actalign.subactions import options_of, read_subactions
 
 KIND = "subaction_embeddings"
@@ -21,36 +22,45 @@ BATCH_SIZE = 256  # texts a forward pass on CUDA
 BATCH_SIZE_ELSEWHERE = 32
 
 
-def encode_subactions(subactions, writer, encoder, known):
-    """Embed the sub-actions of samples that `writer` does not hold yet; returns how many texts that took.
+def encode_subactions(subactions, writer, encoder, template, known):
+    """Embed the sub-actions of samples that `writer` does not hold yet; returns how many sentences that took.
 
     subactions  list of SubActions with at least one option that has sub-actions    writer  ArrayWriter
-    encoder  Siglip    known  {text: (D,) embedding} of what need not be encoded; others are added
+    encoder  Siglip    known  {sentence: (D,) embedding} of what need not be encoded; others are added
     """
-    unknown = [text for text in distinct_texts(subactions) if text not in known]
+    unknown = [sentence for sentence in distinct_sentences(subactions, template) if sentence not in known]
     embeddings = iter(console.progress(len(unknown), "texts", iterable=encoder.iter_texts(unknown)))
     for of_sample in subactions:
-        for text in distinct_texts([of_sample]):
-            if text not in known:
-                known[text] = next(embeddings)  # which come in this order
-        rows = [known[text] for texts in of_sample.texts for text in texts]
+        for sentence in distinct_sentences([of_sample], template):
+            if sentence not in known:
+                known[sentence] = next(embeddings)  # which come in this order
+        rows = [known[sentence] for of_option in sentences_of(of_sample, template) for sentence in of_option]
         writer.append(of_sample.sample.id, np.stack(rows), options=options_of(of_sample, writer.row_count))
     return len(unknown)
 
 
-def distinct_texts(subactions):
-    """The texts of a list of SubActions, each once, in order."""
-    return list(dict.fromkeys(text for of_sample in subactions for texts in of_sample.texts for text in texts))
+def distinct_sentences(subactions, template):
+    """The sentences of a list of SubActions, each once, in order."""
+    return list(dict.fromkeys(sentence for of_sample in subactions for of_option in sentences_of(of_sample, template)
+                              for sentence in of_option))
 
 
-def earlier_texts(writer):
-    """{text: (D,) embedding} of what an ArrayWriter holds. Raises InputError if its rows are not as written."""
+def earlier_sentences(writer, subactions, template):
+    """{sentence: (D,) embedding} of what an ArrayWriter holds of the options of a list of SubActions.
+
+    Raises InputError if its rows are not as written.
+    """
     known = {}
+    names = {key: (option, of_sample.sample.domain) for of_sample in subactions
+             for key, option in zip(of_sample.sample.keys, of_sample.sample.options, strict=True)}
     for item in writer.items.values():
         rows = writer.read(item["start"], item["stop"])
         artifacts.require_checksum(writer, item, artifacts.Checksum(rows))
-        texts = [text for option in item["options"] for text in option["texts"]]
-        known.update(zip(texts, rows, strict=True))
+        for option in item["options"]:
+            of_option = rows[option["start"] - item["start"]:option["stop"] - item["start"]]
+            if option["key"] in names:
+                sentences = [sentence_of(template, text, *names[option["key"]]) for text in option["texts"]]
+                known.update(zip(sentences, of_option, strict=True))
     return known
 
 
@@ -58,6 +68,10 @@ def parse_args(argv=None):
     parser = console.parser(__doc__)
     parser.add_argument("--subactions", required=True, help="generated_subactions.json")
     parser.add_argument("--output", required=True, help="where the embeddings go, a .npy file")
+    parser.add_argument("--template", type=template_with("subaction", of=("subaction", "option", "domain")),
+                        default=SUBACTION_TEMPLATE, metavar="TEXT",
+                        help="the sentence that is encoded for a sub-action, of {subaction} and, where they are "
+                             "wanted, {option} and {domain} (default: %(default)s)")
     add_encoder_arguments(parser, f"texts at once; auto is {BATCH_SIZE} on CUDA, {BATCH_SIZE_ELSEWHERE} elsewhere")
     return parser.parse_args(argv)
 
@@ -71,14 +85,15 @@ def main(argv=None):
     checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
     dtype = resolve_dtype(args.dtype, device, checkpoint)
     batch_size = args.batch_size or (BATCH_SIZE if device.type == "cuda" else BATCH_SIZE_ELSEWHERE)
-    open_output = functools.partial(ArrayWriter, args.output, KIND, checkpoint.settings(dtype), {"model": args.model})
+    settings = {**checkpoint.settings(dtype), "template": args.template}
+    open_output = functools.partial(ArrayWriter, args.output, KIND, settings, {"model": args.model})
     encoded = 0
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(open_output(overwrite=args.overwrite))
         changed = [of_sample.sample.id for of_sample in subactions if (item := writer.items.get(of_sample.sample.id))
                    and item["options"] != options_of(of_sample, item["start"])]
         lacks_some = any(of_sample.sample.id not in writer for of_sample in subactions)
-        known = earlier_texts(writer) if changed or lacks_some else {}
+        known = earlier_sentences(writer, subactions, args.template) if changed or lacks_some else {}
         if changed:
             console.log.info(f"sub-actions of {len(changed)} samples have changed; texts encoded before are kept")
             stack.close()  # which finishes what an earlier run left, so that none of it is lost
@@ -92,10 +107,9 @@ def main(argv=None):
             from actalign.siglip import load_siglip
 
             encoder = load_siglip(checkpoint, device, batch_size, dtype)
-            if long := encoder.tokenizer.too_long(sorted(distinct_texts(todo))):
-                console.log.warning(f"{len(long)} sub-actions are longer than the checkpoint reads and are cut, "
-                                    f"such as {long[0]!r}")
-            encoded = encode_subactions(todo, writer, encoder, known)
+            for line in warnings_about(todo, encoder.tokenizer, args.template, args.model):
+                console.log.warning(line)
+            encoded = encode_subactions(todo, writer, encoder, args.template, known)
         done, rows = len(writer.items) - kept, writer.row_count
     if lacking := [of_sample.sample.id for of_sample in subactions if of_sample.lacking]:
         print(f"{len(lacking)} samples lack sub-actions of at least one option and cannot be scored "

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -163,7 +164,28 @@ class Tokenizer:
         return self._tokenizer([text.lower() for text in texts], padding="max_length", truncation=True,
                                max_length=self._length, return_tensors="np")["input_ids"]
 
+    def read(self, texts):
+        """A Reading of each of a list of texts."""
+        special, readings = set(self._tokenizer.all_special_ids), []
+        all_ids = self._tokenizer([text.lower() for text in texts])["input_ids"] if texts else []
+        for text, ids in zip(texts, all_ids, strict=True):
+            ordinary = [id for id in ids if id not in special]
+            is_unknown = not ordinary
+            if ordinary and not (text.isascii() and self._tokenizer.unk_token_id not in ids):  # else there is no doubt
+                known = "".join(self._tokenizer.convert_ids_to_tokens(ordinary))
+                is_unknown = 2 * sum(map(str.isalnum, known)) < max(1, sum(map(str.isalnum, text)))
+            tokens = np.array(ids[:self._length - 1], np.int32).tobytes()  # the last one read ends every text
+            readings.append(Reading(tokens, len(ids) > self._length, is_unknown))
+        return readings
+
     def too_long(self, texts):
         """Those of the texts that have more tokens than the checkpoint reads; their ends are cut off."""
-        tokens = self._tokenizer([text.lower() for text in texts])["input_ids"] if texts else []
-        return [text for text, ids in zip(texts, tokens, strict=True) if len(ids) > self._length]
+        return [text for text, reading in zip(texts, self.read(texts), strict=True) if reading.is_cut]
+
+
+class Reading(NamedTuple):
+    """What a tokenizer makes of a text."""
+
+    tokens: bytes  # two texts with the same have the same embedding
+    is_cut: bool  # it has more tokens than the checkpoint reads
+    is_unknown: bool  # fewer than half of its letters and digits are in tokens of the vocabulary, or nothing of it is

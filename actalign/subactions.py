@@ -41,18 +41,23 @@ def read_subactions(path):
 
 
 def subactions_from_entry(entry, source, sample=None):
-    """The SubActions of an entry of the file, for the options of `sample` or its own; `source` is named in errors."""
+    """The SubActions of an entry of the file, for the options of `sample` or its own; `source` is named in errors.
+
+    A reply without JSON, which the published script kept as text, holds none; an option with an empty phrase has none.
+    """
     sample = sample or sample_from_record(entry, source)
     by_key = entry.get("subactions") or {}
+    if isinstance(by_key, str):
+        by_key = {}
     if not isinstance(by_key, dict):
         raise InputError(f"{source}: subactions of sample {sample.id} are no object of option and list; mend them")
     keys = sample.keys
     folded = {folded_key(key): texts for key, texts in by_key.items() if key not in keys}
     texts = [(by_key[key] if key in by_key else folded.get(folded_key(key))) or [] for key in keys]
     for key, of_key in zip(keys, texts, strict=True):
-        if not (isinstance(of_key, list) and set(map(type, of_key)) <= {str} and all(map(str.strip, of_key))):
+        if not (isinstance(of_key, list) and set(map(type, of_key)) <= {str}):
             raise InputError(f"{source}: sub-actions of {key!r} in sample {sample.id} are no list of texts; mend them")
-    return SubActions(sample, tuple(map(tuple, texts)))
+    return SubActions(sample, tuple(tuple(of_key) if all(map(str.strip, of_key)) else () for of_key in texts))
 
 
 def options_of(of_sample, start):

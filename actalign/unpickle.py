@@ -6,6 +6,7 @@ the rest. It is the one in Python: that in C takes every opcode and makes a memo
 
 import math
 import mmap
+import os
 import pickle
 import re
 
@@ -22,6 +23,7 @@ class Array(np.ndarray):
     """A numpy array, empty until it gets its state. Given to a class, a state lacks an argument."""
 
     __setitem__ = None  # else what fills a dict would fill an array as well
+    told_shape = None  # of an array whose content was passed over, so that it is empty
 
     def __new__(cls, *_):
         return np.ndarray.__new__(Array, 0)
@@ -30,9 +32,36 @@ class Array(np.ndarray):
         _, shape, dtype, is_fortran, content = state
         kind, size = (list, 1) if dtype.numpy.hasobject else (bytes, dtype.numpy.itemsize)
         if type(shape) is not tuple or not 0 < len(shape) < 33 or not all(type(n) is int and n >= 0 for n in shape) \
-                or type(content) is not kind or len(content) != math.prod(shape) * size:
+                or type(content) not in (kind, _PassedOver) or len(content) != math.prod(shape) * size:
             raise ValueError("an array claims a shape or dtype that does not fit its content")
+        if type(content) is _PassedOver:
+            self.told_shape = shape
+            return
         super().__setstate__((1, shape, dtype.numpy, is_fortran is True, content))
+
+
+class _PassedOver:
+    """Stands for so many bytes of a file that were not read."""
+
+    def __init__(self, length):
+        self._length = length
+
+    def __len__(self):
+        return self._length
+
+
+class _WithoutLarge:
+    """A file of which more than `most` bytes at once are passed over."""
+
+    def __init__(self, content, most):
+        self.readline = content.readline
+        self._content, self._most = content, most
+
+    def read(self, length):
+        if length <= self._most:
+            return self._content.read(length)
+        self._content.seek(length, os.SEEK_CUR)  # ValueError where the file ends before
+        return _PassedOver(length)
 
 
 class FromBuffer(Array):
@@ -111,11 +140,14 @@ class _Unpickler(pickle._Unpickler):
     dispatch[pickle.BYTEARRAY8[0]] = dispatch[pickle.BINBYTES8[0]]  # which makes no more bytes than there are
 
 
-def unpickle(path, offset):
-    """The numpy array that is pickled in a file from byte `offset` on. Raises ValueError, or OSError as usual."""
+def unpickle(path, offset, most=math.inf):
+    """The numpy array that is pickled in a file from byte `offset` on. Raises ValueError, or OSError as usual.
+
+    Arrays in it of more than `most` bytes are not read: they are empty, and have their shape as `told_shape`.
+    """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         content.seek(offset)
-        unpickler = _Unpickler(content)
+        unpickler = _Unpickler(_WithoutLarge(content, most))
         unpickler.memo = _Memo()
         try:
             return unpickler.load().view(np.ndarray)

@@ -26,9 +26,9 @@ def write_entries(path, entries):
     return path
 
 
-def write_frames_index(folder, entries, image_size=4):
-    """Write processed_dataset.npy with two black frames a sample."""
-    path = folder / "processed_dataset.npy"
+def write_frames_index(folder, entries, image_size=4, name="processed_dataset.npy"):
+    """Write a dataset with two black frames a sample."""
+    path = folder / name
     with ArrayWriter(path, "frames", {"image_size": image_size, "fps": None}) as writer:
         for entry in entries:
             fields = {key: value for key, value in entry.items() if key not in ("id", "subactions")}

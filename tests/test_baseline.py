@@ -10,6 +10,7 @@ from made_artifacts import make_entries, write_frames_index
 from refusals import require_one_run_at_a_time
 
 import baseline
+from actalign.artifacts import read_array
 from actalign.artifacts.writer import ArrayWriter
 from actalign.checkpoint import find_checkpoint
 from actalign.siglip import load_siglip
@@ -132,3 +133,56 @@ def test_embeddings_of_the_published_scripts_are_refused_with_the_command_that_c
 
 def test_predictions_are_kept_to_one_run(stage, capsys):
     require_one_run_at_a_time(stage, stage.folder / "predictions.json", capsys)
+
+
+def test_the_template_of_labels_is_used_and_recorded(stage, checkpoint):
+    path = stage.folder / "predictions.json"
+    assert stage("--output", str(path)) == 0
+    plain = json.loads(path.read_text())
+    assert plain["method"] == {"name": "mean pool", "template": "a person performing {option} in {domain}"}
+    template = "{domain}: {option}"
+    assert stage("--template", template, "--output", str(path)) == 0
+    content = json.loads(path.read_text())
+    assert content["method"] == {"name": "mean pool", "template": template}
+    encoder = load_siglip(find_checkpoint(str(checkpoint)), torch.device("cpu"), baseline.BATCH_SIZE, "float32")
+    video = read_array(stage.folder / "video.npy", "video_embeddings")
+    for sample in content["samples"]:
+        labels = encoder.encode_texts([f"sport: {option}" for option in sample["cleaned_options"]])
+        assert sample["scores"] == pytest.approx(baseline.mean_pool_scores(video.embeddings(sample["id"]), labels))
+    assert content["samples"][0]["scores"] != pytest.approx(plain["samples"][0]["scores"])
+
+
+@pytest.mark.parametrize("template", ["a person", "{option} {subaction}", "{option"])
+def test_templates_that_tell_no_option_are_refused(stage, capsys, template):
+    with pytest.raises(SystemExit) as ended:
+        stage("--template", template)
+    assert ended.value.code == 2
+    assert "argument --template" in capsys.readouterr().err
+
+
+def test_labels_that_the_encoder_cannot_tell_are_told(stage, capsys):
+    write_frames_index(stage.folder, make_entries({"a": ["分腿跳", "前滚翻", "dunk"], "b": OPTIONS["b"]}),
+                       name="chinese.npy")
+    assert baseline.main(["--input_dataset", str(stage.folder / "chinese.npy"), "--video_embeddings",
+                          str(stage.folder / "video.npy"), "--device", "cpu"]) == 0
+    told = capsys.readouterr().err
+    assert "2 labels are mostly of characters that the tokenizer" in told
+    assert "1 options are the same to" in told
+    assert "'前滚翻' of sample a" in told
+
+
+def test_converted_embeddings_of_other_clips_than_the_datasets_are_refused(stage, checkpoint, capsys):
+    index = stage.folder / "video.json"
+    content = json.loads(index.read_text())
+    content["meta"]["made_by"] = "the published scripts"
+    index.write_text(json.dumps(content))
+    assert stage() == 0
+    found = find_checkpoint(str(checkpoint))
+    with ArrayWriter(stage.folder / "video.npy", "video_embeddings", found.settings("float32"),
+                     {"model": str(checkpoint), "made_by": "the published scripts"}, overwrite=True) as writer:
+        writer.append("a", np.ones((2, found.width), np.float32), fps=None)
+        writer.append("b", np.ones((3, found.width), np.float32), fps=None)
+    assert stage() == 2
+    captured = capsys.readouterr()
+    assert "b have other numbers of frames" in captured.err
+    assert captured.err.splitlines()[-1].count("--subactions processed_dataset.npy") == 1

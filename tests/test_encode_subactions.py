@@ -156,3 +156,98 @@ def test_foreign_or_damaged_subactions_are_refused_in_one_line(stage, tmp_path, 
     assert "foreign.json" in error
     assert error.count("\n") == 1
     assert not stage.path.exists()
+
+
+# Templates
+
+TEMPLATE = "{option} of {domain}: {subaction}"
+
+
+def test_a_template_puts_option_and_domain_around_every_subaction(stage, checkpoint):
+    import torch
+
+    entries = make_entries(OPTIONS)
+    entries[0]["subactions"]["hook shot in sport"][0] = entries[0]["subactions"]["jump shot in sport"][0]
+    assert stage(entries, "--template", TEMPLATE) == 0
+    artifact = read_array(stage.path, "subaction_embeddings")
+    assert artifact.meta["template"] == TEMPLATE
+    encoder = load_siglip(find_checkpoint(str(checkpoint)), torch.device("cpu"), 4, "float32")
+    for entry in entries:
+        for option in artifact.item(entry["id"])["options"]:
+            name = option["key"].removesuffix(" in sport")
+            assert option["texts"] == entry["subactions"][option["key"]]  # as they are, so that they can be compared
+            assert np.array_equal(artifact.read(option["start"], option["stop"]), np.concatenate(
+                [encoder.encode_texts([f"{name} of sport: {text}"]) for text in option["texts"]]))
+
+
+@pytest.mark.parametrize(("first", "second"), [([], ["--template", TEMPLATE]), (["--template", TEMPLATE], []),
+                                               (["--template", TEMPLATE], ["--template", TEMPLATE + "."])])
+def test_a_run_never_mixes_two_templates(stage, capsys, first, second):
+    assert stage(make_entries({"a": OPTIONS["a"]}), *first) == 0
+    before = stage.path.read_bytes(), stage.path.with_suffix(".json").read_bytes()
+    assert stage(make_entries(OPTIONS), *second) == 2
+    assert "was begun with template " in capsys.readouterr().err
+    assert (stage.path.read_bytes(), stage.path.with_suffix(".json").read_bytes()) == before
+    assert stage(make_entries(OPTIONS), *first) == 0
+    assert stage(make_entries(OPTIONS), *second, "--overwrite") == 0
+
+
+def test_an_index_from_before_templates_has_the_plain_one(stage, monkeypatch):
+    assert stage(make_entries({"a": OPTIONS["a"]})) == 0
+    index = stage.path.with_suffix(".json")
+    content = json.loads(index.read_text())
+    assert content["meta"].pop("template") == "{subaction}"
+    index.write_text(json.dumps(content))
+    assert stage(make_entries(OPTIONS), "--template", TEMPLATE) == 2
+    seen = count_encoded(monkeypatch)
+    assert stage(make_entries(OPTIONS)) == 0
+    assert sorted(seen) == ["dunk phase 0", "dunk phase 1", "dunk phase 2"]
+
+
+def test_changed_subactions_are_encoded_within_the_template_and_the_others_kept(stage, monkeypatch):
+    entries = make_entries(OPTIONS)
+    assert stage(entries, "--template", TEMPLATE) == 0
+    seen = count_encoded(monkeypatch)
+    entries[0]["subactions"]["hook shot in sport"][1] = "dunk phase 0"  # which was encoded, but not of a hook shot
+    assert stage(entries, "--template", TEMPLATE) == 0
+    assert seen == ["hook shot of sport: dunk phase 0"]
+    changed = np.load(stage.path)
+    assert stage(entries, "--template", TEMPLATE, "--overwrite") == 0
+    assert np.array_equal(changed, np.load(stage.path))
+
+
+def test_a_template_without_the_subaction_is_refused(stage, capsys):
+    with pytest.raises(SystemExit) as ended:
+        stage(make_entries(OPTIONS), "--template", "{option}")
+    assert ended.value.code == 2
+    assert "lacks {subaction}" in capsys.readouterr().err
+
+
+# Texts that the tokenizer does not know
+
+
+def test_texts_that_the_tokenizer_does_not_know_are_told_with_examples_and_a_checkpoint_that_does(stage, capsys):
+    entries = make_entries(OPTIONS)
+    entries[0]["subactions"]["hook shot in sport"] = ["快速助跑", "双腿分开", "屈膝下蹲"]
+    assert stage(entries) == 0
+    told = capsys.readouterr().err
+    assert "3 sub-actions are mostly of characters that the tokenizer" in told
+    assert "'快速助跑', '双腿分开', '屈膝下蹲'" in told
+    assert "--model google/siglip2-so400m-patch14-384" in told
+    assert "1 options have sub-actions that are all the same" in told
+    assert "'hook shot' of sample a" in told
+
+
+def test_chinese_subactions_of_a_real_file_are_told(stage, root, capsys):
+    path = root.parent / "shared" / "faults" / "cjk_subactions.json"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    assert stage(json.loads(path.read_text())) == 0
+    told = capsys.readouterr().err
+    assert "5 sub-actions are mostly of characters that the tokenizer" in told
+    assert "快速助跑" in told
+
+
+def test_english_subactions_are_no_cause_for_a_warning(stage, capsys):
+    assert stage(make_entries(OPTIONS)) == 0
+    assert "warning" not in capsys.readouterr().err

@@ -20,11 +20,13 @@ from made_artifacts import (
     make_entries,
     random_rows,
     write_entries,
+    write_frames_index,
     write_subaction_embeddings,
     write_video_embeddings,
 )
 from refusals import refusal
 
+import encode_subactions
 import generate_subactions
 import seq_alignment
 from actalign import published
@@ -160,6 +162,7 @@ def test_old_arrays_of_every_shape_give_our_scores(both, shape):
         assert scores[id] == pytest.approx(expected[id], rel=1e-6, abs=1e-6)
     assert old_missing == missing
     assert content["sources"]["video_embeddings"]["made_by"] == "the published scripts"
+    assert content["sources"]["subaction_embeddings"]["template"] == published.TEMPLATE
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -254,13 +257,84 @@ def test_arrays_that_do_not_fit_the_subactions_are_explained(both, capsys, spoil
         assert part in captured.err
 
 
-def test_subactions_of_another_order_are_refused(both, capsys):
+# What the published scripts really wrote
+
+
+def as_published(entries):
+    """The rows of encoded_subactions.npy: in the order of cleaned_options, of the keys that are there to the letter."""
+    rows = []
+    for entry in entries:
+        by_key = entry["subactions"] if isinstance(entry["subactions"], dict) else {}
+        listed = [by_key.get(f"{option} in {entry['domain']}", []) for option in entry["cleaned_options"]]
+        rows.append([np.concatenate([random_rows(1, text, 0) for text in texts]) for texts in listed if texts])
+    return rows
+
+
+def reorder(entry):
+    entry["subactions"] = dict(reversed(entry["subactions"].items()))
+
+
+def capitals(entry):
+    entry["subactions"] = {key.title() if key.startswith("dunk") else key: texts
+                           for key, texts in entry["subactions"].items()}
+
+
+def without_json(entry):
+    entry["subactions"] = "I am sorry, but which sport is this?"
+
+
+def empty_phrase(entry):
+    entry["subactions"]["dunk in sport"][1] = " "
+
+
+REALLY_WRITTEN = {"another order": (reorder, None),
+                  "a key in capitals": (capitals, "not in encoded_subactions.npy"),
+                  "a reply without JSON": (without_json, "no sub-actions for dunk, lay-up, hook shot"),
+                  "an empty phrase": (empty_phrase, "no sub-actions for dunk")}
+
+
+@pytest.mark.parametrize("counts", [None, [3, 4, 5, 2, 6, 3, 4, 4, 1]], ids=["equal", "different"])
+@pytest.mark.parametrize(("change", "reason"), REALLY_WRITTEN.values(), ids=REALLY_WRITTEN)
+def test_a_sample_as_the_published_scripts_really_wrote_it_refuses_nothing(both, change, reason, counts, tmp_path):
+    run = both(OPTIONS, [20, 7, 31], counts)
+    _, expected, _, _ = run(run.new)
+    change(run.entries[1])  # which is b
+    write_entries(run.old / "generated_subactions.json", run.entries)
+    save(run.old / "encoded_subactions.npy", collapsed(as_published(run.entries)))
+    code, scores, missing, _ = run(run.old)
+    assert code == 0
+    assert list(scores) == [id for id in OPTIONS if not reason or id != "b"]
+    for id in scores:
+        assert scores[id] == pytest.approx(expected[id], rel=1e-6, abs=1e-6)
+    assert missing == ({"b": reason} if reason else {})
+    told = tmp_path / "converted" / "encoded_subactions.missing.json"
+    assert told.exists() == (change in (capitals, without_json))
+
+
+def test_files_of_the_published_script_are_checked_and_completed(tmp_path, capsys):
+    write_frames_index(tmp_path, make_entries(OPTIONS))
+    for change in (capitals, without_json, empty_phrase):
+        entries = make_entries(OPTIONS)
+        change(entries[1])
+        path = write_entries(tmp_path / "generated_subactions.json", entries)
+        assert generate_subactions.main(["--check", str(path), "--min_subactions", "3"]) == 0
+        lacking = [line for line in capsys.readouterr().out.splitlines() if "0 phrases, at least 3 are needed" in line]
+        options = {capitals: [], without_json: OPTIONS["b"], empty_phrase: ["dunk"]}[change]
+        assert [line.split(":")[0] for line in lacking] == [f"b, {option}" for option in options]
+        assert generate_subactions.main(["--input", str(tmp_path / "processed_dataset.npy"), "--output", str(path),
+                                         "--dry_run", "--min_subactions", "3"]) == 0
+        asked = capsys.readouterr().out
+        assert asked.startswith(f"{bool(options):d} requests for {bool(options):d} samples")
+        assert all(f"- {option}\n" in asked for option in options)
+
+
+def test_converted_texts_are_not_mixed_with_those_of_another_template(both, capsys):
     run = both(OPTIONS, [20, 7, 31])
-    entries = json.loads((run.old / "generated_subactions.json").read_text())
-    entries[1]["cleaned_options"].reverse()
-    write_entries(run.old / "generated_subactions.json", entries)
-    assert run(run.old)[0] == 2
-    assert "sample b has other options than sub-actions, or in another order" in capsys.readouterr().err
+    assert run(run.old)[0] == 0
+    converted = run.old.parent / "converted" / "encoded_subactions.npy"
+    assert encode_subactions.main(["--subactions", str(run.old / "generated_subactions.json"), "--output",
+                                   str(converted), "--device", "cpu", *run.model]) == 2
+    assert f"was begun with template {published.TEMPLATE}, this run has {{subaction}}" in capsys.readouterr().err
 
 
 def test_subactions_that_this_project_wrote_give_old_arrays_no_ids(both, capsys):
@@ -321,6 +395,79 @@ def test_old_frames_become_ours(tmp_path):
     assert generate_subactions.main(["--input", str(new), "--output", str(tmp_path / "s.json"), "--dry_run"]) == 0
 
 
+@pytest.fixture
+def order(both, tmp_path, checkpoint):
+    """A run of the published scripts with processed_dataset.npy, and a function that converts its videos by a file."""
+    run = both(OPTIONS, [20, 7, 31])
+    rows = dataset_rows({"a": (20, 400, 300), "b": (7, 20, 30), "c": (31, 8, 8)}, run.entries)  # 7 MB, 13 kB, 6 kB
+    dataset = save_dataset(run.old / "processed_dataset.npy", rows)
+
+    def convert(same_run, *more):
+        new = tmp_path / "by_order.npy"
+        code = published.main(["convert", str(run.old / "video_embeddings.npy"), str(new), "--subactions",
+                               str(same_run), "--model", str(checkpoint), *more])
+        return code, read_array(new, "video_embeddings") if new.exists() else None
+
+    convert.run, convert.dataset, convert.json = run, dataset, run.old / "generated_subactions.json"
+    return convert
+
+
+def test_videos_are_converted_by_the_dataset_that_they_follow(order, tmp_path):
+    converted = tmp_path / "frames.npy"
+    assert published.main(["convert", str(order.dataset), str(converted), "--image_size", "8"]) == 0
+    write_entries(order.json, order.run.entries[1:])  # the language model failed on the first sample
+    for same_run in (order.dataset, converted):
+        code, videos = order(same_run, "--overwrite")
+        assert code == 0
+        for id, T in zip(OPTIONS, (20, 7, 31), strict=True):
+            np.testing.assert_array_equal(videos.embeddings(id), random_rows(T, f"{id} video", 0))
+
+
+@pytest.mark.parametrize("beside", ["array", "sub-actions"])
+def test_subactions_in_another_order_than_the_dataset_beside_give_videos_no_ids(order, tmp_path, capsys, beside):
+    path = order.json
+    if beside == "array":
+        path = tmp_path / "elsewhere.json"
+    else:
+        order.run.old = Path(shutil.move(order.run.old / "video_embeddings.npy", tmp_path)).parent
+    assert order(write_entries(path, order.run.entries))[0] == 0
+    (tmp_path / "by_order.npy").unlink()
+    (tmp_path / "by_order.json").unlink()
+    write_entries(path, [order.run.entries[1], order.run.entries[2], order.run.entries[0]])  # a failed, and was resumed
+    assert order(path)[0] == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert f"give --subactions {order.dataset}" in captured.err
+
+
+def test_a_dataset_with_other_numbers_of_frames_than_the_videos_is_refused(order, capsys):
+    rows = dataset_rows({"a": (20, 8, 8), "b": (31, 8, 8), "c": (7, 8, 8)}, order.run.entries)
+    save_dataset(order.dataset, rows)
+    for same_run in (order.dataset, order.json):
+        assert order(same_run)[0] == 2
+        assert "row 1, sample b: it has 7 embeddings for 31 frames" in capsys.readouterr().err
+
+
+def test_a_dataset_gives_texts_no_ids_and_ours_gives_none(order, tmp_path, capsys):
+    assert published.main(["convert", str(order.run.old / "encoded_subactions.npy"), str(tmp_path / "t.npy"),
+                           "--subactions", str(order.dataset), *order.run.model]) == 2
+    assert "tells no sub-actions; give the generated_subactions.json" in capsys.readouterr().err
+    ours = write_frames_index(tmp_path, order.run.entries)
+    assert order(ours)[0] == 2
+    assert "was written by this project" in capsys.readouterr().err
+
+
+def test_large_arrays_are_passed_over_where_only_their_shape_is_wanted(order):
+    a, b, c = unpickle(order.dataset, 128, 100_000)[:, -1]
+    assert (a.size, a.told_shape) == (0, (20, 3, 400, 300))
+    assert (b.told_shape, b.shape, c.shape) == (None, (7, 3, 20, 30), (31, 3, 8, 8))
+    raw = order.dataset.read_bytes()
+    for size in (1_000_000, len(raw) - 1):
+        order.dataset.write_bytes(raw[:size])
+        with pytest.raises(ValueError, match="damaged"):
+            unpickle(order.dataset, 128, 100_000)
+
+
 def test_stages_that_take_frames_tell_of_the_conversion_of_old_ones(tmp_path, capsys):
     save_dataset(tmp_path / "old.npy", dataset_rows({"a": None}, make_entries({"a": ["dunk"]}, {"a": 0})))
     refusal(lambda: read_array(tmp_path / "old.npy", "frames"), "python -m actalign.artifacts convert")
@@ -368,7 +515,7 @@ def test_the_command_line_converts_and_refuses_in_one_line(both, root):
 def test_the_documented_conversions_parse(root):
     page = (root / "docs/artifacts.md").read_text()
     commands = re.findall(r"^python -m actalign.artifacts (.*)$", page, flags=re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     assert {published.parse_args(shlex.split(command)).command for command in commands} == {"convert"}
 
 

@@ -1,10 +1,12 @@
 """actalign/siglip.py: embeddings are those of the plain transformers pipeline, whatever else is in the batch."""
 
+import itertools
+
 import numpy as np
 import pytest
 from drawn_videos import write_video
 
-from actalign.checkpoint import find_checkpoint
+from actalign.checkpoint import Tokenizer, find_checkpoint
 from actalign.console import InputError, StageError
 from actalign.siglip import load_siglip
 from actalign.video import read_frames, resize
@@ -263,3 +265,37 @@ def test_too_long_names_the_texts_whose_ends_are_cut_off(siglip):
     assert siglip.tokenizer.too_long([]) == []
     assert not np.array_equal(siglip.encode_texts([fits]), siglip.encode_texts(["a" * 22]))
     assert np.array_equal(siglip.encode_texts([cut + "b"]), siglip.encode_texts([cut + "cc"]))
+
+
+# What the tokenizer makes of texts
+
+
+CHINESE = ["快速助跑", "双腿分开", "屈膝下蹲", "头朝前扑"]  # four characters each, so that their tokens are the same
+
+
+def test_texts_of_which_the_tokenizer_knows_little_are_unknown(siglip):
+    texts = [*CHINESE, "Прыжок", "🤸", "", "jump 跳跃起来", "jump up 跳", "élan, née", "JUMP up!", "!!"]
+    unknown = [text for text, reading in zip(texts, siglip.tokenizer.read(texts), strict=True) if reading.is_unknown]
+    assert unknown == [*CHINESE, "Прыжок", "🤸", ""]
+
+
+def test_texts_are_unknown_to_the_sentencepiece_tokenizer_of_siglip_1_too(tmp_path):
+    import sentencepiece
+    import transformers
+
+    (tmp_path / "corpus.txt").write_text("bends the knees and jumps\nraises both arms over the head\n" * 50)
+    sentencepiece.SentencePieceTrainer.train(
+        input=tmp_path / "corpus.txt", model_prefix=tmp_path / "spiece", vocab_size=60, hard_vocab_limit=False,
+        pad_id=-1, bos_id=-1, eos_id=1, unk_id=2, minloglevel=2)
+    tokenizer = Tokenizer(transformers.SiglipTokenizer(str(tmp_path / "spiece.model")), 64)
+    texts = [*CHINESE, "Bends the knees!", "raises the 手", "!!"]  # of which SigLIP 1 strips punctuation
+    assert [reading.is_unknown for reading in tokenizer.read(texts)] == [True] * 4 + [False, False, True]
+    assert len({reading.tokens for reading in tokenizer.read(CHINESE)}) == 1
+
+
+def test_readings_are_the_same_where_embeddings_are(siglip):
+    cut = "a" * 24
+    texts = ["Jump", "jump", "jump ", *CHINESE[:2], cut[1:], cut + "b", cut + "c", cut[2:] + "b"]
+    readings, embeddings = siglip.tokenizer.read(texts), [siglip.encode_texts([text])[0] for text in texts]
+    for i, j in itertools.combinations(range(len(texts)), 2):
+        assert (readings[i].tokens == readings[j].tokens) == np.array_equal(embeddings[i], embeddings[j]), (i, j)

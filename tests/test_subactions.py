@@ -93,7 +93,18 @@ def test_entry_without_any_sub_actions_lacks_all(subactions):
     assert subactions_from_entry(without, "a.json").lacking == ENTRY["cleaned_options"]
 
 
-@pytest.mark.parametrize("texts", ["gathers", 5, True, {"1": "gathers"}, [""], [" "], ["gathers", None],
+@pytest.mark.parametrize("texts", [[""], [" "], ["gathers", "", "steps"], ["gathers", "\n"]])
+def test_option_with_an_empty_phrase_lacks_its_sub_actions(texts):
+    entry = {**ENTRY, "subactions": {**ENTRY["subactions"], "euro step in Basketball": texts}}
+    assert subactions_from_entry(entry, "a.json").lacking == ["euro step"]
+
+
+def test_reply_that_was_kept_as_text_holds_no_sub_actions():
+    entry = {**ENTRY, "subactions": "I am sorry, euro step in Basketball is unknown to me"}
+    assert subactions_from_entry(entry, "a.json").lacking == ENTRY["cleaned_options"]
+
+
+@pytest.mark.parametrize("texts", ["gathers", 5, True, {"1": "gathers"}, ["gathers", None],
                                    ["gathers", ["steps"]], [5]])
 def test_sub_actions_that_are_no_list_of_texts_are_refused(tmp_path, texts):
     entry = {**ENTRY, "subactions": {**ENTRY["subactions"], "euro step in Basketball": texts}}
@@ -101,7 +112,7 @@ def test_sub_actions_that_are_no_list_of_texts_are_refused(tmp_path, texts):
     refusal(lambda: read_subactions(path), str(path), "dQw4w9WgXcQ_1", "euro step")
 
 
-@pytest.mark.parametrize("subactions", [["gathers"], "gathers", 5, True])
+@pytest.mark.parametrize("subactions", [["gathers"], 5, True])
 def test_sub_actions_that_are_no_object_are_refused(tmp_path, subactions):
     path = write(tmp_path, [{**ENTRY, "subactions": subactions}])
     refusal(lambda: read_subactions(path), str(path), "dQw4w9WgXcQ_1")

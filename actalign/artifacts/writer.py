@@ -25,6 +25,9 @@ from actalign.artifacts import (
 )
 from actalign.console import InputError
 from actalign.files import Journal, Lock, begins_with, sync, write_json_items
+from actalign.sentences import SUBACTION_TEMPLATE
+
+UNTOLD = {"template": SUBACTION_TEMPLATE}  # settings of indexes that are older than the flag
 
 
 class ArrayWriter:
@@ -172,9 +175,9 @@ class ArrayWriter:
 
     def _take_over(self, meta, items, rows_path):
         for key, value in self._settings.items():
-            if meta.get(key) != value:
-                raise InputError(f"{self.path}: was begun with {key} {meta.get(key)}, this run has {value}; run with "
-                                 "the same settings, choose another --output, or start over with --overwrite")
+            if (earlier := meta.get(key, UNTOLD.get(key))) != value:
+                raise InputError(f"{self.path}: was begun with {key} {earlier}, this run has {value}; run with the "
+                                 "same settings, choose another --output, or start over with --overwrite")
         self.items = {item["id"]: item for item in items}
         self._rows_path = rows_path
         self._was_finished = rows_path == self.path
