@@ -8,6 +8,12 @@ import unicodedata
 MIN_SUBACTIONS = 10  # phrases an option
 LONGEST_PHRASE = 400  # characters; SigLIP reads 64 tokens, about 250 characters of English
 OPENING = re.compile(r'\{(?=\s*["}])')  # of a JSON object
+# What models think aloud, in their own tags: <think>, [THINK], and the channels of gpt-oss and Gemma.
+_TAGS = "(?:seed:)?(?:think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad)"
+THINKING = re.compile(rf"<{_TAGS}>|\[THINK\]|\u25c1think\u25b7|<\|?channel\|?>\s*(?:analysis|thought|commentary)\b|"
+                      r"<\|begin_of_thought\|>", re.IGNORECASE)
+END_OF_THINKING = re.compile(rf"</{_TAGS}>|\[/THINK\]|\u25c1/think\u25b7|<\|channel\|>\s*final\s*(?:<\|message\|>)?|"
+                             r"<channel\|>|<\|end_of_thought\|>", re.IGNORECASE)
 
 
 def parse_reply(text, options, domain, min_subactions=MIN_SUBACTIONS):
@@ -15,12 +21,14 @@ def parse_reply(text, options, domain, min_subactions=MIN_SUBACTIONS):
 
     Accepts the JSON that the prompts ask for, or one that maps names to lists, alone or among other words, and what is
     whole of one that was cut short. Names are matched without regard to case, spaces, quotes and "in <domain>", but
-    exactly where options differ by nothing else; never by position.
+    exactly where options differ by nothing else; never by position. What was only thought is no answer.
     Returns (texts, problems): {option: tuple of phrases} of the good ones and {option: what is wrong} of the others.
     """
-    exact = _named_lists(text)
+    answer = _without_thinking(text)
+    exact = _named_lists(answer)
     if not exact:
-        return {}, dict.fromkeys(options, "the reply holds no JSON with lists of phrases")
+        what = "only thinking and no answer" if text.strip() and not answer.strip() else "no JSON with lists of phrases"
+        return {}, dict.fromkeys(options, f"the reply holds {what}")
     folded = {_folded(name, domain): phrases for name, phrases in exact.items()}
     texts, problems = {}, {}
     for option in options:
@@ -30,6 +38,12 @@ def parse_reply(text, options, domain, min_subactions=MIN_SUBACTIONS):
         else:
             texts[option] = phrases
     return texts, problems
+
+
+def _without_thinking(text):
+    """A reply without all up to the last end of its thinking, and from where it begins to think without end."""
+    *_, answer = END_OF_THINKING.split(text)
+    return THINKING.split(answer, maxsplit=1)[0]
 
 
 def _named_lists(text):

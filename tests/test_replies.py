@@ -71,6 +71,35 @@ def test_the_list_is_found_among_drafts_brackets_and_other_names(reply):
     assert parse_reply(reply, ["dunk"], "basketball", 2) == ({"dunk": ("rises", "falls")}, {})
 
 
+THINKING = ["<think>{}</think>", "<THINKING>\n{}\n</THINKING>", "{}</think>", "[THINK]{}[/THINK]", "◁think▷{}◁/think▷",
+            "<seed:think>{}</seed:think>", "<think>one</think>{}<think>two</think>", "<thought>{}</thought>",
+            "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>",
+            "<|channel>thought\n{}<channel|>"]
+
+
+@pytest.mark.parametrize("thinking", THINKING)
+def test_what_was_thought_before_the_answer_is_no_answer(thinking):
+    thought = thinking.format(as_list({"dunk": ["a", "draft"], "hook shot": ONE_TO_TEN}))
+    answer = as_list({"dunk": ["rises", "falls"]})
+    assert parse_reply(thought + answer, ["dunk"], "basketball", 2) == ({"dunk": ("rises", "falls")}, {})
+    texts, problems = parse_reply(thought + answer, ["hook shot"], "basketball", 2)
+    assert texts == {}
+    assert "0 phrases" in problems["hook shot"]
+    assert "only thinking" in parse_reply(thought, ["dunk"], "basketball", 2)[1]["dunk"]
+
+
+@pytest.mark.parametrize("opening", ["<think>", " <Thinking>\n", "[THINK]", "◁think▷", "<reasoning>",
+                                     "<|channel>thought\n", "<|channel|>analysis<|message|>",
+                                     "<think>a</think><think>"])
+def test_thinking_without_an_end_holds_no_answer(opening):
+    reply = f"{opening}First draft: {as_list({'dunk': ['a', 'draft']})} No, that is"
+    assert parse_reply(reply, ["dunk"], "basketball", 2) == (
+        {}, {"dunk": "the reply holds only thinking and no answer"})
+    answered = as_list({"dunk": ["rises", "falls"]}) + reply
+    if "</think>" not in opening:
+        assert parse_reply(answered, ["dunk"], "basketball", 2)[0] == {"dunk": ("rises", "falls")}
+
+
 def test_what_is_whole_of_half_a_reply_counts():
     half = as_list({"dunk": ["rises", "falls"], "hook shot": ONE_TO_TEN})[:-30]
     texts, problems = parse_reply(half, ["dunk", "hook shot"], "basketball", 2)
