@@ -98,18 +98,22 @@ class Question:
         return make_prompt(settings, self.samples[0], self.options, problems)
 
     def ask(self, answer, settings, attempts):
-        """Learn from the replies of `answer`, a function of a prompt, until every option is known or it has no answer.
+        """Learn from what `answer`, a function of a prompt, gives until every option is known or it has no answer.
 
-        Asks `attempts` times at most. Yields {option: why it has no phrases} after each reply.
+        Asks `attempts` times at most. Yields {option: why it has no phrases} after each Answer.
         """
-        problems = {}
+        told = {}  # what the model is told of its earlier answer
         while self.options and attempts:
             attempts -= 1
             try:
-                found, problems = parse_reply(answer(self.prompt(settings, problems)), self.options,
-                                              self.samples[0].domain, settings.min_subactions)
+                reply = answer(self.prompt(settings, told))
             except NoAnswer as error:
-                found, problems, attempts = {}, dict.fromkeys(self.options, str(error)), 0
+                yield dict.fromkeys(self.options, str(error))
+                return
+            found, told = parse_reply(reply.text, self.options, self.samples[0].domain, settings.min_subactions)
+            problems = {option: "; ".join(filter(None, [reply.text and problem, reply.flaw]))
+                        for option, problem in told.items()}
+            told = told if reply.text else {}
             self.known.update(found)
             yield problems
 
@@ -193,22 +197,24 @@ def read_batch(path, questions, generated, settings):
     for line in files.read_json(path, "Batch result file", lines=True):
         if question := asked.get(str(answer_part(line, "custom_id"))):
             is_used = True
-            for problems in question.ask(partial(batch_answer, line, settings.temp), settings, attempts=1):
+            for problems in question.ask(partial(batch_answer, line, settings), settings, attempts=1):
                 generated.add(question.samples, question.known, problems, settings.temp)
     if questions and not is_used:
         raise console.InputError(f"--batch_results {path}: answers none of the questions that are left; give the "
                                  "results of --batch, and the same settings")
 
 
-def batch_answer(line, temperature, _):
-    """The text of an answer in a Batch result file. Raises NoAnswer if there is none."""
+def batch_answer(line, settings, _):
+    """The Answer in a line of a Batch result file. Raises NoAnswer if there is none."""
+    line = language_model.without_key(line, api_key(settings))
     status, answer = answer_part(line, "response", "status_code"), answer_part(line, "response", "body")
     error = answer_part(answer, "error") or answer_part(line, "error")
     if answer_part(error, "param") == "temperature":
-        raise NoAnswer(f"the model does not take temperature {temperature}, try --temp 1")
+        raise NoAnswer(f"the model does not take temperature {settings.temp}, try --temp 1")
     if status != 200 or error:
-        raise NoAnswer(f"the batch has no answer (status {status or 'unknown'})")
-    return language_model.text_of_answer(answer)
+        said = language_model.words_of(error or answer)[:language_model.MOST_WORDS]
+        raise NoAnswer(f"the batch has no answer (status {status or 'unknown'}): {said}")
+    return language_model.read_answer(answer)
 
 
 def check_file(path, text_model, min_subactions):
@@ -302,9 +308,14 @@ def answer_questions(questions, asked, samples, generated, args):
         raise console.StageError("no sample got all its sub-actions")
 
 
+def api_key(args):
+    """The key for the server, "" if there is none."""
+    return (args.apikey or os.environ.get("OPENAI_API_KEY", "")).strip()
+
+
 def server_of(args):
     """(API key, address) of the server. Raises InputError if one cannot be used: HTTP libraries' own words quote it."""
-    key = (args.apikey or os.environ.get("OPENAI_API_KEY", "")).strip()
+    key = api_key(args)
     if not key and not args.base_url:
         raise console.InputError("no API key; set OPENAI_API_KEY, or give --base_url of a local server")
     if not re.fullmatch("[!-~]*", key):

@@ -1,5 +1,6 @@
 """generated_subactions.json: the ordered sub-actions of every option of every sample, and the file while it grows."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +120,11 @@ class GeneratedFile:
                 self._journal.append(entry)
                 self._entries[sample.id] = entry
             if problems:
-                self.missing.add(sample.id, "; ".join(map(": ".join, problems.items())), retry=True)
+                by_problem = defaultdict(list)
+                for option, problem in problems.items():
+                    by_problem[problem].append(option)
+                reason = "; ".join(f"{', '.join(options)}: {problem}" for problem, options in by_problem.items())
+                self.missing.add(sample.id, reason, retry=True)
             else:
                 self.missing.drop(sample.id)
 

@@ -326,6 +326,203 @@ def test_what_a_server_may_answer(stage, server, capsys, answer, code, requests,
     assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [[], [], []]
 
 
+def completion(message=None, **choice):
+    """A chat completion whose message is good, but for what is given."""
+    return 200, {"choices": [{"index": 0, "finish_reason": "stop", "message": message, **choice}]}
+
+
+def reasons(stage):
+    path = stage.folder / "generated_subactions.missing.json"
+    return {entry["id"]: entry["reason"] for entry in json.loads(path.read_text())} if path.exists() else {}
+
+
+NON_ANSWERS = [
+    pytest.param((200, {"choices": None}), "no answer in it", id="choices null"),
+    pytest.param((200, {"choices": []}), "no answer in it", id="choices empty"),
+    pytest.param((200, b"<html><title>Bad Gateway</title></html>"), "a web page: Bad Gateway", id="page"),
+    pytest.param((200, b'data: {"choices": [{"delta": {"content": "{"}}]}\n\n'), "a stream of events", id="events"),
+    pytest.param((200, {"model": "x", "message": {"content": "hi"}}), "no chat completion; does --base_url end in /v1?",
+                 id="another protocol"),
+    pytest.param((200, {"error": "Unexpected endpoint or method. (POST /chat/completions)"}), "Unexpected endpoint",
+                 id="an error as an answer"),
+    pytest.param(completion({"content": None}), "the answer is empty", id="empty"),
+    pytest.param(completion({"content": "", "reasoning_content": 'First {"hook shot": ["a'}), "only thinking",
+                 id="only thinking"),
+    pytest.param(completion({"content": ""}, finish_reason="length"), "cut at the token limit", id="cut"),
+    pytest.param(completion({"content": ""}, finish_reason="content_filter"), "content_filter", id="filtered"),
+    pytest.param(completion({"refusal": "I must\n not"}), "refused to answer: I must not", id="refused"),
+    pytest.param((400, {"error": {"message": "Oops", "code": "strange"}}), "Oops", id="refused without a reason"),
+]
+
+
+@pytest.mark.parametrize(("answer", "named"), NON_ANSWERS)
+def test_what_comes_instead_of_an_answer_is_named_and_teaches_nothing(stage, server, answer, named):
+    server.answer = only_for("hook", answer)
+    assert stage() == 0
+    assert list(reasons(stage)) == ["a"]
+    assert named in reasons(stage)["a"]
+    assert [request.get("response_format", {}).get("type") for request in server.requests[-2:]] == ["json_schema"] * 2
+    assert "another or none" not in reasons(stage)["a"]
+
+
+@pytest.mark.parametrize(("answer", "named"), NON_ANSWERS[:8])
+def test_a_server_from_which_nothing_else_comes_stops_the_run(tmp_path, stage, server, capsys, answer, named):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    frames = write_frames_index(folder, make_entries({f"clip-{n}": [f"hook {n}"] for n in range(20)}))
+    server.answer = lambda prompt, count: answer
+    assert stage("--input", str(frames)) == 1
+    assert len(server.requests) == 5
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("body", [
+    {"error": {"code": 429, "message": "slow down"}}, {"error": {"code": "rate_limit_exceeded", "message": "slow"}},
+    {"choices": [{"error": {"code": "503", "message": "overloaded"}, "message": {"content": ""}}]}])
+def test_an_error_with_status_200_counts_as_the_status_that_it_names(stage, server, body):
+    server.answer = scripted((200, body), (200, body))
+    assert stage() == 0
+    assert len(server.requests) == 2 + 3
+    assert reasons(stage) == {}
+
+
+@pytest.mark.parametrize("message", [
+    {"content": None, "tool_calls": [{"function": {"name": "answer", "arguments": "REPLY"}}]},
+    {"content": "", "tool_calls": [{"function": {"name": "answer", "arguments": {"REPLY": 0}}}]},
+    {"content": None, "function_call": {"arguments": "REPLY"}}, {"content": "", "reasoning_content": "```json\nREPLY"},
+    {"reasoning": "REPLY"}, {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "{}"}]},
+                                         {"type": "text", "text": "REPLY"}]},
+])
+def test_an_answer_in_another_place_is_read(stage, server, message):
+    def answer(prompt, count):
+        reply = good_reply(prompt)
+        text = json.dumps(message)
+        return completion(json.loads(text.replace('{"REPLY": 0}', reply).replace('"REPLY"', json.dumps(reply)).replace(
+            "REPLY", json.dumps(reply)[1:-1])))
+
+    server.answer = answer
+    assert stage() == 0
+    assert len(server.requests) == 3
+    assert reasons(stage) == {}
+
+
+TOO_LONG = [
+    {"code": 400, "message": "request (5000 tokens) exceeds the available context size (4096 tokens), try increasing "
+     "it", "type": "exceed_context_size_error", "n_prompt_tokens": 5000, "n_ctx": 4096},  # llama.cpp
+    "Trying to keep the first 5008 tokens when context the overflows. However, the model is loaded with context length "
+    "of only 4096 tokens, which is not enough.",  # LM Studio
+    {"message": "This model's maximum context length is 2048 tokens. However, you requested 3000 tokens. Please reduce "
+     "the length of the messages or completion.", "code": 400, "type": "BadRequestError"},  # vLLM
+    {"message": "Prompt contains 40000 tokens, too large for model with 32768 maximum context length"},  # Mistral
+    {"type": "invalid_request_error", "message": "prompt is too long: 208310 tokens > 200000 maximum"},  # Anthropic
+    {"message": "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."},  # Gemini
+    {"message": "Content violates usage guidelines; flagged by moderation"},
+    {"message": "Words that nobody knows"},
+]
+
+
+@pytest.mark.parametrize("error", TOO_LONG)
+def test_the_first_question_may_be_too_long_and_changes_nothing_for_the_others(stage, server, capsys, error):
+    server.answer = only_for("hook", (400, {"error": error}))
+    assert stage() == 0
+    assert list(reasons(stage)) == ["a"]
+    assert (error if isinstance(error, str) else error["message"]) in reasons(stage)["a"]
+    assert len(server.requests) == (4 if error == TOO_LONG[-1] else 1) + 2
+    assert {request["response_format"]["type"] for request in server.requests[-2:]} == {"json_schema"}
+    assert "does not take this" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("message", [
+    "'max_completion_tokens' is too large: 90000. This model's maximum context length is 8192 tokens and your request "
+    "has 234 input tokens", "max_tokens is too large: 90000. This model supports at most 16384 completion tokens",
+    "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]"])
+def test_a_limit_beyond_the_context_is_named_and_kept(stage, server, message):
+    server.answer = lambda prompt, count: (400, {"error": {"message": message, "param": "max_tokens"}})
+    assert stage("--max_tokens", "90000") == 1
+    assert len(server.requests) == 3
+    assert all("--max_tokens" in reason for reason in reasons(stage).values())
+    assert all(request["max_completion_tokens"] == 90000 for request in server.requests)
+
+
+def test_an_answer_that_the_server_itself_rejects_is_one_attempt(stage, server):
+    failed = {"message": "Failed to generate JSON. Please adjust your prompt. See 'failed_generation' for the schema.",
+              "type": "invalid_request_error", "code": "json_validate_failed", "failed_generation": ""}
+    server.answer = scripted((400, {"error": failed}), (400, {"error": failed}))
+    assert stage() == 0
+    assert len(server.requests) == 2 + 3
+    assert reasons(stage) == {}
+    assert {request["response_format"]["type"] for request in server.requests} == {"json_schema"}
+    stage.path.unlink()
+    server.requests.clear()
+    server.answer = only_for("hook", (400, {"error": failed}))
+    assert stage() == 0
+    assert len(server.requests) == ATTEMPTS + 2
+    assert "json_validate_failed" in reasons(stage)["a"]
+
+
+def test_an_answer_that_the_server_rejects_and_shows_is_read(stage, server):
+    server.answer = lambda prompt, count: (400, {"error": {"message": "Failed", "code": "json_validate_failed",
+                                                           "failed_generation": good_reply(prompt)}})
+    assert stage() == 0
+    assert len(server.requests) == 3
+    assert reasons(stage) == {}
+
+
+@pytest.mark.parametrize("body", [
+    {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: sk***. See console.x.ai"},
+    [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.",
+                "status": "INVALID_ARGUMENT"}}]])
+def test_a_bad_key_that_is_answered_with_400_is_called_so(stage, server, capsys, body):
+    server.answer = lambda prompt, count: (400, body)
+    assert stage() == 1
+    assert len(server.requests) == 1
+    error = capsys.readouterr().err
+    assert "check OPENAI_API_KEY" in error
+    assert "API key" in error
+    assert "--model" not in error
+
+
+def test_a_server_that_ignores_the_limit_by_its_new_name_is_given_the_old_one(stage, server, capsys):
+    def answer(prompt, count):
+        tokens = 50 if "max_tokens" in server.requests[count - 1] else 18_000
+        status, body = completion({"content": good_reply(prompt)})
+        return status, {**body, "usage": {"prompt_tokens": 1, "completion_tokens": tokens}}
+
+    server.answer = answer
+    assert stage("--max_tokens", "50") == 0
+    assert ["max_completion_tokens" in request for request in server.requests] == [True, False, False]
+    assert all(request["max_tokens"] == 50 for request in server.requests[1:])
+    assert capsys.readouterr().err.count("does not keep to max_completion_tokens") == 1
+    stage.path.unlink()
+    server.answer = lambda prompt, count: (200, {**completion({"content": good_reply(prompt)})[1],
+                                                 "usage": {"completion_tokens": 18_000, "prompt_tokens": "many"}})
+    assert stage("--max_tokens", "50") == 0
+    assert all(request["max_tokens"] == 50 for request in server.requests[4:])
+    assert capsys.readouterr().err.count("does not keep to") == 2  # one line a name
+
+
+def test_a_wrong_address_is_told_from_a_wrong_model(stage, server, capsys):
+    server.answer = lambda prompt, count: (404, b"404 page not found")
+    assert stage() == 1
+    assert len(server.requests) == 1
+    error = capsys.readouterr().err
+    assert "does --base_url end in /v1?" in error
+    assert "404 page not found" in error
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate 20 MiB", "line\nbreak and \x1b[31mred"])
+def test_the_servers_own_words_are_told_without_control_characters(stage, server, message):
+    server.answer = only_for("hook", (503, {"error": {"message": message + " " + "x" * 2000}}))
+    assert stage() == 0
+    reason = reasons(stage)["a"]
+    assert "CUDA out of memory" in reason or "line break" in reason
+    assert reason.isprintable()
+    assert len(reason) < 500
+
+
+
 def rejecting(server, name, status=400, error=None):
     """An answer that rejects requests with a parameter for which `name(request)` holds."""
     def answer(prompt, count):
