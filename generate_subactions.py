@@ -316,15 +316,17 @@ def api_key(args):
 def server_of(args):
     """(API key, address) of the server. Raises InputError if one cannot be used: HTTP libraries' own words quote it."""
     key = api_key(args)
-    if not key and not args.base_url:
+    if not key and not (args.base_url or "").strip():
         raise console.InputError("no API key; set OPENAI_API_KEY, or give --base_url of a local server")
     if not re.fullmatch("[!-~]*", key):
         raise console.InputError("the API key holds a space, a line break or a letter that no key has; copy it again")
+    address = (args.base_url or "").strip() or language_model.OPENAI
     with suppress(ValueError):
-        parts = urllib.parse.urlsplit(args.base_url or "https://api.openai.com/v1")
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+        parts = urllib.parse.urlsplit(address)
+        if re.fullmatch("[!-~]+", address) and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return key or "none", parts.geturl()
-    raise console.InputError("--base_url: is no address of a server; give one such as http://127.0.0.1:8000/v1")
+    raise console.InputError("--base_url or OPENAI_BASE_URL: is no address of a server; give one such as "
+                             "http://127.0.0.1:8000/v1")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,23 @@
 """A chat model behind the OpenAI protocol: asks, waits where the server wants it, and leaves out what it rejects."""
 
+import ipaddress
 import json
+import os
 import random
 import re
+import ssl
 import threading
 import time
+import urllib.parse
+import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from actalign.console import StageError, log, one_line
+from actalign.console import InputError, StageError, log, one_line
+from actalign.files import reason_of
+
+OPENAI = "https://api.openai.com/v1"
 
 TRIES = 6  # of one request that meets a rate limit, a lost connection or a server error
 LONGEST_WAIT = 600  # s that a server may ask for; rather than sleep longer, the run stops and says so
@@ -28,6 +36,9 @@ FILTERED = re.compile("content.?(filter|policy|management)|moderation|flagged|da
 KEY = re.compile(r"api.?key|unauthori[sz]ed|authenticat|authorization|credentials", re.IGNORECASE)
 PARTS = re.compile("(?P<temperature>temperature)|(?P<limit>max_completion_tokens|max_tokens)|"
                    "(?P<format>response_?format|json_object|schema|grammar)", re.IGNORECASE)
+HEADER_VARIABLES = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS")
+PROXY_VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
+CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 QUESTION_CODES = {"context_length_exceeded", "exceed_context_size_error", "content_filter",
                   "content_policy_violation"}
 QUOTA_CODES = {"insufficient_quota", "billing_not_active", "billing_hard_limit_reached"}
@@ -104,14 +115,13 @@ class LanguageModel:
     """A model of a server, for several threads. Once the Event `stopped` is set, pauses end and nothing is asked."""
 
     def __init__(self, model, choices, api_key, base_url, timeout):
-        import openai
-
         self.model = model
         self.tokens_asked = self.tokens_answered = 0
         self.stopped = threading.Event()
         self._choices = choices  # replaced, never changed
         self._key = api_key
-        self._client = openai.OpenAI(api_key=api_key, base_url=base_url, max_retries=0, timeout=timeout)
+        self._address = urllib.parse.urlsplit(base_url)
+        self._client = _client_of(base_url, api_key, timeout)
         self._guard = threading.Lock()
         self._has_answered = False
         self._non_answers = 0
@@ -214,11 +224,9 @@ class LanguageModel:
         status = getattr(error, "status_code", 200)
         if not hasattr(error, "response"):
             cause = type(error.__cause__ or error).__name__
-            if cause in ("ConnectError", "ConnectTimeout"):
-                outcome = StageError("no connection to the server, check --base_url and that it runs")
-            else:
-                outcome = NoAnswer(f"no whole answer ({cause}); a slow model needs a longer --timeout")
-            return _Judgement(outcome, pause=1)
+            if cause in ("ConnectError", "ConnectTimeout", "ProxyError"):
+                return _Judgement(self._no_connection(reason_of(error.__cause__)), pause=1)
+            return _Judgement(NoAnswer(f"no whole answer ({cause}); a slow model needs a longer --timeout"), pause=1)
         body = without_key(error.body, self._key)
         codes = {str(answer_part(body, name)) for name in ("code", "type", "status")}
         if status == 200:
@@ -262,6 +270,17 @@ class LanguageModel:
                               is_unexplained=not named, may_be_format=not named)
         return _Judgement(stop(ADVICE.get(status, "the server refuses the request, check --model and --base_url")))
 
+    def _no_connection(self, reason):
+        """The StageError that says which host could not be reached, and through which proxy."""
+        host, proxy = self._address.netloc.rpartition("@")[2], _proxy_for(self._address)
+        if proxy:
+            advice = f" through the proxy {proxy} ({reason}); check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+        elif self._address.geturl() == OPENAI:
+            advice = f" ({reason}); check the network, or give --base_url of another server"
+        else:
+            advice = f" ({reason}), check --base_url and that it runs"
+        return StageError(f"no connection to {host}{advice}")
+
     def _leave_out(self, part, choices, times=1):
         """Say no longer the first choices of a part that the server rejects. Returns whether to ask again."""
         with self._guard:
@@ -270,6 +289,49 @@ class LanguageModel:
                 for _ in range(times):
                     log.warning(f"{self.model}: the server does not take this {part}; asking with another or none")
             return choices is not self._choices  # also where another thread has met the same
+
+
+def _client_of(address, api_key, timeout):
+    """An openai.OpenAI for a server. Raises InputError if a variable of the environment is none that it can use."""
+    import openai
+
+    named = {name: os.environ.get(name, "").strip() for name in HEADER_VARIABLES}
+    for name, value in named.items():
+        if not re.fullmatch("[ -~\r\n]*" if name == "OPENAI_CUSTOM_HEADERS" else "[!-~]*", value):
+            raise InputError(f"{name}: holds a character that cannot be sent; copy it again or unset it")
+    try:
+        client = None  # one that minds the proxies and certificates of the environment
+        if _is_loopback(urllib.parse.urlsplit(address).hostname):
+            certificates = os.environ.get("SSL_CERT_FILE") if address.startswith("https") else None
+            client = openai.DefaultHttpxClient(
+                trust_env=False, verify=ssl.create_default_context(cafile=certificates) if certificates else True)
+        return openai.OpenAI(api_key=api_key, base_url=address, max_retries=0, timeout=timeout, http_client=client,
+                             organization=named["OPENAI_ORG_ID"] or None, project=named["OPENAI_PROJECT_ID"] or None)
+    except Exception as error:  # HTTP libraries raise anything on what they cannot use
+        if isinstance(error, OSError):
+            names = [f"{name}={os.environ[name]}" for name in CERTIFICATE_VARIABLES if os.environ.get(name)]
+        else:  # without their values, which may hold passwords
+            names = [name for name in (*PROXY_VARIABLES, *map(str.lower, PROXY_VARIABLES)) if os.environ.get(name)]
+        advice = "; `pip install socksio` lets SOCKS proxies be used" if isinstance(error, ImportError) else ""
+        raise InputError(f"{' or '.join(names) or 'the HTTP client'}: cannot be used ({reason_of(error)}); mend or "
+                         f"unset it{advice}") from None
+
+
+def _is_loopback(host):
+    """Whether a host is this machine, for which no proxy is asked."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        return address.is_loopback or address.is_unspecified
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def _proxy_for(address):
+    """host:port of the proxy that the environment names for a split URL, None if it names none."""
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(address.scheme) or proxies.get("all")
+    if not proxy or _is_loopback(address.hostname) or urllib.request.proxy_bypass(address.hostname):
+        return None
+    return proxy.rpartition("//")[2].rpartition("@")[2]
 
 
 def _retry_after(error, default):

@@ -627,6 +627,75 @@ def test_what_is_no_address_is_refused(stage, capsys, address):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+FAR = "http://example.invalid/v1"  # never looked up: a proxy would do that
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """A function that sets variables, where no others of their kinds are set."""
+    for name in (*PROXIES, *map(str.lower, PROXIES), "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
+        monkeypatch.delenv(name, raising=False)
+    return lambda **variables: [monkeypatch.setenv(*variable) for variable in variables.items()]
+
+
+@pytest.mark.parametrize("variables", [
+    {"ALL_PROXY": "socks5://127.0.0.1:9"}, {"HTTP_PROXY": "http://127.0.0.1:9"}, {"http_proxy": "127.0.0.1:9"},
+    {"HTTP_PROXY": "ftp://x"}, {"SSL_CERT_FILE": "/no/such.pem"}, {"OPENAI_PROJECT_ID": "proj-1\n"}])
+def test_no_proxy_and_no_certificate_is_needed_on_this_machine(stage, server, environment, variables):
+    environment(**variables)
+    assert stage() == 0
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(("variables", "address", "named"), [
+    ({"ALL_PROXY": "socks5://user:hush@127.0.0.1:9"}, FAR, ["ALL_PROXY", "socksio"]),
+    ({"HTTP_PROXY": "ftp://user:hush@127.0.0.1:9"}, FAR, ["HTTP_PROXY"]),
+    ({"SSL_CERT_FILE": "/no/such.pem"}, "https://example.invalid", ["SSL_CERT_FILE", "/no/such.pem"]),
+    ({"SSL_CERT_FILE": __file__}, "https://127.0.0.1:9", ["SSL_CERT_FILE"]),
+    ({"OPENAI_PROJECT_ID": "\u201cproj\u201d"}, FAR, ["OPENAI_PROJECT_ID"]),
+    ({"OPENAI_ORG_ID": "org\nid"}, FAR, ["OPENAI_ORG_ID"]),
+    ({"OPENAI_CUSTOM_HEADERS": "X-Team: é"}, FAR, ["OPENAI_CUSTOM_HEADERS"]),
+])
+def test_a_variable_that_cannot_be_used_is_named_in_one_line(stage, capsys, environment, variables, address, named):
+    environment(**variables)
+    assert stage("--base_url", address) == 2
+    error = capsys.readouterr().err
+    assert all(name in error for name in named)
+    assert error.count("\n") == 1
+    assert "hush" not in error
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "all_proxy"])
+def test_a_dead_proxy_is_named(stage, capsys, environment, name):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        proxy = f"127.0.0.1:{taken.getsockname()[1]}"
+        environment(**{name: f"http://user:hush@{proxy}"})
+        assert stage("--base_url", FAR) == 1
+    error = capsys.readouterr().err
+    assert f"no connection to example.invalid through the proxy {proxy}" in error
+    assert error.count("\n") == 1
+    assert "hush" not in error
+
+
+def test_an_address_may_have_a_line_break_at_its_end_and_none_within(stage, server, capsys):
+    assert stage("--base_url", f" {server.url}\n") == 0
+    assert len(server.requests) == 3
+    stage.path.unlink()
+    assert stage("--base_url", server.url.replace("/v1", "\n/v1")) == 2
+    assert "is no address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["", " \n"])
+def test_an_empty_address_is_none(stage, capsys, environment, address):
+    assert stage("--base_url", address, "--apikey", "") == 2
+    assert "no API key" in capsys.readouterr().err
+    environment(HTTPS_PROXY="http://127.0.0.1:9")
+    assert stage("--base_url", address) == 1
+    assert "no connection to api.openai.com" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("key", [KEY + "-é", KEY + "\nx", KEY + " x", KEY + "\x07"])
 def test_a_key_that_cannot_be_sent_is_refused_without_showing_it(stage, server, capsys, key):
     assert stage("--apikey", key) == 2
