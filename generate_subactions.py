@@ -110,11 +110,13 @@ class Question:
             except NoAnswer as error:
                 yield dict.fromkeys(self.options, str(error))
                 return
-            found, told = parse_reply(reply.text, self.options, self.samples[0].domain, settings.min_subactions)
+            first = self.samples[0]
+            found, told = parse_reply(reply.text, first.options, first.domain, settings.min_subactions)
+            told = {option: problem for option, problem in told.items() if option not in self.known}
             problems = {option: "; ".join(filter(None, [reply.text and problem, reply.flaw]))
                         for option, problem in told.items()}
             told = told if reply.text else {}
-            self.known.update(found)
+            self.known.update({**found, **self.known})
             yield problems
 
 

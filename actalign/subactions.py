@@ -1,5 +1,6 @@
 """generated_subactions.json: the ordered sub-actions of every option of every sample, and the file while it grows."""
 
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +68,8 @@ def options_of(of_sample, start):
 
 
 def folded_key(key):
-    """A key as it is compared: without regard to case and white space."""
-    return " ".join(key.split()).casefold()
+    """A key as it is compared: without regard to case, white space and how accents are encoded."""
+    return unicodedata.normalize("NFC", " ".join(key.split()).casefold())
 
 
 class GeneratedFile:

@@ -858,6 +858,34 @@ def test_more_phrases_than_usual_are_asked_for_in_the_prompt(stage, server):
     assert all("at least 12 sub-actions" in prompt for prompt in server.prompts)
 
 
+@pytest.mark.parametrize(("reply", "told"), [
+    ('{"actions": [{"action": "hook shot", "subactions": ["gat', "broken or cut short"),
+    (json.dumps({"hook shot": "gathers, rises", "jump shot": "rises"}), "without a list of phrases"),
+    ("I would say that", "no JSON"), ("<think>{", "only thinking")])
+def test_the_model_is_told_what_was_wrong_with_its_answer(stage, server, reply, told):
+    server.answer = scripted(reply)
+    assert stage() == 0
+    assert len(server.requests) == 1 + 3
+    assert told in server.prompts[1].partition("An earlier")[2]
+    assert ("no JSON" in server.prompts[1]) == (told == "no JSON")
+
+
+def test_what_is_no_answer_of_the_model_is_not_told_to_it(stage, server):
+    server.answer = scripted((200, b"<html>Bad Gateway</html>"))
+    assert stage() == 0
+    assert server.prompts[1] == server.prompts[0]
+
+
+def test_an_option_that_is_known_is_not_taken_for_one_that_is_asked_again(stage, server):
+    folder = stage.folder / "alike"
+    folder.mkdir()
+    frames = write_frames_index(folder, make_entries({"a": ["lay-up", "layup"]}))
+    server.answer = lambda prompt, count: json.dumps({"lay-up": [f"rises {m}" for m in range(10)]})
+    assert stage("--input", str(frames)) == 1
+    assert len(server.requests) == ATTEMPTS
+    assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [["layup"]]
+
+
 def test_what_a_twin_has_costs_neither_request_nor_key(tmp_path, stage, server):
     assert stage() == 0
     folder = tmp_path / "more"

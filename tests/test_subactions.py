@@ -68,6 +68,8 @@ def test_keys_of_other_alphabets_are_matched_too():
     entry = {**ENTRY, "domain": "Fußball", "cleaned_options": ["ÜBERSTEIGER"],
              "correct_answer_index": 0, "subactions": {"übersteiger in FUSSBALL": ["steps over the ball"]}}
     assert subactions_from_entry(entry, "a.json").texts == (("steps over the ball",),)
+    entry = {**entry, "subactions": {"U\u0308bersteiger in Fu\u00dfball": ["steps over the ball"]}}
+    assert subactions_from_entry(entry, "a.json").texts == (("steps over the ball",),)
 
 
 @pytest.mark.parametrize("subactions", [
