@@ -27,6 +27,7 @@ from actalign.subactions import GeneratedFile, read_subactions
 MODEL = "gpt-5.4-mini"
 ATTEMPTS = 3  # questions about one option before its sample is recorded as failed
 CHARACTERS_A_TOKEN, TOKENS_A_PHRASE = 4, 15  # of English, for estimates
+MOST_UNUSABLE = 10  # samples in a row that gained nothing; more say that the prompt or the model is wrong
 LONGEST_TEXT = 64 * CHARACTERS_A_TOKEN  # SigLIP reads 64 tokens
 
 
@@ -100,7 +101,8 @@ class Question:
     def ask(self, answer, settings, attempts):
         """Learn from what `answer`, a function of a prompt, gives until every option is known or it has no answer.
 
-        Asks `attempts` times at most. Yields {option: why it has no phrases} after each Answer.
+        Asks `attempts` times at most. Yields ({option: why it has no phrases}, what came that could not all be used)
+        after each Answer.
         """
         told = {}  # what the model is told of its earlier answer
         while self.options and attempts:
@@ -108,7 +110,7 @@ class Question:
             try:
                 reply = answer(self.prompt(settings, told))
             except NoAnswer as error:
-                yield dict.fromkeys(self.options, str(error))
+                yield dict.fromkeys(self.options, str(error)), ""
                 return
             first = self.samples[0]
             found, told = parse_reply(reply.text, first.options, first.domain, settings.min_subactions)
@@ -117,7 +119,7 @@ class Question:
                         for option, problem in told.items()}
             told = told if reply.text else {}
             self.known.update({**found, **self.known})
-            yield problems
+            yield problems, (reply.text or reply.raw) if problems else ""
 
 
 def collect_questions(samples, generated):
@@ -134,18 +136,25 @@ def collect_questions(samples, generated):
 def generate_subactions(questions, generated, model, settings):
     """Ask the questions of a LanguageModel, `settings.workers` at a time. Each reply is committed before another asks.
 
-    settings: the parsed arguments. Raises what went wrong first, StageError if asking makes no sense any more; what is
-    in flight then is waited for, since it is paid for. An interrupt keeps what has come and waits for nothing.
+    settings: the parsed arguments. Raises what went wrong first, StageError if asking makes no sense any more, as after
+    MOST_UNUSABLE samples in a row that gained nothing; what is in flight then is waited for, since it is paid for. An
+    interrupt keeps what has come and waits for nothing.
     """
     left, errors, committing = iter(questions), [], threading.Lock()
+    in_a_row = []  # samples whose questions gained nothing
 
     def work():
         try:
             for question in left:  # of all threads: each question goes to one
-                for problems in question.ask(model.ask, settings, settings.attempts):
+                asked = question.options
+                for problems, said in question.ask(model.ask, settings, settings.attempts):
                     with committing:
                         generated.add(question.samples, question.known, problems, model.temperature)
+                        generated.keep_reply(question.samples, problems, said)
                 bar.update(len(question.samples))
+                with committing:
+                    in_a_row[:] = [*in_a_row, question.samples[0].id] if question.options == asked else []
+                    require_use_of(in_a_row, generated)
         except BaseException as error:  # raised below, when the others have ended
             errors.append(error)
             model.stopped.set()
@@ -162,6 +171,15 @@ def generate_subactions(questions, generated, model, settings):
             committing.acquire()  # for good: after an interrupt, nobody writes beside what ends the run
     if errors:
         raise errors[0]
+
+
+def require_use_of(in_a_row, generated):
+    """Raise StageError if too many samples in a row gained nothing: asking on would cost as much for as little."""
+    if len(in_a_row) >= MOST_UNUSABLE:
+        last = in_a_row[-1]
+        raise console.StageError(f"what came for {len(in_a_row)} samples in a row could not be used ({last}: "
+                                 f"{generated.reasons[last]}){generated.where_replies_are}; change the prompt or "
+                                 "--model and run again")
 
 
 def estimate(questions, settings):
@@ -199,8 +217,9 @@ def read_batch(path, questions, generated, settings):
     for line in files.read_json(path, "Batch result file", lines=True):
         if question := asked.get(str(answer_part(line, "custom_id"))):
             is_used = True
-            for problems in question.ask(partial(batch_answer, line, settings), settings, attempts=1):
+            for problems, said in question.ask(partial(batch_answer, line, settings), settings, attempts=1):
                 generated.add(question.samples, question.known, problems, settings.temp)
+                generated.keep_reply(question.samples, problems, said)
     if questions and not is_used:
         raise console.InputError(f"--batch_results {path}: answers none of the questions that are left; give the "
                                  "results of --batch, and the same settings")
@@ -251,6 +270,8 @@ def parse_args(argv=None):
     add("--attempts", type=count, default=ATTEMPTS, help="questions about one option (default: %(default)s)")
     add("--timeout", type=console.positive_float, default=120, help="s to wait for an answer (default: %(default)s)")
     add("--workers", type=count, default=4, help="requests in flight (default: %(default)s)")
+    add("--limit", type=count, help="ask only so many questions, such as 3 to try a prompt")
+    console.add_overwrite_argument(parser)
     add("--dry_run", action="store_true", help="only say what would be asked and what it would take")
     add("--batch", metavar="FILE", help="write the requests for OpenAI's Batch API instead of asking")
     add("--batch_results", metavar="FILE", help="take the answers from a Batch result file")
@@ -273,9 +294,9 @@ def main(argv=None):
     console.require_folder_of(args.output)
     samples, _ = artifacts.read_samples(args.input)
     with files.Lock(args.output):
-        generated = GeneratedFile(args.output, partial(generated_with, args))
+        generated = GeneratedFile(args.output, partial(generated_with, args), args.overwrite)
         questions = collect_questions(samples, generated)
-        asked = [question for question in questions if question.options]
+        asked = [question for question in questions if question.options][:args.limit]
         if args.dry_run:
             print("\n".join(estimate(asked, args)))
         elif args.batch and asked:
@@ -287,11 +308,11 @@ def main(argv=None):
 
 def answer_questions(questions, asked, samples, generated, args):
     """Have those of the questions answered that are to be asked, and tell what became of the samples."""
-    tokens = ""
+    tokens, is_done = "", False
+    known = [question for question in questions if not question.options]  # other samples have the same options
     try:
-        for question in questions:
-            if not question.options:  # another sample has the same ones, and they are known
-                generated.add(question.samples, question.known, {}, args.temp)
+        for question in known:
+            generated.add(question.samples, question.known, {}, args.temp)
         if args.batch_results:
             read_batch(args.batch_results, asked, generated, args)
         elif asked:
@@ -299,15 +320,19 @@ def answer_questions(questions, asked, samples, generated, args):
             model = language_model.LanguageModel(args.model, choices, *server_of(args), args.timeout)
             generate_subactions(asked, generated, model, args)
             tokens = f"; {model.tokens_asked} tokens asked, {model.tokens_answered} answered"
+        is_done = True
     finally:
-        generated.finish([sample.id for sample in samples])
-    todo = sum(len(question.samples) for question in questions)
+        generated.finish([sample.id for sample in samples], is_done)
+    todo, left = (sum(len(question.samples) for question in group) for group in (known + asked, questions))
+    left -= todo
     failed = [sample.id for question in asked if question.options for sample in question.samples]
-    why = f" ({console.some_of(failed)}; {generated.missing.path} says why, run again to ask again)" if failed else ""
-    print(f"{todo - len(failed)} samples generated, {len(samples) - todo} were there already, "
-          f"{len(failed)} failed{why}{tokens} -> {args.output}")
-    if 0 < len(failed) == len(samples):
-        raise console.StageError("no sample got all its sub-actions")
+    why = (f" ({console.some_of(failed)}; {generated.missing.path} says why{generated.where_replies_are}, run again to "
+           "ask again)") if failed else ""
+    print(f"{todo - len(failed)} samples generated, {len(samples) - todo - left} were there already, "
+          f"{len(failed)} failed{why}{f', {left} left' if left else ''}{tokens} -> {args.output}")
+    if 0 < len(failed) == len(samples) - left:
+        raise console.StageError(f"no sample got all its sub-actions ({failed[0]}: "
+                                 f"{generated.reasons.get(failed[0], 'it was not answered')})")
 
 
 def api_key(args):

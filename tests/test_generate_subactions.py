@@ -886,6 +886,130 @@ def test_an_option_that_is_known_is_not_taken_for_one_that_is_asked_again(stage,
     assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [["layup"]]
 
 
+def replies(stage):
+    path = stage.folder / "generated_subactions.replies.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_what_a_model_said_and_could_not_be_used_is_kept_and_named(stage, server, capsys):
+    said = "<think>no</think> My key is " + KEY
+    page = b"<html>Bad Gateway " + KEY.encode() + b"</html>"
+    half = json.dumps({"hook shot": [f"rises {m}" for m in range(10)]})
+    server.answer = scripted(said, (200, page), half)
+    assert stage("--attempts", "4") == 0
+    assert reasons(stage) == {}
+    assert [(line["ids"], line["reply"]) for line in replies(stage)] == [
+        (["a"], said.replace(KEY, "")), (["a"], "<html>Bad Gateway </html>"), (["a"], half)]
+    assert "no JSON" in replies(stage)[0]["problems"]["hook shot"]
+    assert list(replies(stage)[2]["problems"]) == ["jump shot"]
+    stage.path.unlink()
+    server.answer = only_for("hook", "no \ud800")
+    capsys.readouterr()
+    assert stage() == 0
+    assert len(replies(stage)) == 3 + 4 + ATTEMPTS - 4
+    assert "generated_subactions.replies.jsonl holds what was said" in capsys.readouterr().out
+    assert not any(KEY.encode() in file.read_bytes() for file in stage.folder.iterdir())
+
+
+def test_nothing_is_kept_of_answers_that_could_be_used(stage, server, capsys):
+    assert stage() == 0
+    assert replies(stage) == []
+    assert "replies" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", ["1", "4"])
+def test_ten_samples_in_a_row_that_could_not_be_used_stop_the_run(stage, server, capsys, workers):
+    folder = stage.folder / "many"
+    folder.mkdir()
+    frames = write_frames_index(folder, make_entries({f"clip-{n}": [f"move {n}"] for n in range(40)}))
+    server.answer = lambda prompt, count: good_reply(prompt) if count == 1 else json.dumps({"x": ["y"]})
+    assert stage("--input", str(frames), "--workers", workers) == 1
+    assert (1 + 10 * ATTEMPTS) <= len(server.requests) <= 1 + (10 + 4) * ATTEMPTS
+    error = capsys.readouterr().err
+    assert "10 samples in a row could not be used" in error
+    assert "0 phrases, at least 10 are needed" in error
+    assert "generated_subactions.replies.jsonl" in error
+    assert error.count("\n") == 1
+    assert [of_sample.sample.id for of_sample in read_subactions(stage.path) if not of_sample.lacking] == ["clip-0"]
+
+
+def test_samples_that_gain_something_do_not_stop_the_run(stage, server):
+    folder = stage.folder / "many"
+    folder.mkdir()
+    frames = write_frames_index(folder, make_entries({f"clip-{n}": [f"move {n}", f"turn {n}"] for n in range(12)}))
+    server.answer = lambda prompt, count: re.sub("turn", "other", good_reply(prompt))
+    assert stage("--input", str(frames), "--attempts", "1") == 1
+    assert len(server.requests) == 12
+
+
+def test_a_few_are_asked_first(stage, server, capsys):
+    assert stage("--limit", "2") == 0
+    assert "2 samples generated, 0 were there already, 0 failed, 1 left;" in capsys.readouterr().out
+    assert [of_sample.sample.id for of_sample in read_subactions(stage.path)] == ["a", "b"]
+    assert stage("--limit", "2") == 0
+    assert len(server.requests) == 3
+    assert "1 samples generated, 2 were there already, 0 failed;" in capsys.readouterr().out
+    stage.path.unlink()
+    server.answer = lambda prompt, count: "no"
+    assert stage("--limit", "1") == 1
+    assert stage("--limit", "1", "--dry_run") == 0
+    assert "1 requests for 1 samples" in capsys.readouterr().out
+
+
+def test_overwriting_starts_over_and_keeps_the_old_file_until_the_new_one_is_done(stage, server, capsys):
+    assert stage() == 0
+    old = stage.path.read_bytes()
+    assert stage("--temp", "0.9") == 2
+    assert "start over with --overwrite" in capsys.readouterr().err
+    server.requests.clear()
+    server.answer = lambda prompt, count: good_reply(prompt) if count == 1 else an_error(401, "no")
+    assert stage("--temp", "0.9", "--overwrite") == 1
+    assert stage.path.read_bytes() == old
+    server.answer = lambda prompt, count: good_reply(prompt)
+    assert stage("--temp", "0.9") == 0  # goes on from what came, not from the old file
+    assert len(server.requests) == 2 + 2
+    entries = json.loads(stage.path.read_text())
+    assert [(entry["id"], entry["generated_with"]["temperature"]) for entry in entries] == [
+        ("a", 0.9), ("b", 0.9), ("c", 0.9)]
+    assert not stage.path.with_name(stage.path.name + ".partial").exists()
+    server.requests.clear()
+    assert stage("--overwrite") == 0
+    assert len(server.requests) == 3
+    assert stage.path.read_bytes() == old
+
+
+def test_overwriting_with_nothing_but_failures_leaves_what_is_there(stage, server):
+    assert stage() == 0
+    old = stage.path.read_bytes()
+    stage.path.with_name(stage.path.name + ".partial").write_text("{]\n")
+    server.answer = lambda prompt, count: "no"
+    assert stage("--overwrite") == 1
+    assert stage.path.read_bytes() == old
+    assert stage("--overwrite", "--dry_run") == 0
+    server.answer = scripted()
+    assert stage("--overwrite") == 0
+    assert stage.path.read_bytes() == old
+
+
+def test_why_no_sample_was_generated_is_said(stage, server, capsys):
+    server.answer = lambda prompt, count: (400, {"error": "context length 2048 exceeded"})
+    assert stage() == 1
+    error = capsys.readouterr().err
+    assert "context length 2048 exceeded" in error
+    assert "--model" not in error
+
+
+def test_a_bad_batch_answer_is_kept_and_told_in_the_servers_words(stage, capsys):
+    batch, results = stage.folder / "batch.jsonl", stage.folder / "results.jsonl"
+    assert stage("--batch", str(batch), "--limit", "2") == 0
+    a, b = batch_answers(batch)
+    a["response"] = {"status_code": 400, "body": {"error": {"message": f"context length exceeded, {KEY}"}}}
+    b["response"]["body"]["choices"][0]["message"]["content"] = f"no, {KEY}"
+    assert stage("--batch_results", str(write_lines(results, [a, b]))) == 1
+    assert "(status 400): context length exceeded" in reasons(stage)["a"]
+    assert [line["reply"] for line in replies(stage)] == ["no, "]
+
+
 def test_what_a_twin_has_costs_neither_request_nor_key(tmp_path, stage, server):
     assert stage() == 0
     folder = tmp_path / "more"

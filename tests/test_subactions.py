@@ -88,6 +88,18 @@ def test_option_without_sub_actions_is_empty_and_named(tmp_path, subactions):
     assert subactions_from_entry(entry, "a.json") == of_sample
 
 
+@pytest.mark.parametrize("key", ["euro step", "Euro Step"])
+def test_keys_without_the_domain_are_told_what_is_expected(tmp_path, key):
+    path = write(tmp_path, [{**ENTRY, "subactions": {key: ["gathers"], "crossover": ["dribbles"]}}])
+    refusal(lambda: read_subactions(path), str(path), "dQw4w9WgXcQ_1", repr(key), "'euro step in Basketball'")
+
+
+def test_an_error_in_a_file_written_by_hand_names_line_and_column(tmp_path):
+    path = tmp_path / "generated_subactions.json"
+    path.write_text('[\n {"id": "a",\n  "domain": "sport",\n }\n]')
+    refusal(lambda: read_subactions(path), str(path), "line 3 column 20")
+
+
 @pytest.mark.parametrize("subactions", [{}, None])
 def test_entry_without_any_sub_actions_lacks_all(subactions):
     assert subactions_from_entry({**ENTRY, "subactions": subactions}, "a.json").texts == ((), (), ())
