@@ -175,7 +175,7 @@ class LanguageModel:
     def _ask_once(self, prompt, choices):
         # Raw: what some servers answer is no completion that the client could read.
         raw = self._client.chat.completions.with_raw_response.create(**request_body(self.model, prompt, choices))
-        body = without_key(_json_of(raw.content), self._key)
+        body = _json_of(raw.content, self._key)
         message = answer_part(body, "choices", 0, "message")
         if not any(answer_part(message, part) for part in SPOKEN) and (error := error_in(body)):
             raise _ErrorInstead(error, raw.http_response)
@@ -344,11 +344,14 @@ def _retry_after(error, default):
     return default
 
 
-def _json_of(content):
-    """The JSON value of bytes, or their text if they are none; less strict than files.parse_json: it is paid for."""
+def _json_of(content, key):
+    """The JSON value of bytes, or their text if they are none, without the key.
+
+    Less strict than files.parse_json: it is paid for.
+    """
     with suppress(ValueError, RecursionError):
-        return json.loads(content)
-    return content.decode(errors="replace")
+        return without_key(json.loads(content), key)
+    return without_key(content.decode(errors="replace"), key)
 
 
 def without_key(value, key):

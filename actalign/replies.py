@@ -89,7 +89,7 @@ def _without_lists(text, answer):
     if not (start := LOOKS_LIKE_JSON.search(answer)):
         return "holds no JSON"
     try:
-        json.JSONDecoder(strict=False).raw_decode(answer[start.start():])
+        json.JSONDecoder(strict=False, parse_int=float).raw_decode(answer[start.start():])
     except json.JSONDecodeError as error:
         return f"holds JSON that is broken or cut short ({error})"
     except RecursionError:
@@ -130,7 +130,7 @@ def _named_lists(text):
                 start, end = _broken_object(text, error.pos) if repairs else (0, 0)
                 repairs = max(repairs - 1, 0)
                 if end:
-                    with contextlib.suppress(ValueError):
+                    with contextlib.suppress(ValueError, AssertionError):  # its own ones fail where it is led astray
                         learn_all(json_repair.loads(text[start:end], skip_json_loads=True))
                         at = max(at, end)
     return found

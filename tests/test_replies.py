@@ -126,7 +126,8 @@ def test_vowel_signs_tell_phrases_apart():
     "[" * 300_000, '{"a":' * 100_000, '["a",' * 100_000, '{"a":[' * 900 + "1" + "]}" * 900, "{" * 300_000,
     as_list({"dunk": [["x"] * 10] * 10_000}), '{"actions": [' + '{"action": "x", "subactions": ["y"]},' * 20_000,
     '{"a" ' * 30_000, '{"a": ["' + '"x" y ' * 20_000 + '"]}', '{"a": [' + "'x " * 30_000 + "]}",
-    '{"a": [1,] /*' * 10_000,
+    '{"a": [1,] /*' * 10_000, '{"a": ' + "9" * 5000 + "]", """{'x(x': ['y'], "ly\u201d\u201d\u201d": ","y",]}""",
+    """{'```json(```json```jsondunk': ['it\\'s', 'b'], "ly-up\u201d\u201d\u201d": ","y",]} // c""",
 ])
 def test_no_reply_takes_long_or_ends_the_run(reply):
     began = time.monotonic()
