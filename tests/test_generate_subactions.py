@@ -922,9 +922,9 @@ def test_ten_samples_in_a_row_that_could_not_be_used_stop_the_run(stage, server,
     folder = stage.folder / "many"
     folder.mkdir()
     frames = write_frames_index(folder, make_entries({f"clip-{n}": [f"move {n}"] for n in range(40)}))
-    server.answer = lambda prompt, count: good_reply(prompt) if count == 1 else json.dumps({"x": ["y"]})
+    server.answer = lambda prompt, count: good_reply(prompt) if "- move 0\n" in prompt else json.dumps({"x": ["y"]})
     assert stage("--input", str(frames), "--workers", workers) == 1
-    assert (1 + 10 * ATTEMPTS) <= len(server.requests) <= 1 + (10 + 4) * ATTEMPTS
+    assert 1 + 10 * ATTEMPTS <= len(server.requests) <= 1 + 20 * ATTEMPTS  # some are in flight
     error = capsys.readouterr().err
     assert "10 samples in a row could not be used" in error
     assert "0 phrases, at least 10 are needed" in error
