@@ -27,6 +27,7 @@ from actalign.subactions import GeneratedFile, read_subactions
 MODEL = "gpt-5.4-mini"
 ATTEMPTS = 3  # questions about one option before its sample is recorded as failed
 CHARACTERS_A_TOKEN, TOKENS_A_PHRASE = 4, 15  # of English, for estimates
+MOST_UNUSABLE = 10  # samples in a row that gained nothing; more say that the prompt or the model is wrong
 LONGEST_TEXT = 64 * CHARACTERS_A_TOKEN  # SigLIP reads 64 tokens
 
 
@@ -98,20 +99,27 @@ class Question:
         return make_prompt(settings, self.samples[0], self.options, problems)
 
     def ask(self, answer, settings, attempts):
-        """Learn from the replies of `answer`, a function of a prompt, until every option is known or it has no answer.
+        """Learn from what `answer`, a function of a prompt, gives until every option is known or it has no answer.
 
-        Asks `attempts` times at most. Yields {option: why it has no phrases} after each reply.
+        Asks `attempts` times at most. Yields ({option: why it has no phrases}, what came that could not all be used)
+        after each Answer.
         """
-        problems = {}
+        told = {}  # what the model is told of its earlier answer
         while self.options and attempts:
             attempts -= 1
             try:
-                found, problems = parse_reply(answer(self.prompt(settings, problems)), self.options,
-                                              self.samples[0].domain, settings.min_subactions)
+                reply = answer(self.prompt(settings, told))
             except NoAnswer as error:
-                found, problems, attempts = {}, dict.fromkeys(self.options, str(error)), 0
-            self.known.update(found)
-            yield problems
+                yield dict.fromkeys(self.options, str(error)), ""
+                return
+            first = self.samples[0]
+            found, told = parse_reply(reply.text, first.options, first.domain, settings.min_subactions)
+            told = {option: problem for option, problem in told.items() if option not in self.known}
+            problems = {option: "; ".join(filter(None, [reply.text and problem, reply.flaw]))
+                        for option, problem in told.items()}
+            told = told if reply.text else {}
+            self.known.update({**found, **self.known})
+            yield problems, (reply.text or reply.raw) if problems else ""
 
 
 def collect_questions(samples, generated):
@@ -128,18 +136,25 @@ def collect_questions(samples, generated):
 def generate_subactions(questions, generated, model, settings):
     """Ask the questions of a LanguageModel, `settings.workers` at a time. Each reply is committed before another asks.
 
-    settings: the parsed arguments. Raises what went wrong first, StageError if asking makes no sense any more; what is
-    in flight then is waited for, since it is paid for. An interrupt keeps what has come and waits for nothing.
+    settings: the parsed arguments. Raises what went wrong first, StageError if asking makes no sense any more, as after
+    MOST_UNUSABLE samples in a row that gained nothing; what is in flight then is waited for, since it is paid for. An
+    interrupt keeps what has come and waits for nothing.
     """
     left, errors, committing = iter(questions), [], threading.Lock()
+    in_a_row = []  # samples whose questions gained nothing
 
     def work():
         try:
             for question in left:  # of all threads: each question goes to one
-                for problems in question.ask(model.ask, settings, settings.attempts):
+                asked = question.options
+                for problems, said in question.ask(model.ask, settings, settings.attempts):
                     with committing:
                         generated.add(question.samples, question.known, problems, model.temperature)
+                        generated.keep_reply(question.samples, problems, said)
                 bar.update(len(question.samples))
+                with committing:
+                    in_a_row[:] = [*in_a_row, question.samples[0].id] if question.options == asked else []
+                    require_use_of(in_a_row, generated)
         except BaseException as error:  # raised below, when the others have ended
             errors.append(error)
             model.stopped.set()
@@ -156,6 +171,15 @@ def generate_subactions(questions, generated, model, settings):
             committing.acquire()  # for good: after an interrupt, nobody writes beside what ends the run
     if errors:
         raise errors[0]
+
+
+def require_use_of(in_a_row, generated):
+    """Raise StageError if too many samples in a row gained nothing: asking on would cost as much for as little."""
+    if len(in_a_row) >= MOST_UNUSABLE:
+        last = in_a_row[-1]
+        raise console.StageError(f"what came for {len(in_a_row)} samples in a row could not be used ({last}: "
+                                 f"{generated.reasons[last]}){generated.where_replies_are}; change the prompt or "
+                                 "--model and run again")
 
 
 def estimate(questions, settings):
@@ -193,22 +217,25 @@ def read_batch(path, questions, generated, settings):
     for line in files.read_json(path, "Batch result file", lines=True):
         if question := asked.get(str(answer_part(line, "custom_id"))):
             is_used = True
-            for problems in question.ask(partial(batch_answer, line, settings.temp), settings, attempts=1):
+            for problems, said in question.ask(partial(batch_answer, line, settings), settings, attempts=1):
                 generated.add(question.samples, question.known, problems, settings.temp)
+                generated.keep_reply(question.samples, problems, said)
     if questions and not is_used:
         raise console.InputError(f"--batch_results {path}: answers none of the questions that are left; give the "
                                  "results of --batch, and the same settings")
 
 
-def batch_answer(line, temperature, _):
-    """The text of an answer in a Batch result file. Raises NoAnswer if there is none."""
+def batch_answer(line, settings, _):
+    """The Answer in a line of a Batch result file. Raises NoAnswer if there is none."""
+    line = language_model.without_key(line, api_key(settings))
     status, answer = answer_part(line, "response", "status_code"), answer_part(line, "response", "body")
     error = answer_part(answer, "error") or answer_part(line, "error")
     if answer_part(error, "param") == "temperature":
-        raise NoAnswer(f"the model does not take temperature {temperature}, try --temp 1")
+        raise NoAnswer(f"the model does not take temperature {settings.temp}, try --temp 1")
     if status != 200 or error:
-        raise NoAnswer(f"the batch has no answer (status {status or 'unknown'})")
-    return language_model.text_of_answer(answer)
+        said = language_model.words_of(error or answer)[:language_model.MOST_WORDS]
+        raise NoAnswer(f"the batch has no answer (status {status or 'unknown'}): {said}")
+    return language_model.read_answer(answer)
 
 
 def check_file(path, text_model, min_subactions):
@@ -243,6 +270,8 @@ def parse_args(argv=None):
     add("--attempts", type=count, default=ATTEMPTS, help="questions about one option (default: %(default)s)")
     add("--timeout", type=console.positive_float, default=120, help="s to wait for an answer (default: %(default)s)")
     add("--workers", type=count, default=4, help="requests in flight (default: %(default)s)")
+    add("--limit", type=count, help="ask only so many questions, such as 3 to try a prompt")
+    console.add_overwrite_argument(parser)
     add("--dry_run", action="store_true", help="only say what would be asked and what it would take")
     add("--batch", metavar="FILE", help="write the requests for OpenAI's Batch API instead of asking")
     add("--batch_results", metavar="FILE", help="take the answers from a Batch result file")
@@ -265,9 +294,9 @@ def main(argv=None):
     console.require_folder_of(args.output)
     samples, _ = artifacts.read_samples(args.input)
     with files.Lock(args.output):
-        generated = GeneratedFile(args.output, partial(generated_with, args))
+        generated = GeneratedFile(args.output, partial(generated_with, args), args.overwrite)
         questions = collect_questions(samples, generated)
-        asked = [question for question in questions if question.options]
+        asked = [question for question in questions if question.options][:args.limit]
         if args.dry_run:
             print("\n".join(estimate(asked, args)))
         elif args.batch and asked:
@@ -279,11 +308,11 @@ def main(argv=None):
 
 def answer_questions(questions, asked, samples, generated, args):
     """Have those of the questions answered that are to be asked, and tell what became of the samples."""
-    tokens = ""
+    tokens, is_done = "", False
+    known = [question for question in questions if not question.options]  # other samples have the same options
     try:
-        for question in questions:
-            if not question.options:  # another sample has the same ones, and they are known
-                generated.add(question.samples, question.known, {}, args.temp)
+        for question in known:
+            generated.add(question.samples, question.known, {}, args.temp)
         if args.batch_results:
             read_batch(args.batch_results, asked, generated, args)
         elif asked:
@@ -291,29 +320,40 @@ def answer_questions(questions, asked, samples, generated, args):
             model = language_model.LanguageModel(args.model, choices, *server_of(args), args.timeout)
             generate_subactions(asked, generated, model, args)
             tokens = f"; {model.tokens_asked} tokens asked, {model.tokens_answered} answered"
+        is_done = True
     finally:
-        generated.finish([sample.id for sample in samples])
-    todo = sum(len(question.samples) for question in questions)
+        generated.finish([sample.id for sample in samples], is_done)
+    todo, left = (sum(len(question.samples) for question in group) for group in (known + asked, questions))
+    left -= todo
     failed = [sample.id for question in asked if question.options for sample in question.samples]
-    why = f" ({console.some_of(failed)}; {generated.missing.path} says why, run again to ask again)" if failed else ""
-    print(f"{todo - len(failed)} samples generated, {len(samples) - todo} were there already, "
-          f"{len(failed)} failed{why}{tokens} -> {args.output}")
-    if 0 < len(failed) == len(samples):
-        raise console.StageError("no sample got all its sub-actions")
+    why = (f" ({console.some_of(failed)}; {generated.missing.path} says why{generated.where_replies_are}, run again to "
+           "ask again)") if failed else ""
+    print(f"{todo - len(failed)} samples generated, {len(samples) - todo - left} were there already, "
+          f"{len(failed)} failed{why}{f', {left} left' if left else ''}{tokens} -> {args.output}")
+    if 0 < len(failed) == len(samples) - left:
+        raise console.StageError(f"no sample got all its sub-actions ({failed[0]}: "
+                                 f"{generated.reasons.get(failed[0], 'it was not answered')})")
+
+
+def api_key(args):
+    """The key for the server, "" if there is none."""
+    return (args.apikey or os.environ.get("OPENAI_API_KEY", "")).strip()
 
 
 def server_of(args):
     """(API key, address) of the server. Raises InputError if one cannot be used: HTTP libraries' own words quote it."""
-    key = (args.apikey or os.environ.get("OPENAI_API_KEY", "")).strip()
-    if not key and not args.base_url:
+    key = api_key(args)
+    if not key and not (args.base_url or "").strip():
         raise console.InputError("no API key; set OPENAI_API_KEY, or give --base_url of a local server")
     if not re.fullmatch("[!-~]*", key):
         raise console.InputError("the API key holds a space, a line break or a letter that no key has; copy it again")
+    address = (args.base_url or "").strip() or language_model.OPENAI
     with suppress(ValueError):
-        parts = urllib.parse.urlsplit(args.base_url or "https://api.openai.com/v1")
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+        parts = urllib.parse.urlsplit(address)
+        if re.fullmatch("[!-~]+", address) and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return key or "none", parts.geturl()
-    raise console.InputError("--base_url: is no address of a server; give one such as http://127.0.0.1:8000/v1")
+    raise console.InputError("--base_url or OPENAI_BASE_URL: is no address of a server; give one such as "
+                             "http://127.0.0.1:8000/v1")
 
 
 if __name__ == "__main__":

@@ -5,31 +5,96 @@ import json
 import re
 import unicodedata
 
+import json_repair
+
 MIN_SUBACTIONS = 10  # phrases an option
 LONGEST_PHRASE = 400  # characters; SigLIP reads 64 tokens, about 250 characters of English
-OPENING = re.compile(r'\{(?=\s*["}])')  # of a JSON object
+LONGEST_REPAIRED = 8000  # characters of one broken object; json_repair takes seconds for the worst of that length
+MOST_REPAIRED = 50  # broken objects of one reply
+OPENING = re.compile(r"""\{(?=\s*(?:["'\u201c}]|//|/\*|\#|\w+\s*:))""")  # of a JSON object, as models write them
+LOOKS_LIKE_JSON = re.compile(r"""[\[{]\s*["'{]""")
+# What tells where an object ends: its braces, and the texts and comments in which braces do not count.
+TOKEN = re.compile(r""" "(?:[^"\\]|\\.)*" | '(?:[^'\\\n]|\\.)*' | //[^\n]* | /\*.{0,2000}?\*/ | ["{}\]] """,
+                   re.DOTALL | re.VERBOSE)
+# What models think aloud, in their own tags: <think>, [THINK], and the channels of gpt-oss and Gemma.
+_TAGS = "(?:seed:)?(?:think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad)"
+THINKING = re.compile(rf"<{_TAGS}>|\[THINK\]|\u25c1think\u25b7|<\|?channel\|?>\s*(?:analysis|thought|commentary)\b|"
+                      r"<\|begin_of_thought\|>", re.IGNORECASE)
+END_OF_THINKING = re.compile(rf"</{_TAGS}>|\[/THINK\]|\u25c1/think\u25b7|<\|channel\|>\s*final\s*(?:<\|message\|>)?|"
+                             r"<channel\|>|<\|end_of_thought\|>", re.IGNORECASE)
+# What a model puts before a phrase or a name to count it: "1.", "(2)", "-", "Step 3:", "**Phase one:**".
+COUNTED = r"(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)"
+NUMBER = re.compile(rf"""(?:[*_]*(?:
+    [-\u2010-\u2015*\u2022\u2023\u25aa\u25cf\u25e6]\s+
+    | (?:step|stage|phase|part|frame|moment|sub-?action|action|option)\s*\#?{COUNTED}\s*[.):\uff1a\u2010-\u2015-]
+      [*_]*\s*
+    | \#?\(?\d+(?:[.):]|\s+[\u2010-\u2015-])[*_]*\s+
+    | \(?\d+[\uff1a\u3001\uff09][*_]*\s*
+))+""", re.IGNORECASE | re.VERBOSE)
+DASHES = re.compile(r"\s*[-\u2010-\u2015\u2212\ufe58\ufe63\uff0d]\s*")
+QUOTES = re.compile(r"[\"'`*_\u2018\u2019\u201c\u201d]")  # and emphasis
 
 
 def parse_reply(text, options, domain, min_subactions=MIN_SUBACTIONS):
-    """What a model's reply says of each of `options`.
+    """What a model's reply says of each of `options`, all those of a sample.
 
-    Accepts the JSON that the prompts ask for, or one that maps names to lists, alone or among other words, and what is
-    whole of one that was cut short. Names are matched without regard to case, spaces, quotes and "in <domain>", but
-    exactly where options differ by nothing else; never by position.
+    Accepts the JSON that the prompts ask for, or one that maps names to lists, alone or among other words, as models
+    write JSON, and what is whole of one that was cut short. Names are matched as in `match_names`, never by position.
+    What was only thought is no answer.
     Returns (texts, problems): {option: tuple of phrases} of the good ones and {option: what is wrong} of the others.
     """
-    exact = _named_lists(text)
-    if not exact:
-        return {}, dict.fromkeys(options, "the reply holds no JSON with lists of phrases")
-    folded = {_folded(name, domain): phrases for name, phrases in exact.items()}
+    answer = _without_thinking(text)
+    lists = _named_lists(answer)
+    if not lists:
+        return {}, dict.fromkeys(options, f"the reply {_without_lists(text, answer)}")
+    names = match_names(lists, options, domain)
     texts, problems = {}, {}
     for option in options:
-        phrases = tuple(map(_clean, exact.get(option, folded.get(_folded(option, domain), []))))
+        phrases = tuple(map(_clean, lists[names[option]])) if option in names else ()
         if problem := problem_of(phrases, min_subactions):
             problems[option] = problem
         else:
             texts[option] = phrases
     return texts, problems
+
+
+def match_names(names, options, domain):
+    """{option: the name that means it}, for the options that one of `names` means.
+
+    A name means the option that it is. Else, what remains is compared without regard to case, white space and how
+    accents are encoded; then without quotes, kinds of dashes, numbers, a last full stop and "in <domain>"; at last by
+    letters and digits alone. In the last two steps a name that could mean several options means none.
+    """
+    found = {}
+    for fold in (str, _spaced, lambda name: _plain(name, domain), lambda name: _letters(_plain(name, domain))):
+        folded = {fold(name): name for name in names}
+        same = [fold(option) for option in options]
+        for option, key in zip(options, same, strict=True):
+            is_clear = fold in (str, _spaced) or len({o for o, k in zip(options, same, strict=True) if k == key}) == 1
+            if option not in found and key in folded and is_clear:
+                found[option] = folded[key]
+    return found
+
+
+def _without_thinking(text):
+    """A reply without all up to the last end of its thinking, and from where it begins to think without end."""
+    *_, answer = END_OF_THINKING.split(text)
+    return THINKING.split(answer, maxsplit=1)[0]
+
+
+def _without_lists(text, answer):
+    """What is to be told of a reply in which no list was found."""
+    if text.strip() and not answer.strip():
+        return "holds only thinking and no answer"
+    if not (start := LOOKS_LIKE_JSON.search(answer)):
+        return "holds no JSON"
+    try:
+        json.JSONDecoder(strict=False, parse_int=float).raw_decode(answer[start.start():])
+    except json.JSONDecodeError as error:
+        return f"holds JSON that is broken or cut short ({error})"
+    except RecursionError:
+        return "holds JSON that nests too deep"
+    return "holds JSON without a list of phrases under an action's name"
 
 
 def _named_lists(text):
@@ -38,7 +103,7 @@ def _named_lists(text):
     {name: list} names it, and {"action": name, "subactions": list} does, under whatever two keys. Of two with one name
     the last counts: the first was a draft.
     """
-    found, at = {}, 0
+    found, at, repairs = {}, 0, MOST_REPAIRED
 
     def learn(value):
         names = [part for part in (value.get("action"), *value.values()) if isinstance(part, str)]
@@ -47,8 +112,14 @@ def _named_lists(text):
                 found.update(dict.fromkeys([key, *names[:1]], part))
         return value
 
+    def learn_all(value):
+        for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            learn_all(part)
+        if isinstance(value, dict):
+            learn(value)
+
     # The hook meets each object when it ends, so that nothing is to be read again where one around it does not.
-    decoder = json.JSONDecoder(object_hook=learn, parse_int=float)
+    decoder = json.JSONDecoder(object_hook=learn, parse_int=float, strict=False)
     with contextlib.suppress(RecursionError):  # no answer nests so deep
         while opening := OPENING.search(text, at):
             text = text[opening.start():]  # making an error counts the lines before it
@@ -56,7 +127,33 @@ def _named_lists(text):
                 _, at = decoder.raw_decode(text)
             except json.JSONDecodeError as error:
                 at = max(error.pos, 1)
+                start, end = _broken_object(text, error.pos) if repairs else (0, 0)
+                repairs = max(repairs - 1, 0)
+                if end:
+                    with contextlib.suppress(ValueError, AssertionError):  # its own ones fail where it is led astray
+                        learn_all(json_repair.loads(text[start:end], skip_json_loads=True))
+                        at = max(at, end)
     return found
+
+
+def _broken_object(text, position):
+    """(start, end) of the innermost object around a position of a text; of one that is cut short, to its last list."""
+    open_braces = [0]
+    for token in TOKEN.finditer(text, 1, position):
+        if token[0] == "{":
+            open_braces.append(token.start())
+        elif token[0] == "}" and len(open_braces) > 1:
+            open_braces.pop()
+    start, depth, last_list = open_braces[-1], 0, 0
+    for token in TOKEN.finditer(text, start, start + LONGEST_REPAIRED):
+        depth += {"{": 1, "}": -1}.get(token[0], 0)
+        if token[0] == "}" and not depth:
+            return start, token.end()
+        if token[0] == "]":
+            last_list = token.end()
+        if token[0] == '"':  # of a text that does not end
+            break
+    return start, last_list if start + LONGEST_REPAIRED >= len(text) else 0
 
 
 def problem_of(phrases, least):
@@ -80,7 +177,7 @@ def bare(phrase):
 def _clean(phrase):
     """A phrase without its number, HTML tags, control characters and surplus white space."""
     visible = _without("CZ", re.sub(r"</?[a-zA-Z][^<>]*>", " ", phrase))
-    return re.sub(r"^(\d+[.)]|[-*•])\s+", "", visible)
+    return NUMBER.sub("", visible, count=1) if NUMBER.match(visible) else visible
 
 
 def _without(categories, text):
@@ -88,8 +185,21 @@ def _without(categories, text):
     return " ".join("".join(" " if unicodedata.category(c)[0] in categories else c for c in text).split())
 
 
-def _folded(name, domain):
-    """A name as it is compared."""
-    folded = " ".join(re.sub(r"[\"'`*_\u2018\u2019\u201c\u201d]", "", name).split()).casefold()  # quotes and emphasis
-    ending = " in " + " ".join(domain.split()).casefold()
-    return folded.removesuffix(ending) or folded
+def _spaced(name):
+    """A name without regard to case, white space and how accents are encoded."""
+    return unicodedata.normalize("NFC", " ".join(name.split()).casefold())
+
+
+def _plain(name, domain):
+    """A name without what models write around it."""
+    plain, domain = (unicodedata.normalize("NFKC", text) for text in (name, _spaced(domain)))
+    plain = _spaced(QUOTES.sub("", NUMBER.sub("", plain.strip(), count=1) if NUMBER.match(plain.strip()) else plain))
+    plain = plain.rstrip(".,:; ")
+    for ending in (f" in {domain}", f" ({domain})"):
+        plain = plain.removesuffix(ending) or plain
+    return DASHES.sub("-", plain)
+
+
+def _letters(name):
+    """The letters, digits and symbols of a name, which has at least one."""
+    return "".join(c for c in name if unicodedata.category(c)[0] in "LMNS") or name

@@ -1,5 +1,7 @@
 """generated_subactions.json: the ordered sub-actions of every option of every sample, and the file while it grows."""
 
+import unicodedata
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +9,8 @@ from actalign.artifacts import MissingItems
 from actalign.console import InputError
 from actalign.dataset import Sample, require_unique_ids, sample_from_record
 from actalign.files import Journal, read_json, write_json
+
+STARTED_OVER = {"started_over": True}  # first in the journal of a run that does not go on from the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,13 @@ def subactions_from_entry(entry, source, sample=None):
     if not isinstance(by_key, dict):
         raise InputError(f"{source}: subactions of sample {sample.id} are no object of option and list; mend them")
     keys = sample.keys
+    options = set(map(folded_key, sample.options))
     folded = {folded_key(key): texts for key, texts in by_key.items() if key not in keys}
     texts = [(by_key[key] if key in by_key else folded.get(folded_key(key))) or [] for key in keys]
+    if not any(texts) and (bare := next((key for key in by_key if folded_key(key) in options), None)):
+        key = keys[[*map(folded_key, sample.options)].index(folded_key(bare))]
+        raise InputError(f"{source}: sample {sample.id} has sub-actions under {bare!r}, where {key!r} is expected; "
+                         "rename its keys")
     for key, of_key in zip(keys, texts, strict=True):
         if not (isinstance(of_key, list) and set(map(type, of_key)) <= {str}):
             raise InputError(f"{source}: sub-actions of {key!r} in sample {sample.id} are no list of texts; mend them")
@@ -71,26 +80,36 @@ def options_of(of_sample, start):
 
 
 def folded_key(key):
-    """A key as it is compared: without regard to case and white space."""
-    return " ".join(key.split()).casefold()
+    """A key as it is compared: without regard to case, white space and how accents are encoded."""
+    return unicodedata.normalize("NFC", " ".join(key.split()).casefold())
 
 
 class GeneratedFile:
     """generated_subactions.json while it grows: answers go to a journal one by one, the file is replaced at the end.
 
-    It begins with the file, and the journal of a run that was killed. One run at a time may have it: see `files.Lock`.
+    It begins with the file, and the journal of a run that was killed; with `overwrite` with neither, and the file stays
+    until all is done. What was said and could not be used goes to NAME.replies.jsonl. One run at a time may have it:
+    see `files.Lock`.
     generated_with: function from a Sample to {"model", "temperature", "prompt"} of this run. Raises InputError if the
     file is no such list, or has sub-actions with another of them. Where it does not say, they are taken as they are.
     """
 
-    def __init__(self, path, generated_with):
+    def __init__(self, path, generated_with, overwrite=False):
         self.path = Path(path)
         self.missing = MissingItems(path)
         self._generated_with = generated_with
         self._journal = Journal(self.path.with_name(self.path.name + ".partial"), "take that line out")
+        self._replies = Journal(self.path.with_suffix(".replies.jsonl"), "move the file away")
+        self.reasons = {}  # of this run: {id: why the sample lacks options}
         self._entries = {}
-        there = list(zip(read_subactions(path), read_json(path), strict=True)) if self.path.exists() else []
-        there += [(subactions_from_entry(entry, self._journal.path), entry) for entry in self._journal.read()]
+        self._is_new = overwrite  # and the journal of an earlier run is to go
+        journal = [] if overwrite else self._journal.read()
+        self._starts_over = overwrite or journal[:1] == [STARTED_OVER]
+        journal = journal[1:] if journal[:1] == [STARTED_OVER] else journal
+        there = []
+        if self.path.exists() and not self._starts_over:
+            there += zip(read_subactions(path), read_json(path), strict=True)
+        there += [(subactions_from_entry(entry, self._journal.path), entry) for entry in journal]
         for of_sample, entry in there:
             id, earlier = of_sample.sample.id, entry.get("generated_with")
             self._entries[id] = entry
@@ -98,7 +117,7 @@ class GeneratedFile:
                 for name, value in generated_with(of_sample.sample).items():
                     if earlier.get(name, value) not in (value, None):
                         raise InputError(f"{path}: sample {id} was generated with another {name}; run with the same "
-                                         "settings or choose another --output")
+                                         "settings, choose another --output, or start over with --overwrite")
 
     def subactions_of(self, sample):
         """The SubActions of a sample, empty if it is not there. Raises InputError if it is there with other options."""
@@ -121,16 +140,41 @@ class GeneratedFile:
                           if option in known}
                 entry = {**self._entries.get(sample.id, {}), **sample.record(), "subactions": by_key,
                          "generated_with": {**self._generated_with(sample), "temperature": temperature}}
+                if self._is_new:
+                    self._journal.replace([STARTED_OVER])
+                    self._is_new = False
                 self._journal.append(entry)
                 self._entries[sample.id] = entry
             if problems:
-                self.missing.add(sample.id, "; ".join(map(": ".join, problems.items())), retry=True)
+                by_problem = defaultdict(list)
+                for option, problem in problems.items():
+                    by_problem[problem].append(option)
+                reason = "; ".join(f"{', '.join(options)}: {problem}" for problem, options in by_problem.items())
+                self.reasons[sample.id] = reason
+                self.missing.add(sample.id, reason, retry=True)
             else:
                 self.missing.drop(sample.id)
 
-    def finish(self, order):
-        """Replace the file by all entries: samples in `order` (ids) first, then what else it held."""
+    def keep_reply(self, samples, problems, said):
+        """Keep what a model said of samples where {option: what was wrong with it}, if it said anything."""
+        if problems and said:
+            said = said.encode("utf-8", "replace").decode()  # half a character cannot be written
+            self._replies.append({"ids": [sample.id for sample in samples], "problems": problems, "reply": said})
+
+    @property
+    def where_replies_are(self):
+        """The end of a message: where to see what was said, if anything of it could not be used."""
+        return f", {self._replies.path} holds what was said" if self._replies.path.exists() else ""
+
+    def finish(self, order, is_done=True):
+        """Replace the file by all entries: samples in `order` (ids) first, then what else it held.
+
+        A file that is started over is replaced only if that is done and there is anything.
+        """
         self._journal.close()
+        self._replies.close()
+        if self._starts_over and not (is_done and any(entry.get("subactions") for entry in self._entries.values())):
+            return
         if self._journal.path.exists():
             ordered = {id: self._entries[id] for id in order if id in self._entries}
             write_json(self.path, list({**ordered, **self._entries}.values()), indent=True)

@@ -326,6 +326,203 @@ def test_what_a_server_may_answer(stage, server, capsys, answer, code, requests,
     assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [[], [], []]
 
 
+def completion(message=None, **choice):
+    """A chat completion whose message is good, but for what is given."""
+    return 200, {"choices": [{"index": 0, "finish_reason": "stop", "message": message, **choice}]}
+
+
+def reasons(stage):
+    path = stage.folder / "generated_subactions.missing.json"
+    return {entry["id"]: entry["reason"] for entry in json.loads(path.read_text())} if path.exists() else {}
+
+
+NON_ANSWERS = [
+    pytest.param((200, {"choices": None}), "no answer in it", id="choices null"),
+    pytest.param((200, {"choices": []}), "no answer in it", id="choices empty"),
+    pytest.param((200, b"<html><title>Bad Gateway</title></html>"), "a web page: Bad Gateway", id="page"),
+    pytest.param((200, b'data: {"choices": [{"delta": {"content": "{"}}]}\n\n'), "a stream of events", id="events"),
+    pytest.param((200, {"model": "x", "message": {"content": "hi"}}), "no chat completion; does --base_url end in /v1?",
+                 id="another protocol"),
+    pytest.param((200, {"error": "Unexpected endpoint or method. (POST /chat/completions)"}), "Unexpected endpoint",
+                 id="an error as an answer"),
+    pytest.param(completion({"content": None}), "the answer is empty", id="empty"),
+    pytest.param(completion({"content": "", "reasoning_content": 'First {"hook shot": ["a'}), "only thinking",
+                 id="only thinking"),
+    pytest.param(completion({"content": ""}, finish_reason="length"), "cut at the token limit", id="cut"),
+    pytest.param(completion({"content": ""}, finish_reason="content_filter"), "content_filter", id="filtered"),
+    pytest.param(completion({"refusal": "I must\n not"}), "refused to answer: I must not", id="refused"),
+    pytest.param((400, {"error": {"message": "Oops", "code": "strange"}}), "Oops", id="refused without a reason"),
+]
+
+
+@pytest.mark.parametrize(("answer", "named"), NON_ANSWERS)
+def test_what_comes_instead_of_an_answer_is_named_and_teaches_nothing(stage, server, answer, named):
+    server.answer = only_for("hook", answer)
+    assert stage() == 0
+    assert list(reasons(stage)) == ["a"]
+    assert named in reasons(stage)["a"]
+    assert [request.get("response_format", {}).get("type") for request in server.requests[-2:]] == ["json_schema"] * 2
+    assert "another or none" not in reasons(stage)["a"]
+
+
+@pytest.mark.parametrize(("answer", "named"), NON_ANSWERS[:8])
+def test_a_server_from_which_nothing_else_comes_stops_the_run(tmp_path, stage, server, capsys, answer, named):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    frames = write_frames_index(folder, make_entries({f"clip-{n}": [f"hook {n}"] for n in range(20)}))
+    server.answer = lambda prompt, count: answer
+    assert stage("--input", str(frames)) == 1
+    assert len(server.requests) == 5
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("body", [
+    {"error": {"code": 429, "message": "slow down"}}, {"error": {"code": "rate_limit_exceeded", "message": "slow"}},
+    {"choices": [{"error": {"code": "503", "message": "overloaded"}, "message": {"content": ""}}]}])
+def test_an_error_with_status_200_counts_as_the_status_that_it_names(stage, server, body):
+    server.answer = scripted(*[(200, body)] * (TRIES - 1))
+    assert stage() == 0
+    assert len(server.requests) == TRIES - 1 + 3
+    assert reasons(stage) == {}
+
+
+@pytest.mark.parametrize("message", [
+    {"content": None, "tool_calls": [{"function": {"name": "answer", "arguments": "REPLY"}}]},
+    {"content": "", "tool_calls": [{"function": {"name": "answer", "arguments": {"REPLY": 0}}}]},
+    {"content": None, "function_call": {"arguments": "REPLY"}}, {"content": "", "reasoning_content": "```json\nREPLY"},
+    {"reasoning": "REPLY"}, {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "{}"}]},
+                                         {"type": "text", "text": "REPLY"}]},
+])
+def test_an_answer_in_another_place_is_read(stage, server, message):
+    def answer(prompt, count):
+        reply = good_reply(prompt)
+        text = json.dumps(message)
+        return completion(json.loads(text.replace('{"REPLY": 0}', reply).replace('"REPLY"', json.dumps(reply)).replace(
+            "REPLY", json.dumps(reply)[1:-1])))
+
+    server.answer = answer
+    assert stage() == 0
+    assert len(server.requests) == 3
+    assert reasons(stage) == {}
+
+
+TOO_LONG = [
+    {"code": 400, "message": "request (5000 tokens) exceeds the available context size (4096 tokens), try increasing "
+     "it", "type": "exceed_context_size_error", "n_prompt_tokens": 5000, "n_ctx": 4096},  # llama.cpp
+    "Trying to keep the first 5008 tokens when context the overflows. However, the model is loaded with context length "
+    "of only 4096 tokens, which is not enough.",  # LM Studio
+    {"message": "This model's maximum context length is 2048 tokens. However, you requested 3000 tokens. Please reduce "
+     "the length of the messages or completion.", "code": 400, "type": "BadRequestError"},  # vLLM
+    {"message": "Prompt contains 40000 tokens, too large for model with 32768 maximum context length"},  # Mistral
+    {"type": "invalid_request_error", "message": "prompt is too long: 208310 tokens > 200000 maximum"},  # Anthropic
+    {"message": "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."},  # Gemini
+    {"message": "Content violates usage guidelines; flagged by moderation"},
+    {"message": "Words that nobody knows"},
+]
+
+
+@pytest.mark.parametrize("error", TOO_LONG)
+def test_the_first_question_may_be_too_long_and_changes_nothing_for_the_others(stage, server, capsys, error):
+    server.answer = only_for("hook", (400, {"error": error}))
+    assert stage() == 0
+    assert list(reasons(stage)) == ["a"]
+    assert (error if isinstance(error, str) else error["message"]) in reasons(stage)["a"]
+    assert len(server.requests) == (4 if error == TOO_LONG[-1] else 1) + 2
+    assert {request["response_format"]["type"] for request in server.requests[-2:]} == {"json_schema"}
+    assert "does not take this" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("message", [
+    "'max_completion_tokens' is too large: 90000. This model's maximum context length is 8192 tokens and your request "
+    "has 234 input tokens", "max_tokens is too large: 90000. This model supports at most 16384 completion tokens",
+    "Invalid max_tokens value, the valid range of max_tokens is [1, 8192]"])
+def test_a_limit_beyond_the_context_is_named_and_kept(stage, server, message):
+    server.answer = lambda prompt, count: (400, {"error": {"message": message, "param": "max_tokens"}})
+    assert stage("--max_tokens", "90000") == 1
+    assert len(server.requests) == 3
+    assert all("--max_tokens" in reason for reason in reasons(stage).values())
+    assert all(request["max_completion_tokens"] == 90000 for request in server.requests)
+
+
+def test_an_answer_that_the_server_itself_rejects_is_one_attempt(stage, server):
+    failed = {"message": "Failed to generate JSON. Please adjust your prompt. See 'failed_generation' for the schema.",
+              "type": "invalid_request_error", "code": "json_validate_failed", "failed_generation": ""}
+    server.answer = scripted((400, {"error": failed}), (400, {"error": failed}))
+    assert stage() == 0
+    assert len(server.requests) == 2 + 3
+    assert reasons(stage) == {}
+    assert {request["response_format"]["type"] for request in server.requests} == {"json_schema"}
+    stage.path.unlink()
+    server.requests.clear()
+    server.answer = only_for("hook", (400, {"error": failed}))
+    assert stage() == 0
+    assert len(server.requests) == ATTEMPTS + 2
+    assert "json_validate_failed" in reasons(stage)["a"]
+
+
+def test_an_answer_that_the_server_rejects_and_shows_is_read(stage, server):
+    server.answer = lambda prompt, count: (400, {"error": {"message": "Failed", "code": "json_validate_failed",
+                                                           "failed_generation": good_reply(prompt)}})
+    assert stage() == 0
+    assert len(server.requests) == 3
+    assert reasons(stage) == {}
+
+
+@pytest.mark.parametrize("body", [
+    {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: sk***. See console.x.ai"},
+    [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.",
+                "status": "INVALID_ARGUMENT"}}]])
+def test_a_bad_key_that_is_answered_with_400_is_called_so(stage, server, capsys, body):
+    server.answer = lambda prompt, count: (400, body)
+    assert stage() == 1
+    assert len(server.requests) == 1
+    error = capsys.readouterr().err
+    assert "check OPENAI_API_KEY" in error
+    assert "API key" in error
+    assert "--model" not in error
+
+
+def test_a_server_that_ignores_the_limit_by_its_new_name_is_given_the_old_one(stage, server, capsys):
+    def answer(prompt, count):
+        tokens = 50 if "max_tokens" in server.requests[count - 1] else 18_000
+        status, body = completion({"content": good_reply(prompt)})
+        return status, {**body, "usage": {"prompt_tokens": 1, "completion_tokens": tokens}}
+
+    server.answer = answer
+    assert stage("--max_tokens", "50") == 0
+    assert ["max_completion_tokens" in request for request in server.requests] == [True, False, False]
+    assert all(request["max_tokens"] == 50 for request in server.requests[1:])
+    assert capsys.readouterr().err.count("does not keep to max_completion_tokens") == 1
+    stage.path.unlink()
+    server.answer = lambda prompt, count: (200, {**completion({"content": good_reply(prompt)})[1],
+                                                 "usage": {"completion_tokens": 18_000, "prompt_tokens": "many"}})
+    assert stage("--max_tokens", "50") == 0
+    assert all(request["max_tokens"] == 50 for request in server.requests[4:])
+    assert capsys.readouterr().err.count("does not keep to") == 2  # one line a name
+
+
+def test_a_wrong_address_is_told_from_a_wrong_model(stage, server, capsys):
+    server.answer = lambda prompt, count: (404, b"404 page not found")
+    assert stage() == 1
+    assert len(server.requests) == 1
+    error = capsys.readouterr().err
+    assert "does --base_url end in /v1?" in error
+    assert "404 page not found" in error
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate 20 MiB", "line\nbreak and \x1b[31mred"])
+def test_the_servers_own_words_are_told_without_control_characters(stage, server, message):
+    server.answer = only_for("hook", (503, {"error": {"message": message + " " + "x" * 2000}}))
+    assert stage() == 0
+    reason = reasons(stage)["a"]
+    assert "CUDA out of memory" in reason or "line break" in reason
+    assert reason.isprintable()
+    assert len(reason) < 500
+
+
+
 def rejecting(server, name, status=400, error=None):
     """An answer that rejects requests with a parameter for which `name(request)` holds."""
     def answer(prompt, count):
@@ -428,6 +625,75 @@ def test_a_server_that_is_not_there_stops_the_run(stage, capsys):
 def test_what_is_no_address_is_refused(stage, capsys, address):
     assert stage("--base_url", address) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+FAR = "http://example.invalid/v1"  # never looked up: a proxy would do that
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """A function that sets variables, where no others of their kinds are set."""
+    for name in (*PROXIES, *map(str.lower, PROXIES), "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
+        monkeypatch.delenv(name, raising=False)
+    return lambda **variables: [monkeypatch.setenv(*variable) for variable in variables.items()]
+
+
+@pytest.mark.parametrize("variables", [
+    {"ALL_PROXY": "socks5://127.0.0.1:9"}, {"HTTP_PROXY": "http://127.0.0.1:9"}, {"http_proxy": "127.0.0.1:9"},
+    {"HTTP_PROXY": "ftp://x"}, {"SSL_CERT_FILE": "/no/such.pem"}, {"OPENAI_PROJECT_ID": "proj-1\n"}])
+def test_no_proxy_and_no_certificate_is_needed_on_this_machine(stage, server, environment, variables):
+    environment(**variables)
+    assert stage() == 0
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(("variables", "address", "named"), [
+    ({"ALL_PROXY": "socks5://user:hush@127.0.0.1:9"}, FAR, ["ALL_PROXY", "socksio"]),
+    ({"HTTP_PROXY": "ftp://user:hush@127.0.0.1:9"}, FAR, ["HTTP_PROXY"]),
+    ({"SSL_CERT_FILE": "/no/such.pem"}, "https://example.invalid", ["SSL_CERT_FILE", "/no/such.pem"]),
+    ({"SSL_CERT_FILE": __file__}, "https://127.0.0.1:9", ["SSL_CERT_FILE"]),
+    ({"OPENAI_PROJECT_ID": "\u201cproj\u201d"}, FAR, ["OPENAI_PROJECT_ID"]),
+    ({"OPENAI_ORG_ID": "org\nid"}, FAR, ["OPENAI_ORG_ID"]),
+    ({"OPENAI_CUSTOM_HEADERS": "X-Team: é"}, FAR, ["OPENAI_CUSTOM_HEADERS"]),
+])
+def test_a_variable_that_cannot_be_used_is_named_in_one_line(stage, capsys, environment, variables, address, named):
+    environment(**variables)
+    assert stage("--base_url", address) == 2
+    error = capsys.readouterr().err
+    assert all(name in error for name in named)
+    assert error.count("\n") == 1
+    assert "hush" not in error
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "all_proxy"])
+def test_a_dead_proxy_is_named(stage, capsys, environment, name):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        proxy = f"127.0.0.1:{taken.getsockname()[1]}"
+        environment(**{name: f"http://user:hush@{proxy}"})
+        assert stage("--base_url", FAR) == 1
+    error = capsys.readouterr().err
+    assert f"no connection to example.invalid through the proxy {proxy}" in error
+    assert error.count("\n") == 1
+    assert "hush" not in error
+
+
+def test_an_address_may_have_a_line_break_at_its_end_and_none_within(stage, server, capsys):
+    assert stage("--base_url", f" {server.url}\n") == 0
+    assert len(server.requests) == 3
+    stage.path.unlink()
+    assert stage("--base_url", server.url.replace("/v1", "\n/v1")) == 2
+    assert "is no address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["", " \n"])
+def test_an_empty_address_is_none(stage, capsys, environment, address):
+    assert stage("--base_url", address, "--apikey", "") == 2
+    assert "no API key" in capsys.readouterr().err
+    environment(HTTPS_PROXY="http://127.0.0.1:9")
+    assert stage("--base_url", address) == 1
+    assert "no connection to api.openai.com" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("key", [KEY + "-é", KEY + "\nx", KEY + " x", KEY + "\x07"])
@@ -590,6 +856,158 @@ def test_other_settings_are_refused_even_for_other_samples(tmp_path, stage, serv
 def test_more_phrases_than_usual_are_asked_for_in_the_prompt(stage, server):
     assert stage("--min_subactions", "12", "--attempts", "1") == 1
     assert all("at least 12 sub-actions" in prompt for prompt in server.prompts)
+
+
+@pytest.mark.parametrize(("reply", "told"), [
+    ('{"actions": [{"action": "hook shot", "subactions": ["gat', "broken or cut short"),
+    (json.dumps({"hook shot": "gathers, rises", "jump shot": "rises"}), "without a list of phrases"),
+    ("I would say that", "no JSON"), ("<think>{", "only thinking")])
+def test_the_model_is_told_what_was_wrong_with_its_answer(stage, server, reply, told):
+    server.answer = scripted(reply)
+    assert stage() == 0
+    assert len(server.requests) == 1 + 3
+    assert told in server.prompts[1].partition("An earlier")[2]
+    assert ("no JSON" in server.prompts[1]) == (told == "no JSON")
+
+
+def test_what_is_no_answer_of_the_model_is_not_told_to_it(stage, server):
+    server.answer = scripted((200, b"<html>Bad Gateway</html>"))
+    assert stage() == 0
+    assert server.prompts[1] == server.prompts[0]
+
+
+def test_an_option_that_is_known_is_not_taken_for_one_that_is_asked_again(stage, server):
+    folder = stage.folder / "alike"
+    folder.mkdir()
+    frames = write_frames_index(folder, make_entries({"a": ["lay-up", "layup"]}))
+    server.answer = lambda prompt, count: json.dumps({"lay-up": [f"rises {m}" for m in range(10)]})
+    assert stage("--input", str(frames)) == 1
+    assert len(server.requests) == ATTEMPTS
+    assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [["layup"]]
+
+
+def replies(stage):
+    path = stage.folder / "generated_subactions.replies.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_what_a_model_said_and_could_not_be_used_is_kept_and_named(stage, server, capsys):
+    said = "<think>no</think> My key is " + KEY
+    page = b"<html>Bad Gateway " + KEY.encode() + b"</html>"
+    half = json.dumps({"hook shot": [f"rises {m}" for m in range(10)]})
+    server.answer = scripted(said, (200, page), half)
+    assert stage("--attempts", "4") == 0
+    assert reasons(stage) == {}
+    assert [(line["ids"], line["reply"]) for line in replies(stage)] == [
+        (["a"], said.replace(KEY, "")), (["a"], "<html>Bad Gateway </html>"), (["a"], half)]
+    assert "no JSON" in replies(stage)[0]["problems"]["hook shot"]
+    assert list(replies(stage)[2]["problems"]) == ["jump shot"]
+    stage.path.unlink()
+    server.answer = only_for("hook", "no \ud800")
+    capsys.readouterr()
+    assert stage() == 0
+    assert len(replies(stage)) == 3 + 4 + ATTEMPTS - 4
+    assert "generated_subactions.replies.jsonl holds what was said" in capsys.readouterr().out
+    assert not any(KEY.encode() in file.read_bytes() for file in stage.folder.iterdir())
+
+
+def test_nothing_is_kept_of_answers_that_could_be_used(stage, server, capsys):
+    assert stage() == 0
+    assert replies(stage) == []
+    assert "replies" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", ["1", "4"])
+def test_ten_samples_in_a_row_that_could_not_be_used_stop_the_run(stage, server, capsys, workers):
+    folder = stage.folder / "many"
+    folder.mkdir()
+    frames = write_frames_index(folder, make_entries({f"clip-{n}": [f"move {n}"] for n in range(40)}))
+    server.answer = lambda prompt, count: good_reply(prompt) if "- move 0\n" in prompt else json.dumps({"x": ["y"]})
+    assert stage("--input", str(frames), "--workers", workers) == 1
+    assert 1 + 10 * ATTEMPTS <= len(server.requests) <= 1 + 20 * ATTEMPTS  # some are in flight
+    error = capsys.readouterr().err
+    assert "10 samples in a row could not be used" in error
+    assert "0 phrases, at least 10 are needed" in error
+    assert "generated_subactions.replies.jsonl" in error
+    assert error.count("\n") == 1
+    assert [of_sample.sample.id for of_sample in read_subactions(stage.path) if not of_sample.lacking] == ["clip-0"]
+
+
+def test_samples_that_gain_something_do_not_stop_the_run(stage, server):
+    folder = stage.folder / "many"
+    folder.mkdir()
+    frames = write_frames_index(folder, make_entries({f"clip-{n}": [f"move {n}", f"turn {n}"] for n in range(12)}))
+    server.answer = lambda prompt, count: re.sub("turn", "other", good_reply(prompt))
+    assert stage("--input", str(frames), "--attempts", "1") == 1
+    assert len(server.requests) == 12
+
+
+def test_a_few_are_asked_first(stage, server, capsys):
+    assert stage("--limit", "2") == 0
+    assert "2 samples generated, 0 were there already, 0 failed, 1 left;" in capsys.readouterr().out
+    assert [of_sample.sample.id for of_sample in read_subactions(stage.path)] == ["a", "b"]
+    assert stage("--limit", "2") == 0
+    assert len(server.requests) == 3
+    assert "1 samples generated, 2 were there already, 0 failed;" in capsys.readouterr().out
+    stage.path.unlink()
+    server.answer = lambda prompt, count: "no"
+    assert stage("--limit", "1") == 1
+    assert stage("--limit", "1", "--dry_run") == 0
+    assert "1 requests for 1 samples" in capsys.readouterr().out
+
+
+def test_overwriting_starts_over_and_keeps_the_old_file_until_the_new_one_is_done(stage, server, capsys):
+    assert stage() == 0
+    old = stage.path.read_bytes()
+    assert stage("--temp", "0.9") == 2
+    assert "start over with --overwrite" in capsys.readouterr().err
+    server.requests.clear()
+    server.answer = lambda prompt, count: good_reply(prompt) if count == 1 else an_error(401, "no")
+    assert stage("--temp", "0.9", "--overwrite") == 1
+    assert stage.path.read_bytes() == old
+    server.answer = lambda prompt, count: good_reply(prompt)
+    assert stage("--temp", "0.9") == 0  # goes on from what came, not from the old file
+    assert len(server.requests) == 2 + 2
+    entries = json.loads(stage.path.read_text())
+    assert [(entry["id"], entry["generated_with"]["temperature"]) for entry in entries] == [
+        ("a", 0.9), ("b", 0.9), ("c", 0.9)]
+    assert not stage.path.with_name(stage.path.name + ".partial").exists()
+    server.requests.clear()
+    assert stage("--overwrite") == 0
+    assert len(server.requests) == 3
+    assert stage.path.read_bytes() == old
+
+
+def test_overwriting_with_nothing_but_failures_leaves_what_is_there(stage, server):
+    assert stage() == 0
+    old = stage.path.read_bytes()
+    stage.path.with_name(stage.path.name + ".partial").write_text("{]\n")
+    server.answer = lambda prompt, count: "no"
+    assert stage("--overwrite") == 1
+    assert stage.path.read_bytes() == old
+    assert stage("--overwrite", "--dry_run") == 0
+    server.answer = scripted()
+    assert stage("--overwrite") == 0
+    assert stage.path.read_bytes() == old
+
+
+def test_why_no_sample_was_generated_is_said(stage, server, capsys):
+    server.answer = lambda prompt, count: (400, {"error": "context length 2048 exceeded"})
+    assert stage() == 1
+    error = capsys.readouterr().err
+    assert "context length 2048 exceeded" in error
+    assert "--model" not in error
+
+
+def test_a_bad_batch_answer_is_kept_and_told_in_the_servers_words(stage, capsys):
+    batch, results = stage.folder / "batch.jsonl", stage.folder / "results.jsonl"
+    assert stage("--batch", str(batch), "--limit", "2") == 0
+    a, b = batch_answers(batch)
+    a["response"] = {"status_code": 400, "body": {"error": {"message": f"context length exceeded, {KEY}"}}}
+    b["response"]["body"]["choices"][0]["message"]["content"] = f"no, {KEY}"
+    assert stage("--batch_results", str(write_lines(results, [a, b]))) == 1
+    assert "(status 400): context length exceeded" in reasons(stage)["a"]
+    assert [line["reply"] for line in replies(stage)] == ["no, "]
 
 
 def test_what_a_twin_has_costs_neither_request_nor_key(tmp_path, stage, server):

@@ -68,6 +68,8 @@ def test_keys_of_other_alphabets_are_matched_too():
     entry = {**ENTRY, "domain": "Fußball", "cleaned_options": ["ÜBERSTEIGER"],
              "correct_answer_index": 0, "subactions": {"übersteiger in FUSSBALL": ["steps over the ball"]}}
     assert subactions_from_entry(entry, "a.json").texts == (("steps over the ball",),)
+    entry = {**entry, "subactions": {"U\u0308bersteiger in Fu\u00dfball": ["steps over the ball"]}}
+    assert subactions_from_entry(entry, "a.json").texts == (("steps over the ball",),)
 
 
 @pytest.mark.parametrize("subactions", [
@@ -84,6 +86,18 @@ def test_option_without_sub_actions_is_empty_and_named(tmp_path, subactions):
     entry = entry_of(tmp_path, of_sample)
     assert entry["subactions"] == {"crossover in Basketball": ["dribbles"]}
     assert subactions_from_entry(entry, "a.json") == of_sample
+
+
+@pytest.mark.parametrize("key", ["euro step", "Euro Step"])
+def test_keys_without_the_domain_are_told_what_is_expected(tmp_path, key):
+    path = write(tmp_path, [{**ENTRY, "subactions": {key: ["gathers"], "crossover": ["dribbles"]}}])
+    refusal(lambda: read_subactions(path), str(path), "dQw4w9WgXcQ_1", repr(key), "'euro step in Basketball'")
+
+
+def test_an_error_in_a_file_written_by_hand_names_line_and_column(tmp_path):
+    path = tmp_path / "generated_subactions.json"
+    path.write_text('[\n {"id": "a",\n  "domain": "sport",\n }\n]')
+    refusal(lambda: read_subactions(path), str(path), "line 3 column 20")
 
 
 @pytest.mark.parametrize("subactions", [{}, None])
