@@ -22,6 +22,7 @@ from actalign import artifacts, console, files, language_model
 from actalign.checkpoint import SO400M, load_tokenizer
 from actalign.language_model import NoAnswer, answer_part
 from actalign.replies import MIN_SUBACTIONS, parse_reply, problem_of
+from actalign.sentences import MULTILINGUAL, TOO_LONG, UNKNOWN, Flaws
 from actalign.subactions import GeneratedFile, read_subactions
 
 MODEL = "gpt-5.4-mini"
@@ -240,18 +241,23 @@ def batch_answer(line, settings, _):
 
 def check_file(path, text_model, min_subactions):
     """Lines about a generated_subactions.json: what is missing, repeated, or too long to be read whole. Yields them."""
-    subactions, tokenizer, options, flawed = read_subactions(path), None, 0, 0
+    subactions, flaws, options, flawed, unknown = read_subactions(path), None, 0, 0, 0
     with suppress(console.InputError):
-        tokenizer = load_tokenizer(text_model)
+        flaws = Flaws(load_tokenizer(text_model))
     for of_sample in subactions:
-        for option, texts in zip(of_sample.sample.options, of_sample.texts, strict=True):
-            cut = tokenizer.too_long(list(texts)) if tokenizer else [text for text in texts if len(text) > LONGEST_TEXT]
-            problems = [f"too long: {text!r}" for text in cut]
+        found = flaws.of(of_sample) if flaws else [[(TOO_LONG, text) for text in texts if len(text) > LONGEST_TEXT]
+                                                   for texts in of_sample.texts]
+        for option, texts, of_option in zip(of_sample.sample.options, of_sample.texts, found, strict=True):
+            problems = [f"{kind}: {text!r}" for kind, text in of_option]
+            unknown += any(kind == UNKNOWN for kind, _ in of_option)
             if problem := problem_of(texts, min_subactions):
                 problems.append(problem)
             options, flawed = options + 1, flawed + bool(problems)
             yield from (f"{of_sample.sample.id}, {option}: {problem}" for problem in problems)
-    how = "by the tokenizer of" if tokenizer else "estimated without"
+    if unknown:
+        yield (f"{unknown} options have texts that the tokenizer of {text_model} does not know; take a multilingual "
+               f"checkpoint for frames and texts, such as {MULTILINGUAL}")
+    how = "by the tokenizer of" if flaws else "estimated without"
     yield f"{len(subactions)} samples with {options} options; {flawed} options to look at (lengths {how} {text_model})"
 
 
