@@ -32,7 +32,7 @@ MOST_UNUSABLE = 10  # samples in a row that gained nothing; more say that the pr
 LONGEST_TEXT = 64 * CHARACTERS_A_TOKEN  # SigLIP reads 64 tokens
 
 
-def generate_prompt(options, domain):
+def generate_prompt(options, domain, min_subactions=MIN_SUBACTIONS):
     """The question about some of a sample's options. Edit at will, but keep the JSON that the answer is asked for."""
     listed = "\n".join(f"- {option}" for option in options)
     return f"""\
@@ -40,7 +40,7 @@ You know {domain} well enough to coach it. A silent video shows one of these {do
 {listed}
 
 Describe how each of them unfolds, so that a viewer who sees one frame at a time could tell them apart.
-For every action, list at least {MIN_SUBACTIONS} sub-actions in the order in which they happen, from the set-up to the
+For every action, list at least {min_subactions} sub-actions in the order in which they happen, from the set-up to the
 follow-through. Each sub-action is one short phrase (at most 15 words) that says what is to be seen at that moment:
 posture, limbs, equipment, direction, and other people where they matter. Name {domain} in the phrase where it would
 be unclear otherwise. Do not repeat a phrase, do not number the phrases, and do not use the action's own name in them.
@@ -65,12 +65,11 @@ SCHEMA = {
 def make_prompt(settings, sample, options, problems=None):
     """The prompt that the parsed arguments choose, and the {option: problem} of an earlier answer."""
     if settings.prompt == "short":  # the ablation: no context and no advice, only the question
-        lines = [f"List at least {MIN_SUBACTIONS} sub-actions of each of these {sample.domain} actions, in order:",
+        lines = [f"List at least {settings.min_subactions} sub-actions of each of these {sample.domain} actions, in order:",
                  *(f"- {option}" for option in options), "", ANSWER_FORM]
     else:
-        lines = [generate_prompt(list(options), sample.domain)]
-    if settings.min_subactions > MIN_SUBACTIONS:
-        lines += ["", f"List at least {settings.min_subactions} sub-actions of every action."]
+        other = {} if settings.min_subactions == MIN_SUBACTIONS else {"min_subactions": settings.min_subactions}
+        lines = [generate_prompt(list(options), sample.domain, **other)]
     if problems:
         lines += ["", "An earlier answer could not be used:"]
         lines += [f"- {option}: {problem}" for option, problem in problems.items()]

@@ -853,9 +853,12 @@ def test_other_settings_are_refused_even_for_other_samples(tmp_path, stage, serv
     assert len(server.requests) == 3
 
 
-def test_more_phrases_than_usual_are_asked_for_in_the_prompt(stage, server):
-    assert stage("--min_subactions", "12", "--attempts", "1") == 1
-    assert all("at least 12 sub-actions" in prompt for prompt in server.prompts)
+@pytest.mark.parametrize("prompt", ["context", "short"])
+def test_as_many_phrases_as_are_needed_are_asked_for_in_the_prompt(stage, server, prompt):
+    for least, code in (("12", 1), ("1", 0)):
+        asked = len(server.requests)
+        assert stage("--min_subactions", least, "--attempts", "1", "--prompt", prompt, "--overwrite") == code
+        assert all(re.findall(r"at least (\d+) sub-actions", text) == [least] for text in server.prompts[asked:])
 
 
 @pytest.mark.parametrize(("reply", "told"), [
