@@ -127,19 +127,37 @@ def dtw(similarity, with_path=True):
     Source: Sakoe and Chiba 1978, maximising; ActAlign (arXiv 2506.22967), section on alignment.
     """
     T, M = similarity.shape
+    if not with_path:
+        total = _sum_of_positive(similarity)
+        if np.isfinite(total):
+            return total / (T + M - 1), None
+    _require_usable(similarity)
     D = np.full((T + 1, M + 1), -np.inf)
     D[0, 0] = 0.0
-    is_positive = T > 0 and M > 0
     for t in range(T):
         left = -np.inf
         for m in range(M):
             left = similarity[t, m] + max(D[t, m + 1], D[t, m], left)
             D[t + 1, m + 1] = left
-            is_positive &= similarity[t, m] >= 0
-    if not is_positive or D[T, M] == np.inf:
-        _require_usable(similarity)
-    path = None if is_positive and not with_path else _trace_back(D, T)
-    return D[T, M] / (T + M - 1 if path is None else len(path)), path if with_path else None
+    path = _trace_back(D, T)
+    return D[T, M] / len(path), path if with_path else None
+
+
+@compiled
+def _sum_of_positive(similarity):
+    """The best path's sum in half the time, or NaN if an entry is negative or there is none."""
+    T, M = similarity.shape
+    best = np.full(M, -np.inf)  # [m] of the paths to sub-action m and the last frame so far
+    negative = T == 0 or M == 0
+    for t in range(T):
+        left = 0.0 if t == 0 else -np.inf
+        for m in range(M):
+            left = similarity[t, m] + max(best[m], left)
+            best[m] = left
+            negative |= not similarity[t, m] >= 0
+        if negative:
+            break
+    return np.nan if negative else best[-1]
 
 
 @compiled
