@@ -64,11 +64,12 @@ SCHEMA = {
 
 def make_prompt(settings, sample, options, problems=None):
     """The prompt that the parsed arguments choose, and the {option: problem} of an earlier answer."""
+    least = settings.min_subactions
     if settings.prompt == "short":  # the ablation: no context and no advice, only the question
-        lines = [f"List at least {settings.min_subactions} sub-actions of each of these {sample.domain} actions, in order:",
+        lines = [f"List at least {least} sub-actions of each of these {sample.domain} actions, in order:",
                  *(f"- {option}" for option in options), "", ANSWER_FORM]
     else:
-        other = {} if settings.min_subactions == MIN_SUBACTIONS else {"min_subactions": settings.min_subactions}
+        other = {} if least == MIN_SUBACTIONS else {"min_subactions": least}
         lines = [generate_prompt(list(options), sample.domain, **other)]
     if problems:
         lines += ["", "An earlier answer could not be used:"]
