@@ -227,13 +227,19 @@ def paced(similarity, with_path=True):
     So a weak encoder's noise cannot move the borders far, and a strong one's evidence can. S is in nats (`centred`,
     `evidence`). Source of the prior: Su and Hua 2017 (order-preserving Wasserstein distance), section 3.2.
     """
+    return segment(at_pace(similarity, PACE), with_path)
+
+
+@compiled
+def at_pace(similarity, pace):
+    """S' of `paced`, with a price of `pace` nats."""
     T, M = similarity.shape
     expected = similarity.copy()
     for t in range(T):
         distance = 0.5 - M * (t + 0.5) / T  # of the first sub-action
         for m in range(M):
-            expected[t, m] -= PACE * (distance + m) * (distance + m)
-    return segment(expected, with_path)
+            expected[t, m] -= pace * (distance + m) * (distance + m)
+    return expected
 
 
 KEPT = 0.3  # of all similarities are greater than what a dropped frame counts

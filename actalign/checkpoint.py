@@ -178,10 +178,6 @@ class Tokenizer:
             readings.append(Reading(tokens, len(ids) > self._length, is_unknown))
         return readings
 
-    def too_long(self, texts):
-        """Those of the texts that have more tokens than the checkpoint reads; their ends are cut off."""
-        return [text for text, reading in zip(texts, self.read(texts), strict=True) if reading.is_cut]
-
 
 class Reading(NamedTuple):
     """What a tokenizer makes of a text."""

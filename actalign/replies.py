@@ -7,6 +7,8 @@ import unicodedata
 
 import json_repair
 
+from actalign.subactions import folded_key
+
 MIN_SUBACTIONS = 10  # phrases an option
 LONGEST_PHRASE = 400  # characters; SigLIP reads 64 tokens, about 250 characters of English
 LONGEST_REPAIRED = 8000  # characters of one broken object; json_repair takes seconds for the worst of that length
@@ -66,11 +68,12 @@ def match_names(names, options, domain):
     letters and digits alone. In the last two steps a name that could mean several options means none.
     """
     found = {}
-    for fold in (str, _spaced, lambda name: _plain(name, domain), lambda name: _letters(_plain(name, domain))):
+    for fold in (str, folded_key, lambda name: _plain(name, domain), lambda name: _letters(_plain(name, domain))):
         folded = {fold(name): name for name in names}
         same = [fold(option) for option in options]
         for option, key in zip(options, same, strict=True):
-            is_clear = fold in (str, _spaced) or len({o for o, k in zip(options, same, strict=True) if k == key}) == 1
+            meant = {other for other, its_key in zip(options, same, strict=True) if its_key == key}
+            is_clear = fold in (str, folded_key) or len(meant) == 1
             if option not in found and key in folded and is_clear:
                 found[option] = folded[key]
     return found
@@ -185,15 +188,10 @@ def _without(categories, text):
     return " ".join("".join(" " if unicodedata.category(c)[0] in categories else c for c in text).split())
 
 
-def _spaced(name):
-    """A name without regard to case, white space and how accents are encoded."""
-    return unicodedata.normalize("NFC", " ".join(name.split()).casefold())
-
-
 def _plain(name, domain):
     """A name without what models write around it."""
-    plain, domain = (unicodedata.normalize("NFKC", text) for text in (name, _spaced(domain)))
-    plain = _spaced(QUOTES.sub("", NUMBER.sub("", plain.strip(), count=1) if NUMBER.match(plain.strip()) else plain))
+    plain, domain = (unicodedata.normalize("NFKC", text) for text in (name, folded_key(domain)))
+    plain = folded_key(QUOTES.sub("", NUMBER.sub("", plain.strip(), count=1) if NUMBER.match(plain.strip()) else plain))
     plain = plain.rstrip(".,:; ")
     for ending in (f" in {domain}", f" ({domain})"):
         plain = plain.removesuffix(ending) or plain

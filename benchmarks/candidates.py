@@ -3,7 +3,7 @@
 import numpy as np
 
 from actalign import alignment
-from actalign.alignment import PACE, balanced, dtw, segment
+from actalign.alignment import PACE, at_pace, balanced, dtw, segment
 from actalign.compilation import compiled
 
 
@@ -11,13 +11,7 @@ def with_pace(function, pace):
     """The alignment `function` on the similarities of `paced`, with another PACE if need be."""
     @compiled
     def paced(similarity, with_path=True):
-        T, M = similarity.shape
-        expected = similarity.copy()
-        for t in range(T):
-            distance = 0.5 - M * (t + 0.5) / T  # of the first sub-action
-            for m in range(M):
-                expected[t, m] -= pace * (distance + m) * (distance + m)
-        return function(expected, with_path)
+        return function(at_pace(similarity, pace), with_path)
     return paced
 
 

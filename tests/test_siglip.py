@@ -258,11 +258,10 @@ def test_any_number_of_texts_comes_one_by_one_and_is_encoded_in_batches(siglip, 
     assert list(siglip.iter_texts([])) == []
 
 
-def test_too_long_names_the_texts_whose_ends_are_cut_off(siglip):
+def test_a_reading_tells_whether_a_texts_end_is_cut_off(siglip):
     fits, cut = "a" * 23, "a" * 24  # and the end token: 24 and 25 of the 24 tokens that the checkpoint reads
-    assert siglip.tokenizer.too_long([fits, cut, "b", cut + "c"]) == [cut, cut + "c"]
-    assert siglip.tokenizer.too_long([fits]) == []
-    assert siglip.tokenizer.too_long([]) == []
+    assert [reading.is_cut for reading in siglip.tokenizer.read([fits, cut, "b", cut + "c"])] == [False, True] * 2
+    assert siglip.tokenizer.read([]) == []
     assert not np.array_equal(siglip.encode_texts([fits]), siglip.encode_texts(["a" * 22]))
     assert np.array_equal(siglip.encode_texts([cut + "b"]), siglip.encode_texts([cut + "cc"]))
 
