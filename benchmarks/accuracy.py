@@ -40,7 +40,6 @@ from actalign.tables import table  # noqa: E402
 CHOICE_SEED, REPORT_SEED = 3, 4  # of the clips that the recommendation is chosen on, and of those it is reported on
 QUICK = {"clips": 60, "worlds": ("base", "content", "lead"), "encoders": (STRONG, encoders.NOISY)}
 CLIPS = 200  # a world and seed
-SMOOTH = 3  # frames; a phase has about nine
 SHUFFLE_SEED, NOISE_SEED = 5, 6
 PART = 50  # samples that a worker scores at once
 
@@ -109,7 +108,6 @@ def scores_of(folder, noise, id, number):
     if noise:
         rng, (frame, clip, text) = np.random.default_rng([NOISE_SEED, number]), noise
         frames, rows = noisy(frames, frame, clip, rng), noisy(rows, text, 0, rng)
-    frames = alignment.smooth(frames, SMOOTH)
     options = [rows[option["start"] - item["start"]:option["stop"] - item["start"]] for option in item["options"]]
     scale, bias, found = video.meta["logit_scale"], video.meta["logit_bias"], {}
     by_kind = {kind: [alignment.similarity(frames, rows, scale, bias, kind) for rows in options]
@@ -204,7 +202,7 @@ def main(argv=None):
         return 1
     print("\n".join(table(list(encoder_rows(reported, strengths, best)))))
     if not args.quick:
-        args.output.write_text(page(chosen_on, reported, strengths, best, clips=args.clips, smooth=SMOOTH,
+        args.output.write_text(page(chosen_on, reported, strengths, best, clips=args.clips,
                                     choice_seed=CHOICE_SEED, report_seed=REPORT_SEED, frame_rate=worlds.FRAME_RATE))
         draw(args.output.with_suffix(".png"), reported, strengths, best)
         print(f"page -> {args.output}")
