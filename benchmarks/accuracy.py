@@ -134,7 +134,8 @@ def score(method, matrices):
 
 
 def _scores_in_worker(folder, noise, ids):
-    return [scores_of(folder, noise, id, number) for number, id in ids]
+    with cores.one_torch_thread():  # else the workers' threads wait for one another most of the time
+        return [scores_of(folder, noise, id, number) for number, id in ids]
 
 
 def hits_of(folder, executor, noise=None):
