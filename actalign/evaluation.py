@@ -18,15 +18,19 @@ SEED = 0  # of the bootstrap, so that the same predictions give the same interva
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The scores of one sample's K options.
+    """The scores of one sample's K options; with alignment also what it found of them.
 
-    With alignment also a sequence of their paths, each (cells, 2) of (t, m); with order contrast its K p-values.
+    paths  each (cells, 2) of (t, m)          order  the alignment.Contrast    phases  phases.Phases of each
+    confidence  of the best one, in 0..1      is_none  whether none of the options fits
     """
 
     sample: Sample
     scores: np.ndarray
     paths: Sequence | None = None
-    p: np.ndarray | None = None
+    order: tuple | None = None
+    phases: Sequence | None = None
+    confidence: float | None = None
+    is_none: bool = False
 
     def __post_init__(self):
         count = len(self.sample.options)

@@ -59,8 +59,8 @@ class Run:
 
     def timestamps(self, sample):
         """(T,) seconds from the clip's first frame, or None where the index does not tell."""
-        times = self.video.item(sample.id).get("timestamps")
-        return np.array(times) - times[0] if isinstance(times, list) else None
+        times = self.video.timestamps(sample.id)
+        return None if times is None else times - times[0]
 
     def has_frames(self, sample):
         return self.frames is not None and sample.id in self.frames
