@@ -200,44 +200,10 @@ def judge(predictions, method, args, matrices_of):
 
 
 def phases_records(prediction, video, texts):
-    """The phases.records of the K options of a Prediction."""
+    """The phases.records of each of a Prediction's K options."""
     id = prediction.sample.id
     return [phases.records(of_option, option["texts"], video.timestamps(id))
             for of_option, option in zip(prediction.phases, texts.item(id)["options"], strict=True)]
-
-
-def phases_lines(predictions, video):
-    """What the terminal says of the true options' phases, of samples whose dataset knows when they are."""
-    known = [(one.phases[one.sample.answer].frames, video.timestamps(one.sample.id), video.item(one.sample.id)["phases"])
-             for one in predictions if one.phases and one.sample.answer is not None
-             and video.item(one.sample.id).get("phases") and video.timestamps(one.sample.id) is not None]
-    if not known:
-        return []
-    right, errors = map(np.concatenate, zip(*(phases.against_truth(*one) for one in known), strict=True))
-    in_parts, _ = map(np.concatenate, zip(*(phases.against_truth(phases.equal_parts(len(times), len(frames)), times, truth)
-                                            for frames, times, truth in known), strict=True))
-    return [f"phases of the true options, known in {len(known)} samples: {100 * right.mean():.1f}% of frames right (equal "
-            f"parts: {100 * in_parts.mean():.1f}%), borders {np.median(np.abs(errors)):.3f} s off in the median, "
-            f"{100 * np.mean(np.abs(errors) <= phases.TOLERANCE):.1f}% within {phases.TOLERANCE} s"]
-
-
-def write_phases(args, predictions, video, phases_of):
-    """Export the predicted options' phases, of samples that have an answer, into the folder --phases."""
-    folder = Path(args.phases)
-    folder.mkdir(exist_ok=True)
-    timelines, without_times = [], []
-    for prediction in predictions:
-        if not prediction.is_none:
-            id, best = prediction.sample.id, prediction.ranking[0]
-            timelines.append(exports.Timeline(id, video.item(id).get("video"), prediction.sample.options[best],
-                                              phases_of(prediction)[best]))
-            if video.timestamps(id) is None:
-                without_times.append(id)
-    exports.FORMATS[args.phases_format](folder, timelines)
-    if without_times:
-        print(f"{len(without_times)} clips have no timestamps: their phases are in frames, not in seconds "
-              f"({console.some_of(without_times)})")
-    print(f"phases of {len(timelines)} samples as {args.phases_format} -> {folder}")
 
 
 def smoothing_note(samples, video, texts, smooth):
@@ -319,11 +285,11 @@ def parse_args(argv=None):
     add("--figures", metavar="DIR", help="draw figures of samples into this folder, as PNG and PDF")
     add("--samples", nargs="+", metavar="ID", help="those of --report and --figures (default: the most telling ones)")
     add("--calibrate", action="store_true",
-        help="fit confidences to the known answers, each sample's to those of other samples, so that of the answers told "
-             "with 0.8 four of five are right")
+        help="fit confidences to the known answers, each sample's to those of other samples, so that of the answers "
+             "told with 0.8 four of five are right")
     add("--reject", type=rejection, metavar="auto|Z",
-        help="answer \"none of these\" where the best option's order scores less than Z standard deviations above chance "
-             "orders; auto: what options that do not fit stay below in 19 of 20 samples")
+        help="answer \"none of these\" where the best option's order scores less than Z standard deviations above "
+             "chance orders; auto: what options that do not fit stay below in 19 of 20 samples")
     add("--phases", metavar="DIR", help="write the predicted options' phases into this folder")
     add("--phases_format", choices=exports.FORMATS, default="webvtt",
         help="subtitles, annotations for ELAN, FiftyOne's temporal detections, or a table (default: %(default)s)")
@@ -356,8 +322,8 @@ def main(argv=None):
         samples, not_scored = join(subactions, video, texts)
         del subactions  # of 100,000 samples they take most of a gigabyte, and the index of `texts` holds them too
         settings = {"name": method.alignment, "similarity": method.similarity, "contrast": method.orders,
-                    "smooth": args.smooth, **({"calibrated": True} if args.calibrate else {}),
-                    **({"reject": args.reject} if args.reject else {}), **({"scale_from": args.scale_from} if args.scale_from else {})}
+                    "smooth": args.smooth,
+                    **{flag: getattr(args, flag) for flag in ("scale_from", "calibrate", "reject") if getattr(args, flag)}}
         compared = comparison.read_all_compared(args.compare, samples, settings)
         frames = report.open_frames(args.frames, video) if args.frames else None
         report.require_samples(args.samples or (), samples, not_scored)
@@ -375,13 +341,13 @@ def main(argv=None):
         notes = []
         if predictions:
             notes = [f"{method}; {smoothing_note(samples, video, texts, args.smooth)}; "
-                     f"{stopwatch.rate(len(samples))} samples/s", *phases_lines(predictions, video),
+                     f"{stopwatch.rate(len(samples))} samples/s", *phases.lines(predictions, video),
                      *comparison.lines(settings, predictions, compared)]
         if predictions and predictions[0].order:
             predictions, more = judge(predictions, method, args, matrices_of)
             notes += more
         elif args.calibrate or args.reject:
-            raise console.InputError(f"--calibrate and --reject: {method} has no order to judge by; choose another method")
+            raise console.InputError(f"--calibrate and --reject: {method} has no order to judge by; choose another")
         phases_of = phases_of if predictions and predictions[0].phases else None
         beside = {other.name: list(other.predictions.values()) for other in compared}
         sources = {"subactions": {"path": args.subactions, "fingerprint": files.fingerprint(args.subactions)},
@@ -389,7 +355,7 @@ def main(argv=None):
         publish(args.output, comparison.method_name(settings), settings, sources, predictions, not_scored, ids, beside,
                 notes, phases_of)
         if args.phases:
-            write_phases(args, predictions, video, phases_of)
+            exports.export(Path(args.phases), args.phases_format, predictions, video, phases_of)
         tried = try_all(samples, method.orders or alignment.ORDERS, matrices_of) if args.alignment == ALL else []
         without_order = try_controls(predictions, method, matrices_of) if args.controls else []
         if args.report or args.figures:

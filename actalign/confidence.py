@@ -33,7 +33,8 @@ def calibrate(predictions):
     """The predictions with calibrated confidences. Raises InputError if there are fewer than LEAST_ANSWERS answers."""
     hits = np.array([np.nan if one.is_right is None else one.is_right for one in predictions], dtype=float)
     if (known := np.count_nonzero(~np.isnan(hits))) < LEAST_ANSWERS:
-        raise InputError(f"--calibrate: {known} scored samples have a known answer, it takes {LEAST_ANSWERS}; go without")
+        raise InputError(f"--calibrate: {known} scored samples have a known answer, it takes {LEAST_ANSWERS}; go "
+                         "without")
     told = np.array([one.confidence for one in predictions])
     groups = np.array([zlib.crc32(one.sample.id.encode()) for one in predictions])
     return [replace(one, confidence=float(confidence))
@@ -68,10 +69,10 @@ def lines(predictions, is_calibrated, threshold=None, origin=""):
                     f"{threshold:.2f}, {origin}")
         if answered:
             is_none = np.array([one.is_none for one in answered])
-            of_answered = f", {evaluation.accuracy(hits[~is_none])} of the others are right" if not is_none.all() else ""
+            right = "" if is_none.all() else f", {evaluation.accuracy(hits[~is_none])} of these are right"
             said.append(f"that costs {np.count_nonzero(hits & is_none)} right answers and spares "
                         f"{np.count_nonzero(~hits & is_none)} wrong ones; {100 * np.mean(~is_none):.1f}% are answered"
-                        f"{of_answered}")
+                        f"{right}")
     return said
 
 
@@ -113,8 +114,8 @@ def _platt(odds, hits, of):
 def reliability(confidences, hits):
     """[(mean confidence, share of hits, n)] of samples (N,) in BINS of equal width, those that have any."""
     bins = np.minimum((confidences * BINS).astype(int), BINS - 1)
-    return [(float(confidences[bins == bin].mean()), float(hits[bins == bin].mean()), int(np.count_nonzero(bins == bin)))
-            for bin in np.unique(bins)]
+    return [(float(confidences[here].mean()), float(hits[here].mean()), int(np.count_nonzero(here)))
+            for here in (bins == bin for bin in np.unique(bins))]
 
 
 def calibration_error(rows):

@@ -47,7 +47,7 @@ class Sample:
     start: float | None = None
     end: float | None = None
     note: str | None = None  # what a reader of results must know of the dataset
-    phases: tuple | None = None  # of the answer, where they are known: {"start", "end" in seconds, "subactions": indices}
+    phases: list | None = None  # of the answer, where they are known: {"start", "end": seconds, "subactions": [m]}
     extra: dict = field(default_factory=dict)  # the dataset's other fields
     masks: Masks = NO_MASKS
     problem: str | None = None  # why its clip cannot be made, where the row itself tells
@@ -276,7 +276,7 @@ def _phases(value, where):
         return None
     with contextlib.suppress(KeyError, TypeError, ValueError):
         phases = parse_json(value) if isinstance(value, str) else value
-        phases = [{"start": float(one["start"]), "end": float(one["end"]), "subactions": list(map(int, one["subactions"]))}
+        phases = [{"start": float(one["start"]), "end": float(one["end"]), "subactions": [*map(int, one["subactions"])]}
                   for one in phases]
         times = [time for one in phases for time in (one["start"], one["end"])]
         if any(one["subactions"] for one in phases) and times == sorted(times) and abs(times[-1]) < math.inf:

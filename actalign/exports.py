@@ -9,16 +9,17 @@ import json
 import mimetypes
 import xml.etree.ElementTree as ET
 from datetime import datetime, timezone
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import quote
 
+from actalign.console import some_of
 from actalign.files import replacing
 
 EAF_SCHEMA = "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"
 MOST_NAME = 150  # characters of a file name, of 255 bytes that file systems take
-COLUMNS = ("id", "domain", "option_index", "option", "is_prediction", "is_answer", "subaction_index", "subaction", "start",
-           "end", "first_frame", "last_frame", "inside", "outside", "found")
+COLUMNS = ("id", "domain", "option_index", "option", "is_prediction", "is_answer", "subaction_index", "subaction",
+           "start", "end", "first_frame", "last_frame", "inside", "outside", "found")
 
 
 class Timeline(NamedTuple):
@@ -35,8 +36,9 @@ class Timeline(NamedTuple):
         spans = []
         for number, phase in enumerate(self.phases, start=1):
             if phase["first_frame"] is not None:
-                times = (phase["start"], phase["end"])
-                spans.append((number, phase, *((phase["first_frame"], phase["last_frame"] + 1) if None in times else times)))
+                times = phase["start"], phase["end"]
+                times = (phase["first_frame"], phase["last_frame"] + 1) if None in times else times
+                spans.append((number, phase, *times))
         return spans
 
 
@@ -51,7 +53,8 @@ def file_name(id, suffix):
 def write_webvtt(folder, timelines):
     """A .vtt a sample, a cue a phase, that plays as subtitles beside the whole video."""
     for timeline in timelines:
-        cues = [f"{number}{'' if phase['found'] else ' not found'}\n{_clock(start)} --> {_clock(max(end, start + 0.001))}\n"
+        cues = [f"{number}{'' if phase['found'] else ' not found'}\n"
+                f"{_clock(start)} --> {_clock(max(end, start + 0.001))}\n"
                 f"{_as_cue(phase['subaction'])}\n" for number, phase, start, end in timeline.spans]
         with replacing(folder / file_name(timeline.id, ".vtt")) as file:
             file.write("\n".join([f"WEBVTT {_as_cue(timeline.option)}\n", *cues]))
@@ -72,7 +75,7 @@ def _as_cue(text):
 
 
 def write_elan(folder, timelines):
-    """An .eaf a sample, ELAN's annotations: the tiers `action`, `phases` and, of those that are not like it, `not found`.
+    """An .eaf a sample, ELAN's annotations, in the tiers `action`, `phases` and `not found`.
 
     Source of the form: EAF_SCHEMA.
     """
@@ -87,7 +90,8 @@ def write_elan(folder, timelines):
                           MIME_TYPE=mimetypes.guess_type(timeline.video)[0] or "video/mp4")
         order = ET.SubElement(root, "TIME_ORDER")
         spans = timeline.spans
-        tiers = {"action": [(timeline.option, spans[0][2], spans[-1][3])] if spans else [], "phases": [], "not found": []}
+        tiers = {"action": [(timeline.option, spans[0][2], spans[-1][3])] if spans else [],
+                 "phases": [], "not found": []}
         for _, phase, start, end in spans:
             tiers["phases" if phase["found"] else "not found"].append((phase["subaction"], start, end))
         for tier, annotations in tiers.items():
@@ -118,9 +122,9 @@ def _address(video):
 
 
 def write_fiftyone(folder, timelines):
-    """labels.json as FiftyOne's FiftyOneTemporalDetectionDataset reads it beside the videos: TemporalDetections of each.
+    """labels.json as FiftyOne's FiftyOneTemporalDetectionDataset reads it: each video's TemporalDetections.
 
-    A video is named without its suffix, as that importer does. Times are seconds, frames where there are no others.
+    A video is named without its suffix, as that importer does. Times are seconds, or frames where that is all.
     """
     labels = {}
     for timeline in timelines:
@@ -151,3 +155,18 @@ def write_csv(path, rows):
 
 
 FORMATS = {"webvtt": write_webvtt, "elan": write_elan, "fiftyone": write_fiftyone, "csv": write_phases_csv}
+
+
+def export(folder, form, predictions, video, phases_of):
+    """Write the predicted options' phases, of samples that one of the options fits, and say where they are.
+
+    form: one of FORMATS; video: the ArrayArtifact of the frames' embeddings; phases_of: as `write_predictions` takes it
+    """
+    folder.mkdir(exist_ok=True)
+    answered = [one for one in predictions if not one.is_none]
+    FORMATS[form](folder, [Timeline(one.sample.id, video.item(one.sample.id).get("video"),
+                                    one.sample.options[one.ranking[0]], phases_of(one)[one.ranking[0]])
+                           for one in answered])
+    if without := [one.sample.id for one in answered if video.timestamps(one.sample.id) is None]:
+        print(f"{len(without)} clips have no timestamps: their phases are in frames ({some_of(without)})")
+    print(f"phases of {len(answered)} samples as {form} -> {folder}")

@@ -63,7 +63,7 @@ def seconds_of(frames, timestamps):
     frames (M, 2) as in `Phases`; timestamps (T,). A frame lasts until the next one, the last as long as the others.
     """
     borders = np.append(timestamps, timestamps[-1] + (np.median(np.diff(timestamps)) if len(timestamps) > 1 else 0))
-    return np.where(frames < 0, np.nan, borders[frames + [0, 1]])
+    return np.where(frames < 0, np.nan, borders[frames + np.array([0, 1])])
 
 
 def records(phases, texts, timestamps=None):
@@ -114,3 +114,21 @@ def against_truth(frames, timestamps, truth):
     begins = {min(phase["subactions"]): phase["start"] for phase in reversed(truth)}  # the first time that it is done
     errors = [starts[m] - start for m, start in sorted(begins.items())]
     return np.concatenate(right), np.array([*errors, starts[-1] - truth[-1]["end"]])
+
+
+def lines(predictions, video):
+    """What the terminal says of the true options' phases, of samples whose dataset knows when they are."""
+    known = []
+    for one in predictions:
+        id, answer = one.sample.id, one.sample.answer
+        truth, times = video.item(id).get("phases"), video.timestamps(id)
+        if truth and times is not None and answer is not None and one.phases:
+            frames = one.phases[answer].frames
+            known.append([against_truth(part, times, truth) for part in (frames, equal_parts(len(times), len(frames)))])
+    if not known:
+        return []
+    (right, errors), (in_parts, _) = [map(np.concatenate, zip(*found, strict=True))
+                                      for found in zip(*known, strict=True)]
+    return [f"phases of the true options, known in {len(known)} samples: {100 * right.mean():.1f}% of frames right "
+            f"(equal parts: {100 * in_parts.mean():.1f}%), borders {np.median(np.abs(errors)):.3f} s off in the median"
+            f" ({np.median(errors):+.3f} late), {100 * np.mean(np.abs(errors) <= TOLERANCE):.1f}% within {TOLERANCE} s"]

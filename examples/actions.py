@@ -159,8 +159,8 @@ def perform(action, frame_rate, rng):
     poses = [athlete.perturb(pose, rng, style.pose_noise) for pose in habits]
     sway_phases = rng.uniform(0.0, 2.0 * np.pi, size=len(athlete.SEGMENTS))
     times = (number / float(frame_rate) for number in range(round(seconds * frame_rate)))
-    return starts, (athlete.draw(pose_at(time, starts, poses) + sway(time, sway_phases), look, FRAME_SIZE, SUPERSAMPLING)
-                    for time in times)
+    return starts, (athlete.draw(pose_at(time, starts, poses) + sway(time, sway_phases), look, FRAME_SIZE,
+                                 SUPERSAMPLING) for time in times)
 
 
 def write_video(path, frames, frame_rate, size=FRAME_SIZE, preset="slow"):

@@ -96,7 +96,8 @@ def test_calibration_error_by_hand():
 
 
 def test_the_coverage_curve_counts_from_the_surest_on():
-    coverages, accuracies = confidence.coverage_curve(np.array([1.0, 3.0, 2.0, 0.0]), np.array([False, True, True, False]))
+    coverages, accuracies = confidence.coverage_curve(np.array([1.0, 3.0, 2.0, 0.0]),
+                                                      np.array([False, True, True, False]))
     assert coverages.tolist() == [0.25, 0.5, 0.75, 1]
     assert accuracies.tolist() == [1, 1, pytest.approx(2 / 3), 0.5]
 
@@ -109,7 +110,7 @@ def test_what_chance_orders_exceed_in_one_of_twenty():
 
 
 def test_rejecting_goes_by_the_option_that_is_taken_and_its_cost_is_told():
-    made = [prediction(0, [3, 0]), prediction(1, [1, 0]), prediction(2, [0.5, 0], answer=1), prediction(3, [2.5, 0], None)]
+    made = [prediction(0, [3, 0]), prediction(1, [1, 0]), prediction(2, [0.5, 0], 1), prediction(3, [2.5, 0], None)]
     rejected = confidence.reject(made, 1.5)
     assert [one.is_none for one in rejected] == [False, True, True, False]
     said = "\n".join(confidence.lines(rejected, False, 1.5, "from here"))

@@ -13,7 +13,8 @@ from lxml import etree
 from actalign import exports
 from actalign.exports import Timeline
 
-LABELS = ["a --> b", "R&D <i>x</i>", "two\nlines", "\n\nblank lines\n", "right\u200fto\u200eleft \u0634", "\u8d77\u8df3 \U0001f938"]
+LABELS = ["a --> b", "R&D <i>x</i>", "two\nlines", "\n\nblank lines\n", "right\u200fto\u200eleft \u0634",
+          "\u8d77\u8df3 \U0001f938"]
 
 
 def phase(text, start, end, first, last, found=True):
@@ -100,8 +101,8 @@ def test_without_timestamps_frames_stand_for_seconds_and_what_was_skipped_is_lef
     assert len((tmp_path / "phases.csv").read_text().splitlines()) == 4
 
 
-IDS = ["../../etc/passwd", "/etc/passwd", "..", ".", "a/b", "a\\b", "a%2Fb", "nul\0", "line\nbreak", "x" * 300, "x" * 301,
-       " ", "a ", "a", "a.", "CON:", "\u202eidea", "\u8d77" * 100]
+IDS = ["../../etc/passwd", "/etc/passwd", "..", ".", "a/b", "a\\b", "a%2Fb", "nul\0", "line\nbreak", "x" * 300,
+       "x" * 301, " ", "a ", "a", "a.", "CON:", "\u202eidea", "\u8d77" * 100]
 
 
 @pytest.mark.parametrize("format", ["webvtt", "elan"])

@@ -63,7 +63,7 @@ def test_times_are_the_videos_and_unknown_where_the_clips_are():
     assert [(one["start"], one["end"]) for one in told] == [(12.0, 12.16), (None, None), (12.16, 12.24)]
     assert [(one["start"], one["first_frame"]) for one in phases.records(found, "abc")] == [(None, 0), (None, None),
                                                                                            (None, 2)]
-    assert phases.seconds_of(np.array([[0, 0]]), [3.0]).tolist() == [[3.0, 3.0]]  # nothing says how long one frame lasts
+    assert phases.seconds_of(np.array([[0, 0]]), [3.0]).tolist() == [[3.0, 3.0]]  # nobody knows how long
 
 
 @pytest.mark.parametrize(("T", "M"), [*itertools.product([1, 2, 7, 30], [1, 3, 8])])

@@ -122,7 +122,7 @@ class ArrayArtifact:
         return rate if type(rate) in (int, float) and 0 < rate < MOST_ROWS else None
 
     def timestamps(self, id):
-        """(T,) seconds of one sample's frames within the video, None where the index does not tell; KeyError as usual."""
+        """(T,) seconds of one sample's frames in the video, None where the index does not tell; KeyError as usual."""
         times = self._by_id[id].get("timestamps")
         return np.array(times, np.float64) if isinstance(times, list) and len(times) == self.length(id) else None
 

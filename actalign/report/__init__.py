@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from actalign import comparison
 from actalign.artifacts import ArrayArtifact, read_array
 from actalign.console import InputError, require_folder_of, some_of
