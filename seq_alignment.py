@@ -322,8 +322,8 @@ def main(argv=None):
         samples, not_scored = join(subactions, video, texts)
         del subactions  # of 100,000 samples they take most of a gigabyte, and the index of `texts` holds them too
         settings = {"name": method.alignment, "similarity": method.similarity, "contrast": method.orders,
-                    "smooth": args.smooth,
-                    **{flag: getattr(args, flag) for flag in ("scale_from", "calibrate", "reject") if getattr(args, flag)}}
+                    "smooth": args.smooth, **{flag: value for flag, value in vars(args).items()
+                                              if flag in ("scale_from", "calibrate", "reject") and value}}
         compared = comparison.read_all_compared(args.compare, samples, settings)
         frames = report.open_frames(args.frames, video) if args.frames else None
         report.require_samples(args.samples or (), samples, not_scored)
