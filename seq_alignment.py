@@ -123,12 +123,13 @@ def on_all_cores(function, samples, what="samples"):
         return list(console.progress(len(samples), what, iterable=pool.map(function, samples)))
 
 
-def predict(samples, method, matrices_of, with_paths=False):
+def predict(samples, method, matrices_of, with_paths=False, with_order=False):
     """Score every option of every sample by an alignment.Method; one Prediction for each of `samples`, in order.
 
     matrices_of: function of a sample and of similarities, as `similarities`
+    with_paths, with_order: whether paths and phases are needed, and what tells how sure the answer is
     """
-    orders = alignment.orders_told(method)
+    orders = alignment.orders_told(method, with_order)
 
     def score(sample):
         [matrices] = matrices_of(sample, [method.similarity])
@@ -158,7 +159,8 @@ def chance_threshold(samples, method, matrices_of):
 
     def best_z(sample):
         [matrices] = matrices_of(sample, [method.similarity], of=others[sample.id])
-        found = alignment.align(matrices, method.alignment, False, alignment.orders_told(method), method.orders > 0)
+        found = alignment.align(matrices, method.alignment, False, alignment.orders_told(method, True),
+                                method.orders > 0)
         return found.order.z[np.argmax(found.scores)]
 
     z = on_all_cores(best_z, [sample for sample in samples if sample.id in others], "samples with others' options")
@@ -244,6 +246,9 @@ def method_of(args):
     if method.alignment == "unordered" and method.orders:
         raise console.InputError("--alignment unordered: ignores order, so that its contrast is always 0; give "
                                  "--contrast 0 with it")
+    if method.alignment == "unordered" and (args.calibrate or args.reject or args.phases):
+        raise console.InputError("--alignment unordered: has no path and no order to judge by; leave --calibrate, "
+                                 "--reject and --phases out, or choose another")
     return method
 
 
@@ -307,6 +312,8 @@ def main(argv=None):
     args = parse_args(argv)
     method = method_of(args)
     report.require_usable(args)
+    if args.phases:
+        exports.require_usable(args.phases)
     with predictions_output(args.output):
         video = artifacts.read_array(args.video_embeddings, "video_embeddings")
         texts = artifacts.read_array(args.subaction_embeddings, "subaction_embeddings")
@@ -337,7 +344,7 @@ def main(argv=None):
 
         stopwatch = console.Stopwatch()
         with_paths = bool(args.output or args.report or args.figures or args.phases)
-        predictions = predict(samples, method, matrices_of, with_paths)
+        predictions = predict(samples, method, matrices_of, with_paths, with_order=bool(args.calibrate or args.reject))
         notes = []
         if predictions:
             notes = [f"{method}; {smoothing_note(samples, video, texts, args.smooth)}; "
@@ -346,8 +353,6 @@ def main(argv=None):
         if predictions and predictions[0].order:
             predictions, more = judge(predictions, method, args, matrices_of)
             notes += more
-        elif args.calibrate or args.reject:
-            raise console.InputError(f"--calibrate and --reject: {method} has no order to judge by; choose another")
         phases_of = phases_of if predictions and predictions[0].phases else None
         beside = {other.name: list(other.predictions.values()) for other in compared}
         sources = {"subactions": {"path": args.subactions, "fingerprint": files.fingerprint(args.subactions)},

@@ -469,7 +469,7 @@ def align(similarities, alignment="dtw", with_paths=False, orders=0, in_contrast
                    None if paths[0] is None else list(paths), order)
 
 
-def orders_told(method):
-    """Of how many orders a Method's Contrast is told: where it is no contrast, only if that takes next to no time."""
+def orders_told(method, is_needed=False):
+    """Of how many orders a Method's Contrast is told: where it is not needed, only if that takes next to no time."""
     is_fast = method.alignment != "unordered" and hasattr(globals()[method.alignment], "py_func")  # it is compiled
-    return method.orders or ORDERS * is_fast
+    return method.orders or ORDERS * (is_needed or is_fast)

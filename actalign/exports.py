@@ -9,11 +9,11 @@ import json
 import mimetypes
 import xml.etree.ElementTree as ET
 from datetime import datetime, timezone
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import quote
 
-from actalign.console import some_of
+from actalign.console import InputError, require_folder_of, some_of
 from actalign.files import replacing
 
 EAF_SCHEMA = "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"
@@ -155,6 +155,13 @@ def write_csv(path, rows):
 
 
 FORMATS = {"webvtt": write_webvtt, "elan": write_elan, "fiftyone": write_fiftyone, "csv": write_phases_csv}
+
+
+def require_usable(folder):
+    """Raise InputError unless a folder for exports is there or can be made."""
+    require_folder_of(folder, is_file=False)
+    if Path(folder).is_file():
+        raise InputError(f"--phases {folder}: is no folder; choose another name")
 
 
 def export(folder, form, predictions, video, phases_of):
