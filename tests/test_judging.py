@@ -51,7 +51,8 @@ def test_every_options_phases_are_in_the_predictions_and_their_table(tmp_path):
     assert all(one["found"] and one["inside"] > one["outside"] for one in first)
     assert len(rows) == 2 * 3 * 3
     assert rows[0] == {"id": "a", "domain": "sport", "option_index": "0", "option": "dive", "is_prediction": "True",
-                       "is_answer": "True", "subaction_index": "0", **{key: str(value) for key, value in first[0].items()}}
+                       "is_answer": "True", "subaction_index": "0",
+                       **{key: str(value) for key, value in first[0].items()}}
 
 
 @pytest.mark.parametrize(("length", "seconds"), [(1, 3), (2, 3), (12, 3)])
@@ -128,7 +129,8 @@ def test_none_of_these_by_a_threshold_of_ones_own(tmp_path, capsys):
     assert [sample["none_of_these"] for sample in samples] == [False, False]
 
 
-@pytest.mark.parametrize(("shared", "origin"), [(True, "chance orders of 3 options"), (False, "other samples' options")])
+@pytest.mark.parametrize(("shared", "origin"), [(True, "chance orders of 3 options"),
+                                                (False, "other samples' options")])
 def test_where_the_threshold_comes_from_is_told(tmp_path, capsys, shared, origin):
     flags = make_run(tmp_path, {str(n): 9 for n in range(6)}, shared=shared)
     samples, *_ = run([*flags, "--reject", "auto"], tmp_path)
