@@ -132,7 +132,7 @@ def write_fiftyone(folder, timelines):
         labels.setdefault(name, []).extend({
             "label": phase["subaction"],
             **({"support": [start + 1, end]} if phase["start"] is None else {"timestamps": [start, end]}),
-            "attributes": {"sample": timeline.id, "option": timeline.option, "found": phase["found"],
+            "attributes": {"sample_id": timeline.id, "option": timeline.option, "found": phase["found"],
                            "inside": phase["inside"], "outside": phase["outside"]}}
             for _, phase, start, end in timeline.spans)
     with replacing(folder / "labels.json") as file:

@@ -75,7 +75,7 @@ def test_fiftyones_labels_are_seconds_of_each_video(tmp_path):
     assert video == "clips/a clip"
     assert [one["label"] for one in labels] == [*LABELS, "again"]
     assert labels[0]["timestamps"] == [3600.5, 3601.5]
-    assert labels[1]["attributes"] == {"sample": "clip", "option": "dunk & <b>", "found": False, "inside": 0.5,
+    assert labels[1]["attributes"] == {"sample_id": "clip", "option": "dunk & <b>", "found": False, "inside": 0.5,
                                        "outside": 0.25}
 
 
