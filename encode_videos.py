@@ -15,7 +15,8 @@ BATCH_SIZE = 128  # frames at once on CUDA, where they fit
 PATCHES_A_CORE = 8192  # of frames at once on a CPU; more gain nothing and take memory, measured (benchmarks/)
 LEAST_A_CORE, MOST_A_CORE = 8, 32  # frames
 
-CLIP_FIELDS = ("domain", "fps", "timestamps")  # what later stages need to know of a clip besides its embeddings
+# What later stages need to know of a clip besides its embeddings.
+CLIP_FIELDS = ("domain", "video", "fps", "timestamps", "note", "phases")
 
 
 def encode_videos(frames, writer, encoder):

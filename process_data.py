@@ -150,7 +150,8 @@ def _write_clip(writer, sample, chunks):
 
 def known_fields(sample):
     """What an item says of its clip by the dataset."""
-    return sample.record() | {"video": sample.video, "start_timestamp": sample.start, "end_timestamp": sample.end}
+    return sample.record() | {"video": sample.video, "start_timestamp": sample.start, "end_timestamp": sample.end,
+                              "note": sample.note, "phases": sample.phases}
 
 
 def require_same_samples(writer, samples):

@@ -9,10 +9,24 @@ bias come with the embeddings. The method itself is in actalign/alignment.py.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
-from actalign import alignment, artifacts, comparison, console, cores, evaluation, files, report, trials
+from actalign import (
+    alignment,
+    artifacts,
+    comparison,
+    confidence,
+    console,
+    cores,
+    evaluation,
+    exports,
+    files,
+    phases,
+    report,
+    trials,
+)
 from actalign.checkpoint import add_trust_argument, find_checkpoint
 from actalign.predictions import predictions_output, publish
 from actalign.subactions import options_of, read_subactions
@@ -20,7 +34,9 @@ from actalign.subactions import options_of, read_subactions
 AUTO_SMOOTH = 1 / 3  # of a phase, for --smooth auto
 LONGEST_SMOOTH = 10**6  # frames or seconds
 MOST_ORDERS = 10_000
+MOST_Z = 1000
 ALL = "all"  # of --alignment
+OTHERS_SEED, MOST_TRIED = 0, 50  # of the samples whose options stand for those that do not fit
 
 
 def join(subactions, video, texts):
@@ -78,8 +94,10 @@ def window_of(sample, video, texts, smooth):
     return max(1, round(float(smooth[:-1]) * video.frame_rate(sample.id)))
 
 
-def similarities(sample, video, texts, smooth, kinds, device="cpu", scale=None):
+def similarities(sample, video, texts, smooth, kinds, device="cpu", scale=None, of=None):
     """For each of the similarities `kinds`, the K matrices (T, M) of one sample's options in their order.
+
+    of: the id of another sample, whose options it is then
 
     smooth: what `smoothing` gives; scale: (logit_scale, logit_bias) instead of those that came with the embeddings
     Raises InputError if frames cancel out within a smoothing window.
@@ -87,7 +105,7 @@ def similarities(sample, video, texts, smooth, kinds, device="cpu", scale=None):
     scale = scale or (video.meta["logit_scale"], video.meta["logit_bias"])
     window = window_of(sample, video, texts, smooth)
     frames = alignment.smooth(video.embeddings(sample.id), window)  # (T, D)
-    rows, item = texts.embeddings(sample.id), texts.item(sample.id)
+    rows, item = texts.embeddings(of or sample.id), texts.item(of or sample.id)
     cosines = alignment.cosines(frames, rows, device)
     lost = np.flatnonzero(~np.isfinite(cosines.numpy()).all(axis=1))
     if len(lost):
@@ -105,16 +123,49 @@ def on_all_cores(function, samples, what="samples"):
         return list(console.progress(len(samples), what, iterable=pool.map(function, samples)))
 
 
-def predict(samples, method, matrices_of, with_paths=False):
+def predict(samples, method, matrices_of, with_paths=False, with_order=False):
     """Score every option of every sample by an alignment.Method; one Prediction for each of `samples`, in order.
 
     matrices_of: function of a sample and of similarities, as `similarities`
+    with_paths, with_order: whether paths and phases are needed, and what tells how sure the answer is
     """
+    orders = alignment.orders_told(method, with_order)
+
     def score(sample):
         [matrices] = matrices_of(sample, [method.similarity])
-        return evaluation.Prediction(sample, *alignment.align(matrices, method.alignment, with_paths, method.orders))
+        found = alignment.align(matrices, method.alignment, with_paths, orders, in_contrast=method.orders > 0)
+        return evaluation.Prediction(
+            sample, *found, None if found.paths is None else [*map(phases.phases_of, matrices, found.paths)],
+            confidence.confidence_of(found.order.z, np.argmax(found.scores)) if orders else None)
 
     return on_all_cores(score, samples)
+
+
+def chance_threshold(samples, method, matrices_of):
+    """(z, where it comes from): what the best of options that do not fit exceeds in one sample of twenty.
+
+    Every sample is scored against the options of another one that shares none with it; where there are no such
+    samples, it is what chance orders would give.
+    """
+    rng, others = np.random.default_rng(OTHERS_SEED), {}
+    for sample in samples:
+        for i in rng.choice(len(samples), min(len(samples), MOST_TRIED), replace=False):
+            if not set(samples[i].keys) & set(sample.keys):
+                others[sample.id] = samples[i].id
+                break
+    if not others:
+        K = int(np.median([len(sample.options) for sample in samples]))
+        return confidence.chance_threshold(K), f"what chance orders of {K} options exceed in one of twenty"
+
+    def best_z(sample):
+        [matrices] = matrices_of(sample, [method.similarity], of=others[sample.id])
+        found = alignment.align(matrices, method.alignment, False, alignment.orders_told(method, True),
+                                method.orders > 0)
+        return found.order.z[np.argmax(found.scores)]
+
+    z = on_all_cores(best_z, [sample for sample in samples if sample.id in others], "samples with others' options")
+    return (float(np.quantile(z, 1 - confidence.PASSED_BY_CHANCE)),
+            f"what other samples' options exceed in one of twenty of {len(z)} samples")
 
 
 def try_all(samples, count, matrices_of):
@@ -137,6 +188,26 @@ def try_controls(predictions, method, matrices_of):
     return rows
 
 
+def judge(predictions, method, args, matrices_of):
+    """(predictions with what --calibrate and --reject make of them, lines about that)."""
+    threshold, origin = None, "as --reject says"
+    if args.calibrate:
+        predictions = confidence.calibrate(predictions)
+    if args.reject:
+        samples = [prediction.sample for prediction in predictions]
+        threshold, origin = (chance_threshold(samples, method, matrices_of) if args.reject == "auto"
+                             else (float(args.reject), origin))
+        predictions = confidence.reject(predictions, threshold)
+    return predictions, confidence.lines(predictions, args.calibrate, threshold, origin)
+
+
+def phases_records(prediction, video, texts):
+    """The phases.records of each of a Prediction's K options."""
+    id = prediction.sample.id
+    return [phases.records(of_option, option["texts"], video.timestamps(id))
+            for of_option, option in zip(prediction.phases, texts.item(id)["options"], strict=True)]
+
+
 def smoothing_note(samples, video, texts, smooth):
     """What the smoothing window means for these clips: one line for the result."""
     windows = np.array([window_of(sample, video, texts, smooth) for sample in samples])
@@ -149,6 +220,13 @@ def smoothing_note(samples, video, texts, smooth):
     if blurred := np.count_nonzero(windows > phases):
         note += f"; in {blurred} of {len(samples)} samples the window is longer than a phase and blurs it: see --smooth"
     return note
+
+
+def rejection(text):
+    """argparse type of --reject: "auto", or a z as it stands."""
+    if text != "auto" and not abs(float(text)) < MOST_Z:
+        raise ValueError(text)
+    return text
 
 
 def orders(text):
@@ -168,6 +246,9 @@ def method_of(args):
     if method.alignment == "unordered" and method.orders:
         raise console.InputError("--alignment unordered: ignores order, so that its contrast is always 0; give "
                                  "--contrast 0 with it")
+    if method.alignment == "unordered" and (args.calibrate or args.reject or args.phases):
+        raise console.InputError("--alignment unordered: has no path and no order to judge by; leave --calibrate, "
+                                 "--reject and --phases out, or choose another")
     return method
 
 
@@ -208,6 +289,15 @@ def parse_args(argv=None):
         help="show the N most telling samples in --report (default: %(default)s)")
     add("--figures", metavar="DIR", help="draw figures of samples into this folder, as PNG and PDF")
     add("--samples", nargs="+", metavar="ID", help="those of --report and --figures (default: the most telling ones)")
+    add("--calibrate", action="store_true",
+        help="fit confidences to the known answers, each sample's to those of other samples, so that of the answers "
+             "told with 0.8 four of five are right")
+    add("--reject", type=rejection, metavar="auto|Z",
+        help="answer \"none of these\" where the best option's order scores less than Z standard deviations above "
+             "chance orders; auto: what options that do not fit stay below in 19 of 20 samples")
+    add("--phases", metavar="DIR", help="write the predicted options' phases into this folder")
+    add("--phases_format", choices=exports.FORMATS, default="webvtt",
+        help="subtitles, annotations for ELAN, FiftyOne's temporal detections, or a table (default: %(default)s)")
     add("--model", help="refuse embeddings of another checkpoint than this one")
     add("--scale_from", metavar="MODEL",
         help="take scale and bias from another checkpoint than the embeddings' own: the published script scores "
@@ -222,6 +312,8 @@ def main(argv=None):
     args = parse_args(argv)
     method = method_of(args)
     report.require_usable(args)
+    if args.phases:
+        exports.require_usable(args.phases)
     with predictions_output(args.output):
         video = artifacts.read_array(args.video_embeddings, "video_embeddings")
         texts = artifacts.read_array(args.subaction_embeddings, "subaction_embeddings")
@@ -237,27 +329,38 @@ def main(argv=None):
         samples, not_scored = join(subactions, video, texts)
         del subactions  # of 100,000 samples they take most of a gigabyte, and the index of `texts` holds them too
         settings = {"name": method.alignment, "similarity": method.similarity, "contrast": method.orders,
-                    "smooth": args.smooth, **({"scale_from": args.scale_from} if args.scale_from else {})}
+                    "smooth": args.smooth, **{flag: value for flag, value in vars(args).items()
+                                              if flag in ("scale_from", "calibrate", "reject") and value}}
         compared = comparison.read_all_compared(args.compare, samples, settings)
         frames = report.open_frames(args.frames, video) if args.frames else None
         report.require_samples(args.samples or (), samples, not_scored)
         device = console.pick_device(args.device or "cpu")  # last of all, since it loads torch
 
-        def matrices_of(sample, kinds):
-            return similarities(sample, video, texts, args.smooth, kinds, device, scale)
+        def matrices_of(sample, kinds, of=None):
+            return similarities(sample, video, texts, args.smooth, kinds, device, scale, of)
+
+        def phases_of(prediction):
+            return phases_records(prediction, video, texts)
 
         stopwatch = console.Stopwatch()
-        predictions = predict(samples, method, matrices_of, with_paths=bool(args.output or args.report or args.figures))
+        with_paths = bool(args.output or args.report or args.figures or args.phases)
+        predictions = predict(samples, method, matrices_of, with_paths, with_order=bool(args.calibrate or args.reject))
         notes = []
         if predictions:
             notes = [f"{method}; {smoothing_note(samples, video, texts, args.smooth)}; "
-                     f"{stopwatch.rate(len(samples))} samples/s",
+                     f"{stopwatch.rate(len(samples))} samples/s", *phases.lines(predictions, video),
                      *comparison.lines(settings, predictions, compared)]
+        if predictions and predictions[0].order:
+            predictions, more = judge(predictions, method, args, matrices_of)
+            notes += more
+        phases_of = phases_of if predictions and predictions[0].phases else None
         beside = {other.name: list(other.predictions.values()) for other in compared}
         sources = {"subactions": {"path": args.subactions, "fingerprint": files.fingerprint(args.subactions)},
                    "video_embeddings": video.source(), "subaction_embeddings": texts.source()}
         publish(args.output, comparison.method_name(settings), settings, sources, predictions, not_scored, ids, beside,
-                notes)
+                notes, phases_of)
+        if args.phases:
+            exports.export(Path(args.phases), args.phases_format, predictions, video, phases_of)
         tried = try_all(samples, method.orders or alignment.ORDERS, matrices_of) if args.alignment == ALL else []
         without_order = try_controls(predictions, method, matrices_of) if args.controls else []
         if args.report or args.figures:

@@ -13,6 +13,7 @@ import functools
 import itertools
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import types
@@ -361,13 +362,21 @@ def orders_of(M, count):
     return np.array([rng.permutation(M) for _ in range(count)])
 
 
-def contrast(similarities, scores, alignment=dtw, orders=ORDERS):
-    """(contrasts (K,), p (K,)) of the scores that an alignment gave K matrices: the evidence for their order.
+class Contrast(NamedTuple):
+    """The evidence for the order of K options' sub-actions, against the same sub-actions in the orders of `orders_of`.
 
-    contrast: a score less the mean of the scores of the same sub-actions in the orders of `orders_of`
-    p: the share of orders that score at least as well; where the orders are random, with this one as one more of them
-    They are 0 and 1 where no order is better than another, as with a single sub-action. Source of p: Phipson and
-    Smyth 2010, on random permutations.
+    All are (K,), and 0, 1 and 0 where no order is better than another, as with a single sub-action.
+    """
+
+    difference: np.ndarray  # a score less the mean of the scores of its orders
+    p: np.ndarray  # the share of orders that score at least as well; random ones have this order as one more of them
+    z: np.ndarray  # the difference in standard deviations of the orders' scores, one deviation for all options
+
+
+def contrast(similarities, scores, alignment=dtw, orders=ORDERS):
+    """The Contrast of the scores (K,) that an alignment gave K matrices.
+
+    Source of p: Phipson and Smyth 2010, on random permutations.
     """
     tried = [orders_of(matrix.shape[1], orders) for matrix in similarities]
     counts = [len(of_matrix) for of_matrix in tried]
@@ -377,14 +386,16 @@ def contrast(similarities, scores, alignment=dtw, orders=ORDERS):
         others = _compiled_score_orders()(alignment, *flat)
     except TypeError:  # an alignment that is not compiled, or has no path
         others = _score_orders(alignment, *flat)
-    contrasts, p = np.empty(len(counts)), np.empty(len(counts))
+    differences, p, variances = np.empty(len(counts)), np.empty(len(counts)), np.empty(len(counts))
     for k, of_matrix in enumerate(np.split(others, np.cumsum(counts)[:-1])):
         difference = scores[k] - of_matrix.mean()
-        contrasts[k] = difference if abs(difference) > ROUNDING else 0.0
+        differences[k] = difference if abs(difference) > ROUNDING else 0.0
+        variances[k] = of_matrix.var()
         as_good = np.count_nonzero(of_matrix >= scores[k] - ROUNDING)
         is_all = math.factorial(tried[k].shape[1]) == counts[k]
         p[k] = as_good / counts[k] if is_all else (as_good + 1) / (counts[k] + 1)
-    return contrasts, p
+    deviation = math.sqrt(variances.mean())
+    return Contrast(differences, p, differences / deviation if deviation > ROUNDING else np.zeros(len(counts)))
 
 
 def _score_orders(function, values, orders, shapes):
@@ -437,15 +448,28 @@ def every_method(orders=ORDERS):
             if not (pair[0] == "unordered" and count)]  # of which it is 0
 
 
-def align(similarities, alignment="dtw", with_paths=False, orders=0):
-    """Align K similarity matrices (T, M). Returns (scores (K,) float64, K paths or None, p (K,) or None).
+class Aligned(NamedTuple):
+    """What K options' alignment gives."""
 
-    orders: so many of which the scores are the contrast, and p its p-values; 0: the alignment's own scores
+    scores: np.ndarray  # (K,) float64
+    paths: list | None  # K of (cells, 2) int32
+    order: Contrast | None
+
+
+def align(similarities, alignment="dtw", with_paths=False, orders=0, in_contrast=True):
+    """The Aligned of K similarity matrices (T, M).
+
+    orders: of how many its `order` is told, and the scores are the contrast unless `in_contrast` is False; 0: of none
     Raises ValueError if a matrix is empty or not finite.
     """
     function = globals()[alignment]
     scores, paths = zip(*[function(matrix, with_paths) for matrix in similarities], strict=True)
-    p = None
-    if orders:
-        scores, p = contrast(similarities, scores, function, orders)
-    return np.array(scores), None if paths[0] is None else list(paths), p
+    order = contrast(similarities, scores, function, orders) if orders else None
+    return Aligned(order.difference if order and in_contrast else np.array(scores),
+                   None if paths[0] is None else list(paths), order)
+
+
+def orders_told(method, is_needed=False):
+    """Of how many orders a Method's Contrast is told: where it is not needed, only if that takes next to no time."""
+    is_fast = method.alignment != "unordered" and hasattr(globals()[method.alignment], "py_func")  # it is compiled
+    return method.orders or ORDERS * (is_needed or is_fast)

@@ -16,9 +16,9 @@ from actalign.files import parse_json, read_bytes, reason_of
 from actalign.masks import MASK_FIELDS, Masks, masks_of_row
 
 ACTION_ATLAS = "mrsalehi/ActionAtlas-v1.0"
-TEXTS = ("id", "youtube_id", "video", "domain", "action", "question")
+TEXTS = ("id", "youtube_id", "video", "domain", "action", "question", "note")
 TIMES = ("start_timestamp", "end_timestamp")
-OWN_FIELDS = (*TEXTS, *TIMES, "choices", "choices_str", "answer")
+OWN_FIELDS = (*TEXTS, *TIMES, "phases", "choices", "choices_str", "answer")
 MOST_LEVELS = 32  # of lists and objects in a row; ActionAtlas's masks have seven
 NO_MASKS = Masks()  # one for all samples without
 # A list in a CSV cell as Python writes it: strings or numbers with commas between them.
@@ -46,6 +46,8 @@ class Sample:
     video: str | None = None
     start: float | None = None
     end: float | None = None
+    note: str | None = None  # what a reader of results must know of the dataset
+    phases: list | None = None  # of the answer, where they are known: {"start", "end": seconds, "subactions": [m]}
     extra: dict = field(default_factory=dict)  # the dataset's other fields
     masks: Masks = NO_MASKS
     problem: str | None = None  # why its clip cannot be made, where the row itself tells
@@ -200,7 +202,7 @@ def sample_from_row(row, source, taken=()):
         start, end = (None if seconds is None else round(seconds, 1) for seconds in (start, end))
     return Sample(
         **texts, options=tuple(map(str.lower, labels)), answer=parse_answer(row.get("answer"), labels, where),
-        labels=labels, start=start, end=end, masks=masks, problem=problem,
+        labels=labels, start=start, end=end, masks=masks, problem=problem, phases=_phases(row.get("phases"), where),
         extra={key: value for key, value in row.items() if key not in OWN_FIELDS})
 
 
@@ -266,6 +268,21 @@ def parse_answer(answer, labels, where):
         problem = "fits two options" if found else "is out of range"
         raise InputError(f"{where}: answer {answer!r} {problem}; give 1 to {len(labels)}, an option's name, or nothing")
     return found[0]
+
+
+def _phases(value, where):
+    """The true phases of a row, or None. Raises InputError unless they are such objects, in order."""
+    if value is None:
+        return None
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        phases = parse_json(value) if isinstance(value, str) else value
+        phases = [{"start": float(one["start"]), "end": float(one["end"]), "subactions": [*map(int, one["subactions"])]}
+                  for one in phases]
+        times = [time for one in phases for time in (one["start"], one["end"])]
+        if any(one["subactions"] for one in phases) and times == sorted(times) and abs(times[-1]) < math.inf:
+            return phases
+    raise InputError(f"{where}: phases are no list of {{\"start\", \"end\": seconds, \"subactions\": [0, ...]}} in "
+                     "order; mend them or take the column out")
 
 
 def _seconds(value, name, where):

@@ -18,15 +18,19 @@ SEED = 0  # of the bootstrap, so that the same predictions give the same interva
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The scores of one sample's K options.
+    """The scores of one sample's K options; with alignment also what it found of them.
 
-    With alignment also a sequence of their paths, each (cells, 2) of (t, m); with order contrast its K p-values.
+    paths  each (cells, 2) of (t, m)          order  the alignment.Contrast    phases  phases.Phases of each
+    confidence  of the best one, in 0..1      is_none  whether none of the options fits
     """
 
     sample: Sample
     scores: np.ndarray
     paths: Sequence | None = None
-    p: np.ndarray | None = None
+    order: tuple | None = None
+    phases: Sequence | None = None
+    confidence: float | None = None
+    is_none: bool = False
 
     def __post_init__(self):
         count = len(self.sample.options)
@@ -126,9 +130,10 @@ def print_results(name, predictions, not_scored, compared=None):
         print("\n".join(accuracy_table({method: found for method, found in methods.items() if found})))
         note = f", {len(predictions) - answered} of them without a known answer" if answered < len(predictions) else ""
     elif predictions:
-        rows = [(one.sample.id, one.sample.options[one.ranking[0]], score_text(max(one.scores)),
+        rows = [(one.sample.id, "none of these" if one.is_none else one.sample.options[one.ranking[0]],
+                 "-" if one.confidence is None else f"{one.confidence:.2f}", score_text(max(one.scores)),
                  "-" if one.margin is None else score_text(one.margin)) for one in predictions]
-        print("\n".join(table([("sample", "prediction", "score", "margin"), *rows], texts=2)))
+        print("\n".join(table([("sample", "prediction", "confidence", "score", "margin"), *rows], texts=2)))
         note = ", none with a known answer: no accuracy"
     print(f"{len(predictions)} of {len(predictions) + len(not_scored)} samples scored{note}")
     for reason, ids in grouped((reason, id) for id, reason in not_scored.items()).items():

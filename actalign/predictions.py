@@ -9,14 +9,16 @@ import numpy as np
 from actalign.console import InputError, StageError, require_folder_of
 from actalign.dataset import require_unique_ids, sample_from_record
 from actalign.evaluation import Prediction, print_results, top_k
+from actalign.exports import write_csv
 from actalign.files import Lock, begins_with, read_json, replacing, write_json_items
 
 FORMAT = "actalign-predictions"
 VERSION = 1
+ORDER_COLUMNS = ("order_p", "order_z", "confidence", "none_of_these")
 COLUMNS = ("id", "domain", "option_index", "option", "score", "rank", "is_prediction", "is_answer")  # of the CSV twin
 
 
-def publish(output, name, method, sources, predictions, not_scored, ids, compared=None, notes=()):
+def publish(output, name, method, sources, predictions, not_scored, ids, compared=None, notes=(), phases_of=None):
     """Print what a scoring stage found and what that was made from, and write it to `output` unless that is None.
 
     name: of the method where people read of it   ids: of all samples   notes: lines that go below the results
@@ -29,17 +31,19 @@ def publish(output, name, method, sources, predictions, not_scored, ids, compare
     made_from = ", ".join(f"{flag} {source['fingerprint']}" for flag, source in sources.items())
     print(*notes, f"made from {made_from}", sep="\n")
     if output:
-        write_predictions(output, method, sources, predictions, not_scored)
-        print(f"predictions -> {output}, {csv_path(output)}")
+        write_predictions(output, method, sources, predictions, not_scored, phases_of)
+        print(f"predictions -> {output}, {csv_path(output)}" + (f", {phases_path(output)}" if phases_of else ""))
     if not predictions:
         raise StageError("no sample could be scored; the lines above say why")
 
 
-def write_predictions(path, method, sources, predictions, not_scored):
+def write_predictions(path, method, sources, predictions, not_scored, phases_of=None):
     """Write predictions.json: the method and its settings, the artifacts it read, and every sample's scores.
 
-    Beside it goes its CSV twin, a row for every sample and option. docs/artifacts.md describes both.
+    Beside it go its CSV twin, a row for every sample and option, and phases.csv, one for every sub-action as well.
+    docs/artifacts.md describes them.
     method: {"name": ..., settings}   sources: {flag: {"path", "fingerprint", ...}}   not_scored: {id: reason}
+    phases_of: function from a Prediction to the phases.records of its K options, where they are known
     """
     answered = [prediction for prediction in predictions if prediction.sample.answer is not None]
     summary = {"scored": len(predictions), "with_answer": len(answered), "not_scored": len(not_scored)}
@@ -50,22 +54,43 @@ def write_predictions(path, method, sources, predictions, not_scored):
     write_json_items(path, header, "samples", (
         {**prediction.sample.record(), "scores": prediction.scores, "ranking": prediction.ranking,
          **({} if prediction.paths is None else {"paths": prediction.paths}),
-         **({} if prediction.p is None else {"order_p": prediction.p})} for prediction in predictions))
+         **({} if prediction.order is None else {"order_p": prediction.order.p, "order_z": prediction.order.z,
+                                                 "confidence": prediction.confidence,
+                                                 "none_of_these": prediction.is_none}),
+         **({} if phases_of is None else {"phases": phases_of(prediction)})} for prediction in predictions))
     with replacing(csv_path(path)) as file:
         writer = csv.writer(file, lineterminator="\n")
-        has_p = any(prediction.p is not None for prediction in predictions)
-        writer.writerow((*COLUMNS, *["order_p"] * has_p))
+        has_order = any(prediction.order is not None for prediction in predictions)
+        writer.writerow((*COLUMNS, *ORDER_COLUMNS * has_order))
         for prediction in predictions:
             sample, ranks = prediction.sample, np.argsort(prediction.ranking) + 1
             for k, (option, score, rank) in enumerate(zip(sample.options, prediction.scores, ranks, strict=True)):
                 is_answer = "" if sample.answer is None else k == sample.answer
                 writer.writerow((sample.id, sample.domain, k, option, repr(float(score)), rank, rank == 1, is_answer,
-                                 *([repr(float(prediction.p[k]))] if has_p else [])))
+                                 *((repr(float(prediction.order.p[k])), repr(float(prediction.order.z[k])),
+                                    repr(prediction.confidence) if rank == 1 else "", prediction.is_none)
+                                   if has_order else ())))
+    if phases_of:
+        write_csv(phases_path(path), (
+            {"id": prediction.sample.id, "domain": prediction.sample.domain, "option_index": k, "option": option,
+             "is_prediction": k == prediction.ranking[0],
+             "is_answer": "" if prediction.sample.answer is None else k == prediction.sample.answer,
+             "subaction_index": m, **phase}
+            for prediction in predictions
+            for k, (option, phases) in enumerate(zip(prediction.sample.options, phases_of(prediction), strict=True))
+            for m, phase in enumerate(phases)))
 
 
 def csv_path(path):
     """The CSV twin of the predictions at `path`."""
     return Path(path).with_suffix(".csv")
+
+
+def phases_path(path):
+    """The table of phases beside the predictions at `path`: phases.csv beside predictions.json."""
+    stem = Path(path).stem
+    name = stem.replace("predictions", "phases") if "predictions" in stem else f"{stem}_phases"
+    return Path(path).with_name(f"{name}.csv")
 
 
 def read_predictions(path):

@@ -6,6 +6,7 @@ An action is an ordered list of poses. Actions come in twins: the same poses in 
 """
 
 import argparse
+import itertools
 import json
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +20,7 @@ from tqdm import tqdm
 SEED = 20
 CLIPS_PER_ACTION = 2
 CHOICES = 5
+NOTE = "a drawn world: nothing here is real sport"
 
 FRAME_SIZE = 128  # pixels
 SUPERSAMPLING = 4
@@ -144,8 +146,11 @@ def sway(time, phases):
     return np.append(SWAY_DEGREES * np.sin(2.0 * np.pi * SWAY_HERTZ * time + phases), 0.0)
 
 
-def clip_frames(action, frame_rate, rng):
-    """Yields the frames of one performance of an action, each (FRAME_SIZE, FRAME_SIZE, 3) uint8 RGB."""
+def perform(action, frame_rate, rng):
+    """One performance of an action: (its phases' starts and the last one's end, (P + 1,) in seconds; its frames).
+
+    The frames are an iterator of (FRAME_SIZE, FRAME_SIZE, 3) uint8 RGB.
+    """
     style = athlete.TEST_STYLE
     look = athlete.sample_look(rng, style)
     seconds = rng.uniform(*CLIP_SECONDS)
@@ -153,10 +158,9 @@ def clip_frames(action, frame_rate, rng):
     habits = [athlete.POSES[pose].vector() for pose in ("stand", *action.poses, "stand")]
     poses = [athlete.perturb(pose, rng, style.pose_noise) for pose in habits]
     sway_phases = rng.uniform(0.0, 2.0 * np.pi, size=len(athlete.SEGMENTS))
-
-    for number in range(round(seconds * frame_rate)):
-        time = number / float(frame_rate)
-        yield athlete.draw(pose_at(time, starts, poses) + sway(time, sway_phases), look, FRAME_SIZE, SUPERSAMPLING)
+    times = (number / float(frame_rate) for number in range(round(seconds * frame_rate)))
+    return starts, (athlete.draw(pose_at(time, starts, poses) + sway(time, sway_phases), look, FRAME_SIZE,
+                                 SUPERSAMPLING) for time in times)
 
 
 def write_video(path, frames, frame_rate, size=FRAME_SIZE, preset="slow"):
@@ -180,6 +184,11 @@ def sample_choices(action, actions, rng):
     return rng.permutation(choices).tolist()
 
 
+def true_phase(start, end, subactions):
+    """A phase as a manifest's row tells it: seconds, and which of the action's sub-actions it is."""
+    return {"start": round(float(start), 4), "end": round(float(end), 4), "subactions": subactions}
+
+
 def describe_sample(id, domain, action, choices, texts):
     """The manifest's row of a clip and its sub-action record; texts: {choice: its sub-actions}."""
     question = f"Which {domain} action does the athlete perform?"
@@ -192,6 +201,7 @@ def describe_sample(id, domain, action, choices, texts):
         "question": question,
         "choices": choices,
         "answer": position + 1,
+        "note": NOTE,
     }
     record = {
         "youtube_id": None,
@@ -240,8 +250,9 @@ def make_dataset(output, seed):
     for number, row in enumerate(tqdm(rows, desc="clips")):
         rng = np.random.default_rng([seed, number])  # a clip does not depend on the clips before it
         frame_rate = FRAME_RATES[number % len(FRAME_RATES)]
-        action = performed[row["domain"], row["action"]]
-        frames += write_video(output / row["video"], clip_frames(action, frame_rate, rng), frame_rate)
+        starts, drawn = perform(performed[row["domain"], row["action"]], frame_rate, rng)
+        row["phases"] = [true_phase(start, end, [m]) for m, (start, end) in enumerate(itertools.pairwise(starts))]
+        frames += write_video(output / row["video"], drawn, frame_rate)
 
     (output / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (output / "generated_subactions.json").write_text(json.dumps(records, indent=1) + "\n")

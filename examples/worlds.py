@@ -4,7 +4,7 @@ Every clip has five options, one of them the answer's twin (the same phases in a
 
     python examples/worlds.py --output worlds --worlds base lead --clips 400 --seed 1
 
-writes worlds/base/ and worlds/lead/: clips/, manifest.jsonl, generated_subactions.json, and phases.jsonl, the truth.
+writes worlds/base/ and worlds/lead/: clips/, manifest.jsonl with the true phases, and generated_subactions.json.
 """
 
 import argparse
@@ -215,7 +215,7 @@ def draw_clip(world, options, rng):
 
 
 def make_clip(folder, name, seed, number):
-    """Draw one clip of a world into folder/clips; returns its lines of the three other files.
+    """Draw one clip of a world into folder/clips; returns its manifest's row and its sub-actions.
 
     A clip depends on world, seed and number alone.
     """
@@ -229,10 +229,10 @@ def make_clip(folder, name, seed, number):
     choices = rng.permutation(list(options)).tolist()
     row, record = actions.describe_sample(
         id, domain, answer, choices, {option: [text for text, _ in lines[option]] for option in options})
-    phases = [{"start": round(start, 4), "end": round(end, 4), "subactions": [
-        m for m, (_, of_phase) in enumerate(lines[answer]) if of_phase is not None and of_phase == phase]}
+    row["phases"] = [actions.true_phase(start, end, [
+        m for m, (_, of_phase) in enumerate(lines[answer]) if of_phase is not None and of_phase == phase])
         for phase, start, end in parts]
-    return row, record, {"id": id, "phases": phases}
+    return row, record
 
 
 def draw_by_one_thread():
@@ -249,9 +249,8 @@ def make_world(folder, name, clips, seed, executor):
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     draw = functools.partial(make_clip, folder, name, seed)
     found = list(tqdm(executor.map(draw, range(clips), chunksize=4), name, clips, unit=" clips"))
-    rows, records, phases = zip(*found, strict=True)
-    for file, lines in (("manifest.jsonl", rows), ("phases.jsonl", phases)):
-        (folder / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows, records = zip(*found, strict=True)
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "generated_subactions.json").write_text(json.dumps(records, indent=1) + "\n")
     done.write_text(json.dumps(made) + "\n")
 

@@ -304,7 +304,8 @@ def test_contrast_over_all_orders_equals_its_definition(name):
         function = getattr(alignment, name)
         scores = [function(matrix[:, list(order)], False)[0] for order in itertools.permutations(range(M))]
         own = function(matrix, False)[0]
-        [found], _, [p] = align([matrix], name, orders=math.factorial(5))
+        [found], _, ([again], [p], _) = align([matrix], name, orders=math.factorial(5))
+        assert found == again
         assert found == pytest.approx(own - np.mean(scores), abs=1e-12)
         assert p == np.mean(np.array(scores) >= own - 1e-12)
 
@@ -315,20 +316,21 @@ def test_the_contrast_of_many_matrices_is_that_of_each_and_compiled(name, monkey
     function = getattr(alignment, name)
     own = [function(matrix, False)[0] for matrix in matrices]
     monkeypatch.setattr(alignment, "_score_orders", None)  # what Python would run
-    contrasts, p = contrast(matrices, own, function, 20)
-    for matrix, score, *found in zip(matrices, own, contrasts, p, strict=True):
-        assert contrast([matrix], [score], function, 20) == tuple([value] for value in found)
+    found = contrast(matrices, own, function, 20)
+    for matrix, score, difference, p in zip(matrices, own, found.difference, found.p, strict=True):
+        assert contrast([matrix], [score], function, 20)[:2] == ([difference], [p])
 
 
 def test_contrast_takes_the_same_random_orders_again_where_there_are_many():
     matrix = np.random.default_rng(36).random((9, 7))
     own = dtw(matrix)[0]
-    [found], [p] = contrast([matrix], [own], dtw, 50)
+    [found], [p], [z] = contrast([matrix], [own], dtw, 50)
     orders_of.cache_clear()
-    assert contrast([matrix], [own], dtw, 50) == ([found], [p])
+    assert contrast([matrix], [own], dtw, 50) == ([found], [p], [z])
     scores = [dtw(matrix[:, order])[0] for order in orders_of(7, 50)]
     assert found == pytest.approx(own - np.mean(scores))
     assert p == (1 + sum(score >= own for score in scores)) / 51
+    assert z == pytest.approx(found / np.std(scores))
     assert len(orders_of(7, 50)) == 50
     assert len(orders_of(4, 32)) == 24  # all of them
     assert all(sorted(order) == list(range(7)) for order in orders_of(7, 50).tolist())
@@ -338,18 +340,18 @@ def test_contrast_takes_the_same_random_orders_again_where_there_are_many():
 @pytest.mark.parametrize("shape", [(5, 3), (2, 9), (1, 4)])
 def test_what_says_nothing_of_order_has_contrast_0_and_p_1(name, shape):
     rng = np.random.default_rng(37)
-    scores, _, p = align([np.full(shape, 0.37), rng.random((4, 1)), rng.normal(size=(1, 1))], name, orders=32)
-    assert scores.tolist() == [0, 0, 0]
-    assert p.tolist() == [1, 1, 1]
+    scores, _, order = align([np.full(shape, 0.37), rng.random((4, 1)), rng.normal(size=(1, 1))], name, orders=32)
+    assert scores.tolist() == order.difference.tolist() == order.z.tolist() == [0, 0, 0]
+    assert order.p.tolist() == [1, 1, 1]
 
 
 def test_what_an_own_alignment_scores_in_python_has_a_contrast_too(monkeypatch):
     monkeypatch.setattr(alignment, "first", lambda similarity, with_path: (similarity[0, 0], None), raising=False)
     matrix = np.array([[1.0, 2.0, 6.0]])
-    scores, paths, p = align([matrix, matrix[:, ::-1]], "first", orders=32)
+    scores, paths, order = align([matrix, matrix[:, ::-1]], "first", orders=32)
     assert scores.tolist() == [-2, 3]
     assert paths is None
-    assert p == pytest.approx([1, 1 / 3])
+    assert order.p == pytest.approx([1, 1 / 3])
 
 
 COMPILE = "import sys, numpy; from actalign.alignment import dtw; print(dtw(numpy.ones((3, 2)))[0])"

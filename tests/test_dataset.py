@@ -264,8 +264,8 @@ def test_texts_keep_whatever_character_they_hold(tmp_path, name):
     for number, text in enumerate(["line\u2028paragraph\u2029next\x85page\x0cend", "tab\tand \"quotes\", comma; 技",
                                    "two\nlines", "x" * 200_000]):
         path = tmp_path / f"{number}{name}"
-        samples = load_samples(WRITERS[name](path, [{**ROW, "note": text}, {**ROW, "note": text[::-1]}]), "test")
-        assert [sample.extra["note"] for sample in samples] == [text, text[::-1]]
+        samples = load_samples(WRITERS[name](path, [{**ROW, "remark": text}, {**ROW, "remark": text[::-1]}]), "test")
+        assert [sample.extra["remark"] for sample in samples] == [text, text[::-1]]
 
 
 def action_atlas_row(number, masks, **changes):
@@ -547,3 +547,21 @@ def test_record_with_and_without_an_answer(answer, index):
 ])
 def test_record_that_is_no_sample_is_refused(record, part):
     refusal(lambda: sample_from_record(record, "a.json"), "a.json", part)
+
+
+PHASES = [{"start": 0, "end": 1.5, "subactions": [0]}, {"start": 1.5, "end": 2, "subactions": []}]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "lines.csv", "rows.parquet"])
+def test_true_phases_and_a_note_are_the_samples(tmp_path, name):
+    phases = json.dumps(PHASES) if name.endswith("csv") else PHASES
+    path = WRITERS[name](tmp_path / name, [{**ROW, "phases": phases, "note": "a drawn world"}])
+    [sample] = load_samples(path, "test")
+    assert (sample.phases, sample.note, sample.extra) == (PHASES, "a drawn world", {})
+
+
+@pytest.mark.parametrize("phases", [
+    "soon", 3, [], [{"start": 0, "end": 1}], [{"start": 1, "end": 0, "subactions": [0]}], [{**PHASES[0], "end": "inf"}],
+    [{**PHASES[0], "subactions": ["first"]}], [{**PHASES[0], "subactions": None}], [PHASES[1]], PHASES[::-1]])
+def test_phases_that_are_none_are_refused(phases):
+    refusal(lambda: sample_from_row({**ROW, "phases": phases}, "rows, row 1"), "rows, row 1", "phases are no list")

@@ -43,9 +43,9 @@ def test_the_option_taken_is_the_best_of_each_methods_scores():
     methods = every_method(5)
     taken = trials.answers_of(methods, matrices)
     for option, method in zip(taken, methods, strict=True):
-        scores, _, p = align(matrices[method.similarity], method.alignment, orders=method.orders)
+        scores, _, order = align(matrices[method.similarity], method.alignment, orders=method.orders)
         assert option == np.argmax(scores)
-        assert (p is not None) == (method.orders > 0)
+        assert (order is not None) == (method.orders > 0)
 
 
 def test_gains_and_p_are_those_of_the_hits_beside_the_published_method():
@@ -131,17 +131,18 @@ def test_the_recommended_method_is_its_three_flags_and_they_can_be_set_alone(tmp
              for option in ("dive", "split", "squat")]
     matrices = [alignment.similarity(video, rows, CHECKPOINT["logit_scale"], CHECKPOINT["logit_bias"],
                                      named.similarity) for rows in texts]
-    scores, paths, p = align(matrices, named.alignment, True, named.orders)
+    scores, paths, order = align(matrices, named.alignment, True, named.orders)
     assert content["samples"][0]["scores"] == pytest.approx(scores.tolist(), abs=1e-12)
-    assert content["samples"][0]["order_p"] == p.tolist()
+    assert content["samples"][0]["order_p"] == order.p.tolist()
     assert content["samples"][0]["paths"] == [path.tolist() for path in paths]
-    assert (tmp_path / "p.csv").read_text().splitlines()[1].endswith(f",{float(p[0])!r}")
+    assert (tmp_path / "p.csv").read_text().splitlines()[1].split(",")[-4] == repr(float(order.p[0]))
     alone = run("--alignment", named.alignment, "--similarity", named.similarity, "--contrast")
     assert alone["samples"] == content["samples"]
     method = run("--method", "recommended", "--alignment", "drop", "--contrast", "0")["method"]
     assert method == {"name": "drop", "similarity": named.similarity, "contrast": 0, "smooth": 3}
-    assert "order_p" not in run("--method", "published")["samples"][0]
-    assert json.loads((tmp_path / "p.json").read_text())["method"]["name"] == "dtw"
+    assert "order_p" in run("--method", "published")["samples"][0]
+    assert "order_p" not in run("--alignment", "unordered")["samples"][0]
+    assert run()["method"]["name"] == "dtw"
 
 
 def test_every_method_and_the_controls_are_told_and_shown(tmp_path, capsys):

@@ -121,6 +121,11 @@ class ArrayArtifact:
         rate = self._by_id[id].get("fps")
         return rate if type(rate) in (int, float) and 0 < rate < MOST_ROWS else None
 
+    def timestamps(self, id):
+        """(T,) seconds of one sample's frames in the video, None where the index does not tell; KeyError as usual."""
+        times = self._by_id[id].get("timestamps")
+        return np.array(times, np.float64) if isinstance(times, list) and len(times) == self.length(id) else None
+
     def read(self, start, stop):
         """Rows start:stop in memory."""
         return read_rows(self.path, self.dtype, self.shape[1:], self._offset, start, stop)

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from actalign import comparison
 from actalign.artifacts import ArrayArtifact, read_array
 from actalign.console import InputError, require_folder_of, some_of
@@ -59,8 +57,8 @@ class Run:
 
     def timestamps(self, sample):
         """(T,) seconds from the clip's first frame, or None where the index does not tell."""
-        times = self.video.item(sample.id).get("timestamps")
-        return np.array(times) - times[0] if isinstance(times, list) else None
+        times = self.video.timestamps(sample.id)
+        return None if times is None else times - times[0]
 
     def has_frames(self, sample):
         return self.frames is not None and sample.id in self.frames

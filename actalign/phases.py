@@ -1,0 +1,134 @@
+"""When the phases of an action happen in a clip: from a path and the frames' times to seconds, and to what was found.
+
+A phase is the frames that a path gives to one sub-action. Truth, where a dataset knows it, is in its rows' `phases`:
+[{"start": 0.2, "end": 1.1, "subactions": [0]}, ...], in seconds of the video.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from actalign.compilation import compiled
+
+TOLERANCE = 0.3  # seconds by which a border may be off and still count as told right
+
+
+class Phases(NamedTuple):
+    """The phases of an option's M sub-actions."""
+
+    frames: np.ndarray  # (M, 2) int32, first and last; -1 where a sub-action has none
+    means: np.ndarray  # (M, 2) float64, mean similarity of its frames and of all others; NaN where there are none
+
+    @property
+    def found(self):
+        """(M,) bool: whether a phase's frames are more like its sub-action than the rest of the clip is."""
+        inside, outside = self.means.T
+        return (self.frames[:, 0] >= 0) & ~(inside <= outside)
+
+
+def phases_of(similarity, path):
+    """The Phases of a path (cells, 2) through S (T, M).
+
+    A frame that the path gives to several sub-actions, as `dtw` does at every border, is of the one that it is most
+    like; so phases do not overlap, and a sub-action may be left without a frame.
+    """
+    return Phases(*_phases_of(similarity, path))
+
+
+@compiled
+def _phases_of(similarity, path):
+    T, M = similarity.shape
+    owners = np.full(T, -1, np.int32)
+    for i in range(len(path)):
+        t, m = path[i, 0], path[i, 1]
+        if owners[t] < 0 or similarity[t, m] > similarity[t, owners[t]]:
+            owners[t] = m
+    frames, sums, counts = np.full((M, 2), -1, np.int32), np.zeros((M, 2)), np.zeros((M, 2))
+    for t in range(T):
+        owner = owners[t]
+        if owner >= 0:
+            frames[owner, 1] = t
+            if frames[owner, 0] < 0:
+                frames[owner, 0] = t
+        for m in range(M):
+            side = 0 if m == owner else 1
+            sums[m, side] += similarity[t, m]
+            counts[m, side] += 1
+    return frames, np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def seconds_of(frames, timestamps):
+    """(M, 2) float64: when phases begin and end, in seconds of the video; NaN where one has no frame.
+
+    frames (M, 2) as in `Phases`; timestamps (T,). A frame lasts until the next one, the last as long as the others.
+    """
+    borders = np.append(timestamps, timestamps[-1] + (np.median(np.diff(timestamps)) if len(timestamps) > 1 else 0))
+    return np.where(frames < 0, np.nan, borders[frames + np.array([0, 1])])
+
+
+def records(phases, texts, timestamps=None):
+    """The phases as predictions.json holds them: a dict for every sub-action.
+
+    Frames count within the clip, from 0; seconds are those of the video. Both are None where a sub-action has no frame,
+    seconds also where the clip has no timestamps.
+    """
+    seconds = np.full(phases.frames.shape, np.nan) if timestamps is None else seconds_of(phases.frames, timestamps)
+    rows = zip(texts, phases.frames.tolist(), seconds.tolist(), phases.means.tolist(), phases.found.tolist(),
+               strict=True)
+    return [{"subaction": text, "start": _known(start), "end": _known(end), "first_frame": None if first < 0 else first,
+             "last_frame": None if last < 0 else last, "inside": _known(inside), "outside": _known(outside),
+             "found": found} for text, (first, last), (start, end), (inside, outside), found in rows]
+
+
+def _known(value):
+    """A number as JSON holds it; None for NaN."""
+    return None if np.isnan(value) else round(value, 6)
+
+
+# Against the truth
+
+
+def equal_parts(T, M):
+    """The control: frames (M, 2) of M equal parts of a clip, as in `Phases`."""
+    owners = np.arange(T) * M // T
+    starts, stops = np.searchsorted(owners, np.arange(M)), np.searchsorted(owners, np.arange(M), side="right")
+    return np.where((starts < stops)[:, None], np.stack([starts, stops - 1], axis=1), -1).astype(np.int32)
+
+
+def against_truth(frames, timestamps, truth):
+    """(right (n,) bool, errors (B,) in seconds) of phases against the truth.
+
+    right: of the frames within true phases, whether they are told right. errors: how late borders are, those where a
+    true phase first begins, and where the last one ends; a sub-action without a frame begins where the next one does.
+    frames (M, 2) as in `Phases`; timestamps (T,); truth: a row's `phases`
+    """
+    truth = [phase for phase in truth if phase["subactions"]]
+    times, told = np.array(timestamps), np.full(len(timestamps), -1)
+    for m in np.flatnonzero(frames[:, 0] >= 0):
+        told[frames[m, 0]:frames[m, 1] + 1] = m
+    right = [np.isin(told[(phase["start"] <= times) & (times < phase["end"])], phase["subactions"]) for phase in truth]
+    seconds = seconds_of(frames, times)
+    starts = np.append(seconds[:, 0], np.nanmax(seconds[:, 1]))
+    for m in reversed(range(len(frames))):
+        starts[m] = starts[m + 1] if np.isnan(starts[m]) else starts[m]
+    begins = {min(phase["subactions"]): phase["start"] for phase in reversed(truth)}  # the first time that it is done
+    errors = [starts[m] - start for m, start in sorted(begins.items())]
+    return np.concatenate(right), np.array([*errors, starts[-1] - truth[-1]["end"]])
+
+
+def lines(predictions, video):
+    """What the terminal says of the true options' phases, of samples whose dataset knows when they are."""
+    known = []
+    for one in predictions:
+        id, answer = one.sample.id, one.sample.answer
+        truth, times = video.item(id).get("phases"), video.timestamps(id)
+        if truth and times is not None and answer is not None and one.phases:
+            frames = one.phases[answer].frames
+            known.append([against_truth(part, times, truth) for part in (frames, equal_parts(len(times), len(frames)))])
+    if not known:
+        return []
+    (right, errors), (in_parts, _) = [map(np.concatenate, zip(*found, strict=True))
+                                      for found in zip(*known, strict=True)]
+    return [f"phases of the true options, known in {len(known)} samples: {100 * right.mean():.1f}% of frames right "
+            f"(equal parts: {100 * in_parts.mean():.1f}%), borders {np.median(np.abs(errors)):.3f} s off in the median"
+            f" ({np.median(errors):+.3f} late), {100 * np.mean(np.abs(errors) <= TOLERANCE):.1f}% within {TOLERANCE} s"]

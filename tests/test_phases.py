@@ -1,0 +1,106 @@
+"""Phases: which frames, when, found or not, and against the truth."""
+
+import itertools
+
+import mir_eval
+import numpy as np
+import pytest
+
+from actalign import alignment, phases
+
+
+def by_definition(similarity, path):
+    """Frames and means of every sub-action, the slow way."""
+    T, M = similarity.shape
+    owners = {}
+    for t, m in path.tolist():
+        if t not in owners or similarity[t, m] > similarity[t, owners[t]]:
+            owners[t] = m
+    for m in range(M):
+        own = [t for t in range(T) if owners.get(t) == m]
+        rest = [t for t in range(T) if t not in own]
+        yield ([own[0], own[-1]] if own else [-1, -1],
+               [np.mean(similarity[ts, m]) if ts else np.nan for ts in (own, rest)])
+
+
+@pytest.mark.parametrize("name", ["dtw", "segment", "drop", "subsequence"])
+def test_phases_are_the_frames_of_a_path_and_their_means(name):
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        similarity = rng.random((rng.integers(1, 9), rng.integers(1, 6)))
+        _, path = getattr(alignment, name)(similarity, True)
+        found = phases.phases_of(similarity, path)
+        frames, means = zip(*by_definition(similarity, path), strict=True)
+        assert found.frames.tolist() == list(frames)
+        assert found.means == pytest.approx(np.array(means), nan_ok=True)
+
+
+def test_a_frame_of_two_sub_actions_is_of_the_one_that_it_is_like_and_another_may_have_none():
+    similarity = np.array([[0.9, 0.1, 0.1], [0.8, 0.2, 0.7]])
+    path = np.array([[0, 0], [1, 0], [1, 1], [1, 2]], np.int32)
+    found = phases.phases_of(similarity, path)
+    assert found.frames.tolist() == [[0, 1], [-1, -1], [-1, -1]]
+    assert found.found.tolist() == [True, False, False]
+
+
+def test_a_phase_that_is_no_more_like_its_sub_action_than_the_rest_is_not_found():
+    similarity = np.array([[0.5, 0.9], [0.5, 0.9], [0.5, 0.1]])
+    found = phases.phases_of(similarity, np.array([[0, 0], [1, 0], [2, 1]], np.int32))
+    assert found.found.tolist() == [False, False]
+    assert found.means.tolist() == [[0.5, 0.5], [0.1, 0.9]]
+
+
+def test_a_single_sub_action_is_found_in_the_whole_clip():
+    [record] = phases.records(phases.phases_of(np.full((3, 1), 0.2), np.array([[0, 0], [1, 0], [2, 0]], np.int32)),
+                              ["jump"], [7.0, 7.5, 8.0])
+    assert record == {"subaction": "jump", "start": 7.0, "end": 8.5, "first_frame": 0, "last_frame": 2, "inside": 0.2,
+                      "outside": None, "found": True}
+
+
+def test_times_are_the_videos_and_unknown_where_the_clips_are():
+    found = phases.Phases(np.array([[0, 1], [-1, -1], [2, 2]], np.int32), np.full((3, 2), 0.5))
+    told = phases.records(found, "abc", [12.0, 12.04, 12.16])
+    assert [(one["start"], one["end"]) for one in told] == [(12.0, 12.16), (None, None), (12.16, 12.24)]
+    assert [(one["start"], one["first_frame"]) for one in phases.records(found, "abc")] == [(None, 0), (None, None),
+                                                                                           (None, 2)]
+    assert phases.seconds_of(np.array([[0, 0]]), [3.0]).tolist() == [[3.0, 3.0]]  # nobody knows how long
+
+
+@pytest.mark.parametrize(("T", "M"), [*itertools.product([1, 2, 7, 30], [1, 3, 8])])
+def test_equal_parts_are_in_order_and_take_every_frame(T, M):
+    frames = phases.equal_parts(T, M)
+    there = frames[frames[:, 0] >= 0]
+    assert [t for first, last in there for t in range(first, last + 1)] == list(range(T))
+    assert len(there) == min(T, M)
+    assert T < M or np.ptp(there[:, 1] - there[:, 0]) <= 1
+
+
+def test_against_the_truth_frames_and_borders_are_counted_by_hand():
+    truth = [{"start": 0.2, "end": 1.0, "subactions": [0]}, {"start": 1.0, "end": 1.5, "subactions": []},
+             {"start": 1.5, "end": 2.5, "subactions": [1, 2]}, {"start": 2.5, "end": 3.0, "subactions": [3]}]
+    times = np.arange(8) * 0.5  # 0 to 3.5 s
+    frames = np.array([[0, 1], [2, 3], [4, 4], [-1, -1]], np.int32)
+    right, errors = phases.against_truth(frames, times, truth)
+    assert right.tolist() == [True, True, True, False]  # 0.5; 1.5 and 2.0; 2.5 is none of 3
+    assert errors == pytest.approx([-0.2, 1.0 - 1.5, 2.5 - 2.5, 2.5 - 3.0])
+
+
+def test_errors_of_borders_are_those_of_mir_eval():
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        T, M = rng.integers(20, 60), rng.integers(2, 7)
+        similarity, times = rng.random((T, M)), np.cumsum(rng.uniform(0.03, 0.05, T))
+        found = phases.phases_of(similarity, alignment.segment(similarity, True)[1])
+        borders = np.sort(rng.uniform(0, times[-1], M + 1))
+        truth = [{"start": a, "end": b, "subactions": [m]} for m, (a, b) in enumerate(itertools.pairwise(borders))]
+        right, errors = phases.against_truth(found.frames, times, truth)
+        told = np.append(phases.seconds_of(found.frames, times)[:, 0], phases.seconds_of(found.frames, times)[-1, 1])
+        median, mean = mir_eval.alignment.absolute_error(borders, told)
+        assert np.median(np.abs(errors)) == pytest.approx(median, abs=1e-9)
+        assert np.mean(np.abs(errors)) == pytest.approx(mean, abs=1e-9)
+        assert np.mean(np.abs(errors) <= phases.TOLERANCE) == pytest.approx(
+            mir_eval.alignment.percentage_correct(borders, told, window=phases.TOLERANCE), abs=1e-9)
+        within = (borders[0] <= times) & (times < borders[-1])
+        labels = np.searchsorted(borders, times[within], side="right") - 1
+        owners = np.concatenate([[m] * (last - first + 1) for m, (first, last) in enumerate(found.frames)])[within]
+        assert right.mean() == pytest.approx(np.mean(labels == owners), abs=1e-9)
