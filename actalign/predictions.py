@@ -1,12 +1,11 @@
 """predictions.json and its CSV twin: the scores of every option of every sample, written and read."""
 
-import contextlib
 import csv
 from pathlib import Path
 
 import numpy as np
 
-from actalign.console import InputError, StageError, require_folder_of
+from actalign.console import InputError, StageError, require_folder_of, say
 from actalign.dataset import require_unique_ids, sample_from_record
 from actalign.evaluation import Prediction, print_results, top_k
 from actalign.files import Lock, begins_with, read_json, replacing, write_json_items
@@ -17,7 +16,7 @@ COLUMNS = ("id", "domain", "option_index", "option", "score", "rank", "is_predic
 
 
 def publish(output, name, method, sources, predictions, not_scored, ids, compared=None, notes=()):
-    """Print what a scoring stage found and what that was made from, and write it to `output` unless that is None.
+    """Write what a scoring stage found to `output` unless that is None; then print it, and what it was made from.
 
     name: of the method where people read of it   ids: of all samples   notes: lines that go below the results
     The others are those of `print_results` and `write_predictions`.
@@ -25,12 +24,11 @@ def publish(output, name, method, sources, predictions, not_scored, ids, compare
     """
     if sorted([prediction.sample.id for prediction in predictions] + list(not_scored)) != sorted(ids):
         raise RuntimeError("samples were joined wrongly; no result is printed")
-    print_results(name, predictions, not_scored, compared)
-    made_from = ", ".join(f"{flag} {source['fingerprint']}" for flag, source in sources.items())
-    print(*notes, f"made from {made_from}", sep="\n")
     if output:
         write_predictions(output, method, sources, predictions, not_scored)
-        print(f"predictions -> {output}, {csv_path(output)}")
+    print_results(name, predictions, not_scored, compared)
+    made_from = ", ".join(f"{flag} {source['fingerprint']}" for flag, source in sources.items())
+    say(*notes, f"made from {made_from}", *([f"predictions -> {output}, {csv_path(output)}"] if output else []))
     if not predictions:
         raise StageError("no sample could be scored; the lines above say why")
 
@@ -90,7 +88,7 @@ def predictions_output(path):
     Raises InputError if its folder is not there, it or its CSV twin is a file of another kind, or another run holds it.
     """
     if path is None:
-        return contextlib.nullcontext()
+        return Lock()
     require_folder_of(path)
     twin = csv_path(path)
     if twin == Path(path):
@@ -99,4 +97,4 @@ def predictions_output(path):
         raise InputError(f"--output {path}: is there and holds no predictions; choose another name")
     if twin.exists() and not begins_with(twin, ",".join(COLUMNS)):
         raise InputError(f"--output {path}: {twin} goes beside it and has other content now; choose another name")
-    return Lock(path)
+    return Lock(path, twin)
