@@ -6,6 +6,7 @@ are known; writes predictions.json when asked. The frames themselves are not nee
     python baseline.py --input_dataset processed_dataset.npy --video_embeddings video_embeddings.npy --device cuda:0
 """
 
+import actalign  # isort: skip  # noqa: F401 - before what takes long to load
 import numpy as np
 
 from actalign import artifacts, console

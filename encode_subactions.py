@@ -6,6 +6,7 @@ not normalised. A sentence that occurs more than once is encoded once.
     python encode_subactions.py --subactions generated_subactions.json --output encoded_subactions.npy --device cuda:0
 """
 
+import actalign  # isort: skip  # noqa: F401 - before what takes long to load
 import contextlib
 import functools
 
@@ -110,12 +111,12 @@ def main(argv=None):
             for line in warnings_about(todo, encoder.tokenizer, args.template, args.model):
                 console.log.warning(line)
             encoded = encode_subactions(todo, writer, encoder, args.template, known)
-        done, rows = len(writer.items) - kept, writer.row_count
+        new, rows = len(writer.items) - kept, writer.row_count
     if lacking := [of_sample.sample.id for of_sample in subactions if of_sample.lacking]:
-        print(f"{len(lacking)} samples lack sub-actions of at least one option and cannot be scored "
-              f"({console.some_of(lacking)}); run generate_subactions.py again")
-    print(f"{done} samples encoded ({encoded} texts on {device}), {kept} were there; {rows} rows -> {args.output}")
-    if not kept + done:
+        console.say(f"{len(lacking)} samples lack sub-actions of at least one option and cannot be scored "
+                    f"({console.some_of(lacking)}); run generate_subactions.py again")
+    console.say(f"{new} samples encoded ({encoded} texts on {device}), {kept} were there; {rows} rows -> {args.output}")
+    if not kept + new:
         raise console.StageError("no sample has sub-actions; nothing was written")
 
 

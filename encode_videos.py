@@ -5,6 +5,7 @@ Reads processed_dataset.npy, writes video_embeddings.npy: float32 (frames of all
     python encode_videos.py --output video_embeddings.npy --device cuda:0
 """
 
+import actalign  # isort: skip  # noqa: F401 - before what takes long to load
 import numpy as np
 
 from actalign import artifacts, console, cores
@@ -113,8 +114,8 @@ def main(argv=None):
                                     f"{size} --resample {resample} in process_data.py")
             stopwatch = console.Stopwatch()  # without the loading
             encoded = encode_videos(frames, writer, encoder)
-    print(f"{len(writer.items) - kept} clips encoded ({encoded} frames, {stopwatch.rate(encoded)} frames/s on {device})"
-          f", {kept} were there already -> {args.output}")
+    console.say(f"{len(writer.items) - kept} clips encoded ({encoded} frames, {stopwatch.rate(encoded)} frames/s on "
+                f"{device}), {kept} were there already -> {args.output}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ generate_prompt(). What the output holds already is not asked again.
     python generate_subactions.py --check generated_subactions.json
 """
 
+import actalign  # isort: skip  # noqa: F401 - before what takes long to load
 import hashlib
 import json
 import os
@@ -189,7 +190,7 @@ def estimate(questions, settings):
     asked = sum(map(len, prompts)) // CHARACTERS_A_TOKEN
     answered = sum(len(question.options) for question in questions) * settings.min_subactions * TOKENS_A_PHRASE
     return [f"{len(prompts)} requests for {sum(len(question.samples) for question in questions)} samples",
-            f"about {asked} tokens asked and {answered} tokens answered\n", *prompts[:1]]
+            f"about {asked} tokens asked and {answered} tokens answered", "", *"\n".join(prompts[:1]).splitlines()]
 
 
 def write_batch(path, questions, settings):
@@ -198,7 +199,7 @@ def write_batch(path, questions, settings):
     if os.path.exists(path):
         raise console.InputError(f"--batch {path}: is there already; remove it or choose another name")
     choices = language_model.request_choices(settings.temp, SCHEMA, settings.max_tokens)
-    with files.replacing(path) as file:
+    with files.Lock(path), files.replacing(path) as file:
         for question in questions:
             body = language_model.request_body(settings.model, question.prompt(settings), choices)
             file.write(json.dumps({"custom_id": batch_id(question.samples[0], settings), "method": "POST",
@@ -267,15 +268,15 @@ def parse_args(argv=None):
     add("--input", help="processed_dataset.npy; only its index is read")
     add("--output", help="generated_subactions.json")
     add("--apikey", help="key of the API; better in the environment as OPENAI_API_KEY")
-    add("--temp", type=float, default=0.2, help="temperature (default: %(default)s, the published one)")
+    add("--temp", type=console.temperature, default=0.2, help="temperature (default: %(default)s, the published one)")
     add("--model", default=MODEL, help="language model (default: %(default)s)")
     add("--base_url", default=os.environ.get("OPENAI_BASE_URL"), help="another server that speaks OpenAI's protocol")
     add("--prompt", choices=("context", "short"), default="context", help="short: the ablation without context")
     add("--min_subactions", type=count, default=MIN_SUBACTIONS, help="phrases an option needs (default: %(default)s)")
     add("--max_tokens", type=count, help="limit of one answer (default: the server's own)")
     add("--attempts", type=count, default=ATTEMPTS, help="questions about one option (default: %(default)s)")
-    add("--timeout", type=console.positive_float, default=120, help="s to wait for an answer (default: %(default)s)")
-    add("--workers", type=count, default=4, help="requests in flight (default: %(default)s)")
+    add("--timeout", type=console.seconds, default=120, help="s to wait for an answer (default: %(default)s)")
+    add("--workers", type=console.workers, default=4, help="requests in flight (default: %(default)s)")
     add("--limit", type=count, help="ask only so many questions, such as 3 to try a prompt")
     console.add_overwrite_argument(parser)
     add("--dry_run", action="store_true", help="only say what would be asked and what it would take")
@@ -286,8 +287,6 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if not args.check and not (args.input and args.output):
         parser.error("--input and --output are needed")
-    if not 0 <= args.temp < float("inf"):
-        parser.error(f"--temp {args.temp}: a temperature is a number from 0 on")
     return args
 
 
@@ -295,7 +294,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     if args.check:
-        print("\n".join(check_file(args.check, args.text_model, args.min_subactions)))
+        console.say(*check_file(args.check, args.text_model, args.min_subactions))
         return
     console.require_folder_of(args.output)
     samples, _ = artifacts.read_samples(args.input)
@@ -304,10 +303,10 @@ def main(argv=None):
         questions = collect_questions(samples, generated)
         asked = [question for question in questions if question.options][:args.limit]
         if args.dry_run:
-            print("\n".join(estimate(asked, args)))
+            console.say(*estimate(asked, args))
         elif args.batch and asked:
             write_batch(args.batch, asked, args)
-            print(f"{len(asked)} requests -> {args.batch}; have them answered, then run again with --batch_results")
+            console.say(f"{len(asked)} requests -> {args.batch}; have them answered and run again with --batch_results")
         else:
             answer_questions(questions, asked, samples, generated, args)
 
@@ -334,8 +333,8 @@ def answer_questions(questions, asked, samples, generated, args):
     failed = [sample.id for question in asked if question.options for sample in question.samples]
     why = (f" ({console.some_of(failed)}; {generated.missing.path} says why{generated.where_replies_are}, run again to "
            "ask again)") if failed else ""
-    print(f"{todo - len(failed)} samples generated, {len(samples) - todo - left} were there already, "
-          f"{len(failed)} failed{why}{f', {left} left' if left else ''}{tokens} -> {args.output}")
+    console.say(f"{todo - len(failed)} samples generated, {len(samples) - todo - left} were there already, "
+                f"{len(failed)} failed{why}{f', {left} left' if left else ''}{tokens} -> {args.output}")
     if 0 < len(failed) == len(samples) - left:
         raise console.StageError(f"no sample got all its sub-actions ({failed[0]}: "
                                  f"{generated.reasons.get(failed[0], 'it was not answered')})")

@@ -7,6 +7,7 @@ processed_dataset.npy: uint8 (frames of all clips, image_size, image_size, 3) RG
     python process_data.py --dataset my_clips.csv --output processed_dataset.npy
 """
 
+import actalign  # isort: skip  # noqa: F401 - before what takes long to load
 import collections
 import contextlib
 import gc
@@ -165,7 +166,7 @@ def require_same_samples(writer, samples):
 
 
 def estimate(samples, videos, args):
-    """What processing the samples would take, as text; nothing is fetched or written."""
+    """What processing the samples would take, as lines; nothing is fetched or written."""
     from actalign.video import video_seconds
 
     seconds, unknown, absent = 0.0, 0, 0
@@ -180,9 +181,9 @@ def estimate(samples, videos, args):
     frames = seconds * (args.fps or SOURCE_FRAME_RATE)
     free = shutil.disk_usage(Path(args.output).parent).free
     minutes = seconds * SOURCE_FRAME_RATE / DECODED_RATE / args.workers / 60
-    return (f"{len(samples)} clips to process, {absent} of them from videos that are not on this machine\n"
-            f"{seconds:.0f} s of video, about {frames:.0f} frames; {unknown} clips of unknown length not counted\n"
-            f"disk: about {frames * args.image_size ** 2 * 3 / 1e9:.2f} GB, of {free / 1e9:.2f} GB that are free\n"
+    return (f"{len(samples)} clips to process, {absent} of them from videos that are not on this machine",
+            f"{seconds:.0f} s of video, about {frames:.0f} frames; {unknown} clips of unknown length not counted",
+            f"disk: about {frames * args.image_size ** 2 * 3 / 1e9:.2f} GB, of {free / 1e9:.2f} GB that are free",
             f"time: about {minutes:.0f} min with {args.workers} workers, downloads not counted")
 
 
@@ -201,9 +202,9 @@ def parse_args(argv=None):
                         help="where videos named by a youtube_id are fetched from (default: %(default)s)")
     parser.add_argument("--retry_missing", action="store_true", help="ask again for videos that were gone before")
     parser.add_argument("--dry_run", action="store_true", help="only say how many clips, how much disk and how long")
-    parser.add_argument("--workers", type=console.positive_int, default=cores.count(),
+    parser.add_argument("--workers", type=console.workers, default=cores.count(),
                         help="clips decoded side by side (default: the number of cores, here %(default)s)")
-    parser.add_argument("--image_size", type=console.positive_int, default=IMAGE_SIZE,
+    parser.add_argument("--image_size", type=console.pixels, default=IMAGE_SIZE,
                         help="frames are resized to this many pixels squared (default: %(default)s)")
     parser.add_argument("--resample", choices=("bicubic", "bilinear"), default="bicubic",
                         help="how frames are resized: as the checkpoint's image processor does (default: %(default)s)")
@@ -236,7 +237,7 @@ def main(argv=None):
                         args.cookies_from_browser)
         if args.dry_run:
             writer.leave_unfinished()
-            print(estimate(todo, videos, args))
+            console.say(*estimate(todo, videos, args))
             return
         if todo:
             frames, bugs = process_data(todo, writer, videos, workers=args.workers, **settings)
@@ -244,10 +245,10 @@ def main(argv=None):
     with contextlib.suppress(OSError):  # it may hold videos to keep, or parts of unfinished ones
         downloads.rmdir()
     if failed:
-        print(f"{len(failed)} clips failed, see {artifacts.missing_path(args.output)} for the reasons "
-              f"({console.some_of(failed)})")
-    print(f"{len(left) - len(failed)} clips processed ({frames} frames, {stopwatch.rate(frames)} frames/s), "
-          f"{kept} were there already, {len(failed)} failed -> {args.output}")
+        console.say(f"{len(failed)} clips failed, see {artifacts.missing_path(args.output)} for the reasons "
+                    f"({console.some_of(failed)})")
+    console.say(f"{len(left) - len(failed)} clips processed ({frames} frames, {stopwatch.rate(frames)} frames/s), "
+                f"{kept} were there already, {len(failed)} failed -> {args.output}")
     if not writer.items:
         raise console.StageError("no clip could be processed; nothing was written")
     if bugs:

@@ -8,6 +8,7 @@ bias come with the embeddings. The method itself is in actalign/alignment.py.
         --subaction_embeddings encoded_subactions.npy --device cuda:0
 """
 
+import actalign  # isort: skip  # noqa: F401 - before what takes long to load
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -68,10 +69,9 @@ def smoothing(text):
     """argparse type of --smooth: a whole number of frames, or "auto" or seconds such as "0.5s" as they stand."""
     if text == "auto":
         return text
-    value = console.positive_float(text[:-1]) if text.endswith("s") else console.positive_int(text)
-    if value > LONGEST_SMOOTH:
-        raise ValueError(text)
-    return text if text.endswith("s") else value
+    kind, digits = (float, text[:-1]) if text.endswith("s") else (int, text)
+    value = console.number(kind, 1e-9, LONGEST_SMOOTH)(digits)
+    return text if kind is float else value
 
 
 def phase_length(sample, video, texts):
@@ -91,7 +91,7 @@ def window_of(sample, video, texts, smooth):
     if not video.frame_rate(sample.id):
         raise console.InputError(f"{video.path}: does not say how many frames a second sample {sample.id} has; give "
                                  "--smooth in frames")
-    return max(1, round(float(smooth[:-1]) * video.frame_rate(sample.id)))
+    return max(1, round(min(float(smooth[:-1]) * video.frame_rate(sample.id), LONGEST_SMOOTH)))
 
 
 def similarities(sample, video, texts, smooth, kinds, device="cpu", scale=None, of=None):
@@ -174,7 +174,7 @@ def try_all(samples, count, matrices_of):
     taken = on_all_cores(lambda sample: trials.answers_of(
         methods, dict(zip(kinds, matrices_of(sample, kinds), strict=True))), samples, "samples by every method")
     rows = trials.of_methods(methods, samples, np.array(taken))
-    print("", *trials.method_lines(rows), sep="\n")
+    console.say("", *trials.method_lines(rows))
     return rows
 
 
@@ -184,7 +184,7 @@ def try_controls(predictions, method, matrices_of):
     without = on_all_cores(lambda sample: trials.controls_of(
         sample.id, method, *matrices_of(sample, [method.similarity])), samples, "samples without order")
     rows = trials.of_order(samples, np.array([prediction.ranking[0] for prediction in predictions]), np.array(without))
-    print("", *trials.order_lines(rows), sep="\n")
+    console.say("", *trials.order_lines(rows))
     return rows
 
 
@@ -229,14 +229,6 @@ def rejection(text):
     return text
 
 
-def orders(text):
-    """argparse type of --contrast."""
-    value = int(text)
-    if not 0 <= value <= MOST_ORDERS:
-        raise ValueError(text)
-    return value
-
-
 def method_of(args):
     """The alignment.Method that the flags name. Raises InputError for the contrast of what has no order."""
     named = alignment.METHODS[args.method]
@@ -273,7 +265,7 @@ def parse_args(argv=None):
              "with and without contrast, beside the method")
     add("--similarity", choices=alignment.SIMILARITIES, metavar="NAME",
         help=f"instead of the method's: {names(alignment.SIMILARITIES)}")
-    add("--contrast", type=orders, nargs="?", const=alignment.ORDERS, metavar="N",
+    add("--contrast", type=console.number(int, 0, MOST_ORDERS), nargs="?", const=alignment.ORDERS, metavar="N",
         help="instead of the method's: score by how much better the sub-actions align than in N random orders of "
              "them, or in all where these are no more (N: %(const)s; 0: no contrast)")
     add("--controls", action="store_true",
@@ -311,10 +303,9 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     method = method_of(args)
-    report.require_usable(args)
     if args.phases:
         exports.require_usable(args.phases)
-    with predictions_output(args.output):
+    with report.outputs(args), predictions_output(args.output):
         video = artifacts.read_array(args.video_embeddings, "video_embeddings")
         texts = artifacts.read_array(args.subaction_embeddings, "subaction_embeddings")
         artifacts.require_same_checkpoint(video, texts)

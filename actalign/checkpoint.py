@@ -47,7 +47,7 @@ def add_encoder_arguments(parser, auto_batch_size):
 
 def batch_size(text):
     """argparse type: a whole number from 1 on, or None for "auto"."""
-    return None if text == "auto" else console.positive_int(text)
+    return None if text == "auto" else console.batch(text)
 
 
 @dataclass(frozen=True)

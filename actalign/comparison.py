@@ -121,20 +121,17 @@ def p_text(p):
 
 
 def lines(method, predictions, all_compared):
-    """What the terminal says of comparisons, below the accuracy of all."""
-    return [line for compared in all_compared for line in _lines(method, predictions, compared)]
-
-
-def _lines(method, predictions, compared):
-    """What the terminal says of a comparison: who was right where, and the test."""
-    pairs = paired(predictions, compared)
-    left_out = len(predictions) - len(pairs)
-    said = [f"{left_out} samples of this run are not in {compared.path} and not compared"] if left_out else []
-    found = outcomes(pairs)
-    if found["compared"]:
-        said.append(f"only {method_name(method)} right: {found['first']}, only {compared.name} right: "
-                    f"{found['second']}, of {found['compared']} samples; exact McNemar test p = {found['p']}")
-    else:
-        said.append(f"compared with {compared.name}: no answers are known; the two predict the same in "
-                    f"{len(pairs) - len(disagreements(pairs))} of {len(pairs)} samples")
+    """What the terminal says of comparisons, below the accuracy of all: who was right where, and the test."""
+    said = []
+    for compared in all_compared:
+        pairs = paired(predictions, compared)
+        found = outcomes(pairs)
+        if left_out := len(predictions) - len(pairs):
+            said.append(f"{left_out} samples of this run are not in {compared.path} and not compared")
+        if found["compared"]:
+            said.append(f"only {method_name(method)} right: {found['first']}, only {compared.name} right: "
+                        f"{found['second']}, of {found['compared']} samples; exact McNemar test p = {found['p']}")
+        else:
+            said.append(f"compared with {compared.name}: no answers are known; the two predict the same in "
+                        f"{len(pairs) - len(disagreements(pairs))} of {len(pairs)} samples")
     return said

@@ -8,9 +8,13 @@ import errno
 import functools
 import logging
 import os
+import signal
 import sys
 import time
+import unicodedata
 from pathlib import Path
+
+import actalign
 
 EXIT_DONE = 0
 EXIT_FAILED = 1  # the input was fine, the run was not: nothing could be decoded, the disk is full
@@ -19,7 +23,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 # The disk, its quota or its permissions: not the program's fault, and the user can mend it.
 OUTSIDE_CAUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG,
-                  errno.EIO)
+                  errno.EIO, errno.ELOOP)
 
 LONGEST_LINE = 1500  # characters of a message
 LOG_INTERVAL = 30  # seconds between two progress lines where stderr is a file
@@ -46,10 +50,24 @@ class StageError(OneLine):
 
 def one_line(message):
     """A message without line breaks and control characters, and with its middle left out where it is very long."""
-    line = " ".join(str(message).split())
-    line = "".join(character if character.isprintable() else "\ufffd" for character in line)
+    line = " ".join(printable(str(message)).split())
     half = LONGEST_LINE // 2
     return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
+
+
+def printable(text):
+    """A text without what steers a terminal. Whatever is said on stdout and stderr passes through here."""
+    return text if text.isprintable() else "".join(
+        c if c.isprintable() else " " if c.isspace() else "" if unicodedata.category(c) == "Cf" else "\ufffd"
+        for c in text)
+
+
+def say(*lines):
+    """Print results, a line each, on stdout. Where nobody reads on, as behind `head`, the run goes on all the same."""
+    try:
+        print(*map(printable, lines), sep="\n", flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")
 
 
 def script(main):
@@ -59,7 +77,11 @@ def script(main):
     """
     @functools.wraps(main)
     def run(argv=None):
+        sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # if closed
+        getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a notebook's has no such method
         try:
+            if signal.getsignal(signal.SIGINT) is actalign.end_at_once:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             code = main(argv) or EXIT_DONE
             sys.stdout.flush()
             return code
@@ -141,9 +163,9 @@ def pick_device(name=None):
 
 def require_folder_of(path, is_file=True):
     """Raise InputError unless the folder that `path` is to be written into exists, or if a file would be a folder."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; create it or choose another")
+    path, folder = Path(path), Path(os.path.realpath(path)).parent  # of a link, its target's
+    if not folder.is_dir():
+        raise InputError(f"{path}: the folder {folder} does not exist; create it or choose another")
     if is_file and path.is_dir():
         raise InputError(f"{path}: is a folder; give the name of a file")
 
@@ -155,12 +177,25 @@ def add_overwrite_argument(parser):
                              "one is finished")
 
 
-def positive_int(text):
-    """argparse type: a whole number from 1 on."""
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+def number(kind, least, most):
+    """An argparse type: an int or a float, which is the `kind`, from `least` to `most`."""
+    def in_range(text):
+        value = kind(text)
+        if not least <= value <= most:
+            raise ValueError(text)
+        return value
+
+    in_range.__name__ = f"number from {least} to {most}"  # as argparse says what is no such thing
+    return in_range
+
+
+positive_int = number(int, 1, 10**9)
+positive_float = number(float, 1e-9, 1e9)
+batch = number(int, 1, 10_000)  # frames or texts at once
+pixels = number(int, 1, 4096)
+seconds = number(float, 0.001, 1e6)  # to wait; the system takes less than 2**31 milliseconds
+temperature = number(float, 0, 100)
+workers = number(int, 1, 1000)
 
 
 class Stopwatch:
@@ -176,11 +211,3 @@ class Stopwatch:
     def rate(self, count):
         """`count` things a second as text."""
         return f"{count / max(self.seconds, 1e-9):.3g}" if count else "0"
-
-
-def positive_float(text):
-    """argparse type: a finite number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError(text)
-    return value

@@ -4,7 +4,6 @@ import ast
 import contextlib
 import csv
 import io
-import itertools
 import math
 import re
 import sys
@@ -101,7 +100,7 @@ def load_samples(dataset, split):
 
     Raises InputError if it cannot be read, a row has no domain or options, an answer is out of range, or ids repeat.
     """
-    path, samples, taken = Path(dataset), [], set()
+    path, samples, taken = Path(dataset), [], {}
     read = READERS.get(path.suffix.lower())
     if read is None and path.exists():
         raise InputError(f"--dataset {dataset}: is none of {', '.join(READERS)}; convert it to one of them")
@@ -114,7 +113,7 @@ def load_samples(dataset, split):
         raise InputError(f"--dataset {dataset}: cannot be read ({reason}); {advice}") from None
     for number, row in enumerate(rows, start=1):
         samples.append(sample_from_row(row, f"{dataset}, row {number}", taken))
-        taken.add(samples[-1].id)
+        taken.setdefault(samples[-1].id, 1)
     if not samples:
         raise InputError(f"{dataset}: has no rows; give a dataset with one row a clip")
     require_unique_ids(samples, dataset)
@@ -169,7 +168,7 @@ READERS = {".json": _rows_of_json, ".jsonl": _rows_of_json, ".csv": _rows_of_csv
 def sample_from_row(row, source, taken=()):
     """The Sample of a dataset row: ActionAtlas's fields, or `video`, `domain`, `choices` and what else is known.
 
-    source  names the row in errors     taken  ids in use already, for rows that bring none
+    source  names the row in errors     taken  {id in use: rows named after it}, which grows
     Raises InputError if the row has no video, domain or options, or its answer or times make no sense.
     """
     if not isinstance(row, dict):
@@ -188,9 +187,10 @@ def sample_from_row(row, source, taken=()):
     if name is None:
         raise InputError(f"{source}: has neither video nor youtube_id ({columns}); add a column `video` with a path")
     if "id" not in texts:  # then it is the name of its video, numbered where several rows share it
-        stem = Path(name.partition("?")[0]).stem or name
-        numbered = (f"{stem}-{count}" for count in itertools.count(2))
-        texts["id"] = next(id for id in itertools.chain([stem], numbered) if id not in taken)
+        texts["id"] = stem = Path(name.partition("?")[0]).stem or name
+        while texts["id"] in taken:
+            taken[stem] += 1
+            texts["id"] = f"{stem}-{taken[stem]}"
     where = f"{source} (id {texts['id']})"
     if not {"choices", "choices_str"} & row.keys():
         raise InputError(f"{where}: has no options ({columns}); give `choices` as a list or as lines \"1. name\"")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actalign.console import some_of
+from actalign.console import say, some_of
 from actalign.dataset import Sample
 from actalign.tables import score_text, table
 
@@ -127,21 +127,21 @@ def print_results(name, predictions, not_scored, compared=None):
                for method, found in {name: predictions, **(compared or {})}.items()}
     answered, note = len(methods[name]), ""
     if answered:
-        print("\n".join(accuracy_table({method: found for method, found in methods.items() if found})))
+        say(*accuracy_table({method: found for method, found in methods.items() if found}))
         note = f", {len(predictions) - answered} of them without a known answer" if answered < len(predictions) else ""
     elif predictions:
         rows = [(one.sample.id, "none of these" if one.is_none else one.sample.options[one.ranking[0]],
                  "-" if one.confidence is None else f"{one.confidence:.2f}", score_text(max(one.scores)),
                  "-" if one.margin is None else score_text(one.margin)) for one in predictions]
-        print("\n".join(table([("sample", "prediction", "confidence", "score", "margin"), *rows], texts=2)))
+        say(*table([("sample", "prediction", "confidence", "score", "margin"), *rows], texts=2))
         note = ", none with a known answer: no accuracy"
-    print(f"{len(predictions)} of {len(predictions) + len(not_scored)} samples scored{note}")
+    say(f"{len(predictions)} of {len(predictions) + len(not_scored)} samples scored{note}")
     for reason, ids in grouped((reason, id) for id, reason in not_scored.items()).items():
-        print(f"not scored: {len(ids)}, {reason} ({some_of(ids)})")
+        say(f"not scored: {len(ids)}, {reason} ({some_of(ids)})")
     tied = [prediction.sample.id for prediction in predictions if prediction.margin == 0]
     if tied:
-        print(f"ties: in {len(tied)} samples the best score is shared and the first such option was taken "
-              f"({some_of(tied)})")
+        say(f"ties: in {len(tied)} samples the best score is shared and the first such option was taken "
+            f"({some_of(tied)})")
 
 
 def grouped(pairs):

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import quote
 
-from actalign.console import InputError, require_folder_of, some_of
+from actalign.console import InputError, require_folder_of, say, some_of
 from actalign.files import replacing
 
 EAF_SCHEMA = "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"
@@ -175,5 +175,5 @@ def export(folder, form, predictions, video, phases_of):
                                     one.sample.options[one.ranking[0]], phases_of(one)[one.ranking[0]])
                            for one in answered])
     if without := [one.sample.id for one in answered if video.timestamps(one.sample.id) is None]:
-        print(f"{len(without)} clips have no timestamps: their phases are in frames ({some_of(without)})")
-    print(f"phases of {len(answered)} samples as {form} -> {folder}")
+        say(f"{len(without)} clips have no timestamps: their phases are in frames ({some_of(without)})")
+    say(f"phases of {len(answered)} samples as {form} -> {folder}")

@@ -6,9 +6,12 @@ What is read may come from strangers, so that its size and form are checked wher
 import contextlib
 import errno
 import gc
+import glob
 import hashlib
+import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import orjson
@@ -18,7 +21,7 @@ from actalign.console import InputError
 
 WITHOUT_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS)  # file systems; two runs are then the user's to avoid
 LOCK_SECONDS = 0.2  # in which a run that has just ended lets go of its output
-MOST_JSON_BYTES = 1 << 30  # of one file; an index of 100,000 samples has a third
+MOST_JSON_BYTES = 1 << 32  # of one file; an index of 100,000 clips has some hundred millions, most of it timestamps
 
 
 def parse_json(text):
@@ -31,6 +34,10 @@ def parse_json(text):
     gc.disable()  # looking for cycles among what is being made takes longer than making it
     try:
         return orjson.loads(text)
+    except ValueError as error:
+        if "memory" not in str(error):
+            raise
+        return json.loads(text)  # which is slower, and takes a twelfth of the memory
     finally:
         if was_enabled:
             gc.enable()
@@ -58,11 +65,10 @@ def read_bytes(path):
 
 def fingerprint(path):
     """A short hash of a file's bytes, so that a result can be traced to it; `b2sum -l 64` gives the same."""
-    state = hashlib.blake2b(digest_size=8)
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            state.update(part)
-    return state.hexdigest()
+    try:
+        return hashlib.blake2b(read_bytes(path), digest_size=8).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read any more ({reason_of(error)}); is another run writing it?") from None
 
 
 def read_json(path, what="JSON", lines=False):
@@ -77,7 +83,7 @@ def read_json(path, what="JSON", lines=False):
         raise InputError(f"{path}: no such file; give the {what}, or run the stage that writes it") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read as {what} ({reason_of(error)}); give another file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not valid JSON ({reason_of(error)}); it may be cut short: restore a copy, "
                          "or remove it and run the stage that writes it again") from None
 
@@ -108,17 +114,40 @@ def begins_with(path, pattern):
 
 @contextlib.contextmanager
 def replacing(path, binary=False):
-    """A file that takes the place of `path` when the block ends, and leaves nothing behind if it raises."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    """A file that takes the place of `path`, or of a link's target, when the block ends; of none if it raises."""
+    path = Path(os.path.realpath(path))
+    _remove_temporaries(path)
+    temporary = path.with_name(f"{path.name}.{os.urandom(4).hex()}.tmp")
     try:
-        with open(temporary, "wb" if binary else "w", encoding=None if binary else "utf-8") as file:
+        with open(temporary, "xb" if binary else "x", encoding=None if binary else "utf-8") as file:
             yield file
             sync(file)
-        os.replace(temporary, path)
+        rename(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _remove_temporaries(path):
+    """Remove what killed runs left of what was to replace `path`; other runs are locked out."""
+    for left in glob.glob(f"{glob.escape(str(path))}.{'[0-9a-f]' * 8}.tmp"):
+        os.unlink(left)
+
+
+def rename(source, target):
+    """Have a file take the place of another in one step that outlasts a power cut."""
+    os.replace(source, target)
+    with contextlib.suppress(OSError), contextlib.ExitStack() as closing:  # some systems do not open or sync folders
+        folder = os.open(Path(target).parent, os.O_RDONLY)
+        closing.callback(os.close, folder)
+        os.fsync(folder)
+
+
+def unshare(path):
+    """Put a copy in the place of a file that has other hard links, before it is changed."""
+    if os.stat(path).st_nlink > 1:
+        with open(path, "rb") as file, replacing(path, binary=True) as copy:
+            shutil.copyfileobj(file, copy)
 
 
 def reason_of(error):
@@ -135,7 +164,7 @@ def sync(file):
 class Journal:
     """A file of JSON lines that only grows; every appended line is on the disk when `append` returns.
 
-    A last line that a crash cut short was never committed: reading ignores it, the next append replaces it.
+    A last line that a crash cut short or damaged was never committed: reading ignores it, the next append replaces it.
     """
 
     def __init__(self, path, advice="remove the file or start over with --overwrite"):
@@ -181,7 +210,7 @@ class Journal:
             self._file = None
 
     def _committed(self):
-        """The bytes up to the end of the last whole line."""
+        """The bytes up to the end of the last whole line, or to its beginning if it is damaged and not the only one."""
         try:
             raw = read_bytes(self.path)
         except FileNotFoundError:
@@ -189,7 +218,12 @@ class Journal:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({reason_of(error)}); move it away, or choose another "
                              "--output") from None
-        return raw[:raw.rfind(b"\n") + 1]
+        raw = raw[:raw.rfind(b"\n") + 1]
+        last = raw.rfind(b"\n", 0, -1) + 1
+        with contextlib.suppress(ValueError):
+            parse_json(raw[last:])
+            return raw
+        return raw[:last] or raw
 
     def replace(self, contents):
         """Replace all lines in one step."""
@@ -201,25 +235,28 @@ class Journal:
         """Remove the file, if it is there."""
         self.close()
         self.path.unlink(missing_ok=True)
-        self.path.with_name(self.path.name + ".tmp").unlink(missing_ok=True)
+        _remove_temporaries(self.path)
 
 
 class Lock:
-    """Keeps an output to one run. The system releases it when the process ends, however it ends.
+    """Keeps outputs to one run. The system releases them when the process ends, however it ends.
 
-    Raises InputError if another run has it.
+    Raises InputError if another run has one of them.
     """
 
-    def __init__(self, path):
-        self._lock = FileLock(f"{path}.lock", timeout=LOCK_SECONDS)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise InputError(f"{path}: another run is writing it; wait for it, or choose another --output") from None
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                raise
-            Path(self._lock.lock_file).unlink(missing_ok=True)
+    def __init__(self, *paths):
+        self._locks = []
+        for path in paths:
+            lock = FileLock(f"{os.path.realpath(path)}.lock", timeout=LOCK_SECONDS)
+            try:
+                self._locks.append(lock.acquire().lock)
+            except Timeout:
+                self.release()
+                raise InputError(f"{path}: another run is writing it; wait for it, or choose another name") from None
+            except OSError as error:
+                if error.errno not in WITHOUT_LOCKS:
+                    raise
+                Path(lock.lock_file).unlink(missing_ok=True)
 
     def __enter__(self):
         return self
@@ -228,7 +265,7 @@ class Lock:
         self.release()
 
     def release(self):
-        """Let other runs have the output."""
-        if self._lock.is_locked:
-            Path(self._lock.lock_file).unlink(missing_ok=True)  # which filelock leaves; whoever waits for it sees that
-            self._lock.release()
+        """Let other runs have the outputs."""
+        while self._locks:
+            Path(self._locks[-1].lock_file).unlink(missing_ok=True)  # which filelock leaves; whoever waits sees that
+            self._locks.pop().release()

@@ -1,12 +1,11 @@
 """predictions.json and its CSV twin: the scores of every option of every sample, written and read."""
 
-import contextlib
 import csv
 from pathlib import Path
 
 import numpy as np
 
-from actalign.console import InputError, StageError, require_folder_of
+from actalign.console import InputError, StageError, require_folder_of, say
 from actalign.dataset import require_unique_ids, sample_from_record
 from actalign.evaluation import Prediction, print_results, top_k
 from actalign.exports import write_csv
@@ -19,7 +18,7 @@ COLUMNS = ("id", "domain", "option_index", "option", "score", "rank", "is_predic
 
 
 def publish(output, name, method, sources, predictions, not_scored, ids, compared=None, notes=(), phases_of=None):
-    """Print what a scoring stage found and what that was made from, and write it to `output` unless that is None.
+    """Write what a scoring stage found to `output` unless that is None; then print it, and what it was made from.
 
     name: of the method where people read of it   ids: of all samples   notes: lines that go below the results
     The others are those of `print_results` and `write_predictions`.
@@ -27,12 +26,12 @@ def publish(output, name, method, sources, predictions, not_scored, ids, compare
     """
     if sorted([prediction.sample.id for prediction in predictions] + list(not_scored)) != sorted(ids):
         raise RuntimeError("samples were joined wrongly; no result is printed")
-    print_results(name, predictions, not_scored, compared)
-    made_from = ", ".join(f"{flag} {source['fingerprint']}" for flag, source in sources.items())
-    print(*notes, f"made from {made_from}", sep="\n")
     if output:
         write_predictions(output, method, sources, predictions, not_scored, phases_of)
-        print(f"predictions -> {output}, {csv_path(output)}" + (f", {phases_path(output)}" if phases_of else ""))
+    print_results(name, predictions, not_scored, compared)
+    made_from = ", ".join(f"{flag} {source['fingerprint']}" for flag, source in sources.items())
+    written = [csv_path(output), *([phases_path(output)] if phases_of else [])] if output else []
+    say(*notes, f"made from {made_from}", *([f"predictions -> {', '.join(map(str, [output, *written]))}"] * bool(output)))
     if not predictions:
         raise StageError("no sample could be scored; the lines above say why")
 
@@ -115,7 +114,7 @@ def predictions_output(path):
     Raises InputError if its folder is not there, it or its CSV twin is a file of another kind, or another run holds it.
     """
     if path is None:
-        return contextlib.nullcontext()
+        return Lock()
     require_folder_of(path)
     twin = csv_path(path)
     if twin == Path(path):
@@ -124,4 +123,4 @@ def predictions_output(path):
         raise InputError(f"--output {path}: is there and holds no predictions; choose another name")
     if twin.exists() and not begins_with(twin, ",".join(COLUMNS)):
         raise InputError(f"--output {path}: {twin} goes beside it and has other content now; choose another name")
-    return Lock(path)
+    return Lock(path, twin)

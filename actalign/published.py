@@ -227,7 +227,7 @@ def parse_args(argv=None):
                         "processed_dataset.npy (embeddings only)")
     parser.add_argument("--kind", choices=artifacts.MAKERS, help="what OLD holds (default: what it looks like)")
     parser.add_argument("--model", default=SO400M, help="checkpoint that made the embeddings (default: %(default)s)")
-    parser.add_argument("--image_size", type=console.positive_int, default=384, help="of frames (default: %(default)s)")
+    parser.add_argument("--image_size", type=console.pixels, default=384, help="of frames (default: %(default)s)")
     add_trust_argument(parser)
     console.add_overwrite_argument(parser)
     return parser.parse_args(argv)
@@ -281,4 +281,4 @@ def main(argv=None):
         raise console.StageError("no sample could be converted; nothing was written")
     converted = len(artifacts.read_index(args.new, kind)["items"])
     why = f", see {artifacts.missing_path(args.new)}" if missing else ""
-    print(f"{converted} samples are converted ({kind}), {missing} are not in {args.old}{why} -> {args.new}")
+    console.say(f"{converted} samples are converted ({kind}), {missing} are not in {args.old}{why} -> {args.new}")

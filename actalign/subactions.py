@@ -95,8 +95,7 @@ class GeneratedFile:
     """
 
     def __init__(self, path, generated_with, overwrite=False):
-        self.path = Path(path)
-        self.missing = MissingItems(path)
+        self.path = Path(path).resolve()
         self._generated_with = generated_with
         self._journal = Journal(self.path.with_name(self.path.name + ".partial"), "take that line out")
         self._replies = Journal(self.path.with_suffix(".replies.jsonl"), "move the file away")
@@ -110,6 +109,7 @@ class GeneratedFile:
         if self.path.exists() and not self._starts_over:
             there += zip(read_subactions(path), read_json(path), strict=True)
         there += [(subactions_from_entry(entry, self._journal.path), entry) for entry in journal]
+        self.missing = MissingItems(path, {of_sample.sample.id for of_sample, _ in there if not of_sample.lacking})
         for of_sample, entry in there:
             id, earlier = of_sample.sample.id, entry.get("generated_with")
             self._entries[id] = entry
@@ -173,6 +173,7 @@ class GeneratedFile:
         """
         self._journal.close()
         self._replies.close()
+        self.missing.save()
         if self._starts_over and not (is_done and any(entry.get("subactions") for entry in self._entries.values())):
             return
         if self._journal.path.exists():

@@ -1,6 +1,6 @@
 """Text tables for a terminal, and texts that are safe and short enough to stand in one."""
 
-import unicodedata
+from actalign.console import one_line
 
 TERMINAL_COLUMNS = 80
 NARROWEST_TEXT = 12  # columns; shorter texts of a table tell too little
@@ -13,7 +13,7 @@ def table(rows, texts=1):
     """
     from rich.cells import cell_len, set_cell_size
 
-    rows = [[*map(printable, row[:texts]), *row[texts:]] for row in rows]
+    rows = [[*(one_line(text).replace("\ufffd", "") for text in row[:texts]), *row[texts:]] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     while sum(widths) + 2 * (len(widths) - 1) > TERMINAL_COLUMNS and max(widths[:texts]) > NARROWEST_TEXT:
         widths[widths.index(max(widths[:texts]))] -= 1
@@ -23,17 +23,11 @@ def table(rows, texts=1):
     return [lines[0], "-" * max(map(cell_len, lines)), *lines[1:]]
 
 
-def printable(text):
-    """A text in one line without what steers a terminal: control characters are spaces, marks without shape go."""
-    text = "".join("" if unicodedata.category(c) == "Cf" else c if c.isprintable() else " " for c in text)
-    return " ".join(text.split())
-
-
 def shortened(text, width):
     """A text in at most so many columns of a terminal, ending in an ellipsis where it was longer."""
     from rich.text import Text
 
-    text = Text(text)
+    text = Text(one_line(text))
     text.truncate(width, overflow="ellipsis")
     return text.plain.rstrip()
 

@@ -275,7 +275,8 @@ def test_array_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
         monkeypatch.setattr(os, "replace", watched_replace)
     assert_holds(path, ["clip-0"])
-    assert len(synced) == 2  # and the index
+    folder = tmp_path.stat().st_ino
+    assert synced == [path.stat().st_ino, folder, path.with_suffix(".json").stat().st_ino, folder]  # with the names
 
 
 def test_exception_in_an_item_forgets_that_item_only(tmp_path):

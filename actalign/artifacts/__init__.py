@@ -26,7 +26,7 @@ import xxhash
 
 from actalign.console import InputError
 from actalign.dataset import sample_from_record
-from actalign.files import fingerprint, read_json, reason_of, write_json
+from actalign.files import Journal, fingerprint, read_json, reason_of, write_json
 
 FORMAT = "actalign-array"
 VERSION = 2
@@ -51,11 +51,12 @@ Checksum = xxhash.xxh3_128  # of an item's rows, which may come in any number of
 
 
 def index_path(path):
-    """The index that belongs to the array file `path`. Raises InputError unless that ends in .npy."""
+    """The index of an array file, beside it or what that is a link to. Raises InputError unless it ends in .npy."""
     path = Path(path)
     if path.suffix != ".npy":
         raise InputError(f"{path}: an array artifact ends in .npy; choose a name such as {path.stem or 'NAME'}.npy")
-    return path.with_suffix(".json")
+    beside = path.with_suffix(".json")
+    return beside if beside.exists() or not path.is_symlink() else Path(os.path.realpath(path)).with_suffix(".json")
 
 
 def missing_path(path):
@@ -158,10 +159,13 @@ class ArrayArtifact:
 
 
 def read_rows(path, dtype, row_shape, offset, start, stop):
-    """Rows start:stop of the array that begins at byte `offset` of a file. A map's pages would count as memory."""
-    row_size = math.prod(row_shape)
-    rows = np.fromfile(path, dtype, (stop - start) * row_size, offset=offset + start * row_size * dtype.itemsize)
-    return rows.reshape(stop - start, *row_shape)
+    """Rows start:stop of the array that begins at byte `offset` of a file. Raises InputError if they are gone."""
+    row_size = math.prod(row_shape)  # and no map, whose pages would count as memory
+    try:
+        rows = np.fromfile(path, dtype, (stop - start) * row_size, offset=offset + start * row_size * dtype.itemsize)
+        return rows.reshape(stop - start, *row_shape)
+    except (FileNotFoundError, ValueError):
+        raise InputError(f"{path}: has changed since its index was read; wait for the run that writes it") from None
 
 
 def read_index(path, kind):
@@ -353,13 +357,13 @@ class MissingItems:
 
     def __init__(self, path, done=()):
         self.path = missing_path(path)
-        entries = read_json(self.path, "list of missing items") if self.path.exists() else []
-        if not isinstance(entries, list) or not all(
-                isinstance(entry, dict) and isinstance(entry.get("id"), str) and {"reason", "retry"} <= entry.keys()
-                for entry in entries):
+        self._journal = Journal(partial_path(self.path), "remove the file")  # of what was added and not saved
+        self._saved = read_json(self.path, "list of missing items") if self.path.exists() else []
+        entries = [*self._saved, *self._journal.read()] if isinstance(self._saved, list) else [None]
+        if not all(isinstance(entry, dict) and isinstance(entry.get("id"), str) and {"reason", "retry"} <= entry.keys()
+                   for entry in entries):
             raise InputError(f"{self.path}: is no list of missing items of this project; move it away")
         self._entries = {entry["id"]: entry for entry in entries if entry["id"] not in done}
-        self._saved = entries
 
     def is_final(self, id):
         """Whether an item is named here and another try cannot help."""
@@ -368,20 +372,18 @@ class MissingItems:
     def add(self, id, reason, retry):
         """Name an item; `retry` tells whether running again may help."""
         self._entries[id] = {"id": id, "reason": str(reason), "retry": bool(retry)}
-        self.save()
+        self._journal.append(self._entries[id])
 
     def drop(self, id):
         """Forget an item that is there now."""
-        if self._entries.pop(id, None):
-            self.save()
+        self._entries.pop(id, None)
 
     def save(self):
         """Have the file say what is missing; without such items there is no file."""
         entries = list(self._entries.values())
-        if entries == self._saved:
-            return
-        if entries:
-            write_json(self.path, entries, indent=True)
-        else:
+        if not entries:
             self.path.unlink(missing_ok=True)
+        elif entries != self._saved:
+            write_json(self.path, entries, indent=True)
         self._saved = entries
+        self._journal.remove()

@@ -8,6 +8,7 @@ import contextlib
 import io
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from actalign.artifacts import (
     read_rows,
 )
 from actalign.console import InputError
-from actalign.files import Journal, Lock, begins_with, sync, write_json_items
+from actalign.files import Journal, Lock, begins_with, rename, sync, unshare, write_json_items
 from actalign.sentences import SUBACTION_TEMPLATE
 
 UNTOLD = {"template": SUBACTION_TEMPLATE}  # settings of indexes that are older than the flag
@@ -46,8 +47,7 @@ class ArrayWriter:
     """
 
     def __init__(self, path, kind, settings, notes=None, overwrite=False):
-        self._index_path = index_path(path)
-        self.path = self._index_path.with_suffix(".npy")
+        self._index_path, self.path = (Path(os.path.realpath(name)) for name in (index_path(path), path))
         self.kind = kind
         self.meta = {**settings, **(notes or {})}
         self._settings = settings
@@ -122,8 +122,10 @@ class ArrayWriter:
 
     def __exit__(self, exception_type, exception, traceback):
         try:
-            if not self._abandoned and (exception_type is None or self._was_finished):
-                self._finish()
+            if not self._abandoned:
+                self.missing.save()
+                if exception_type is None or self._was_finished:
+                    self._finish()
         except OSError:
             if exception_type is None:
                 raise
@@ -213,9 +215,10 @@ class ArrayWriter:
             self._partial_path.unlink(missing_ok=True)  # a killed --overwrite's, whose rows are not the journal's
             self._journal.replace([self._header(0), *self.items.values()])
             self._rows_path = self._partial_path  # before the rows are: whoever is interrupted must not discard them
-            os.replace(self.path, self._partial_path)
+            rename(self.path, self._partial_path)
             self._index_path.unlink(missing_ok=True)
         self._rows_path = self._partial_path
+        unshare(self._partial_path)
         self._file = open(self._partial_path, "r+b")
         self._file.truncate(self._end_of(self.row_count))
         self._file.seek(0, os.SEEK_END)
@@ -238,14 +241,14 @@ class ArrayWriter:
     def _finish(self):
         """Make the committed items the finished artifact."""
         self._close_rows()
-        self.missing.save()
         if self.items and self._rows_path == self._partial_path:
+            unshare(self._partial_path)
             with open(self._partial_path, "r+b", buffering=0) as file:  # else an interrupt could write half of it twice
                 file.truncate(self._end_of(self.row_count))
                 file.write(_npy_header(self._dtype, (self.row_count, *self._row_shape)))
                 sync(file)
             self._index_path.unlink(missing_ok=True)  # an old index must never stand beside the new array
-            os.replace(self._partial_path, self.path)
+            rename(self._partial_path, self.path)
             self._rows_path = self.path
         if self.items and not self._index_path.exists():
             write_json_items(self._index_path, self._header(self.row_count), "items", self.items.values())

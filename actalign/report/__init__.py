@@ -7,8 +7,8 @@ from pathlib import Path
 
 from actalign import comparison
 from actalign.artifacts import ArrayArtifact, read_array
-from actalign.console import InputError, require_folder_of, some_of
-from actalign.files import begins_with
+from actalign.console import InputError, require_folder_of, say, some_of
+from actalign.files import Lock, begins_with
 from actalign.predictions import csv_path
 
 MOST_SAMPLES = 100  # on a page, unless --report_limit says otherwise
@@ -93,8 +93,8 @@ def chosen_predictions(run, ids, limit):
     return list(chosen.values()), f"taken in turns from {', '.join([*names, f'and {last}']) if names else last}"
 
 
-def require_usable(args):
-    """Raise InputError if what the flags of seq_alignment.py ask for cannot be written."""
+def outputs(args):
+    """The Lock of what the flags of seq_alignment.py ask for. Raises InputError if that cannot be written."""
     if args.report:
         report = Path(args.report)
         if args.output and report in (Path(args.output), csv_path(args.output)):
@@ -106,6 +106,7 @@ def require_usable(args):
         require_folder_of(args.figures, is_file=False)
         if Path(args.figures).is_file():
             raise InputError(f"--figures {args.figures}: is no folder; choose another name")
+    return Lock(*filter(None, (args.report, args.figures)))
 
 
 def open_frames(path, video):
@@ -133,8 +134,8 @@ def write(args, run):
     if args.report:
         from actalign.report import page
         count, size = page.write(args.report, run, args.samples, args.report_limit)
-        print(f"report of {count} samples ({size / 1e6:.1f} MB) -> {args.report}")
+        say(f"report of {count} samples ({size / 1e6:.1f} MB) -> {args.report}")
     if args.figures:
         from actalign.report import figures
         count = figures.write(args.figures, run, args.samples)
-        print(f"{count} {'figure' if count == 1 else 'figures'} -> {args.figures}")
+        say(f"{count} {'figure' if count == 1 else 'figures'} -> {args.figures}")

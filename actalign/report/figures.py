@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from actalign import console
 from actalign.files import replacing
 from actalign.report import chosen_predictions
-from actalign.tables import printable, shortened
+from actalign.tables import shortened
 
 MOST_FIGURES = 8  # unless --samples names them
 WIDTH = 10.0  # inches
@@ -36,7 +36,7 @@ STYLE = {
 
 def write(folder, run, ids):
     """Draw a PNG and a PDF of the samples `ids`, or else of the most telling ones, into `folder`. Returns how many."""
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     folder.mkdir(exist_ok=True)
     predictions, _ = chosen_predictions(run, ids, MOST_FIGURES)
     fonts = {"font.family": [name for name in FONTS if name in font_manager.get_font_names()]}
@@ -100,7 +100,7 @@ def _draw_option(panel, prediction, k, similarity, texts, times, low, high):
                    solid_joinstyle="miter", path_effects=[patheffects.withStroke(linewidth=4, foreground="black")])
     panel.set_xlim(-0.5, T - 0.5)
     panel.set_ylim(M - 0.5, -0.5)
-    panel.set_yticks(range(M), [shortened(printable(text), TEXT_COLUMNS) for text in texts])
+    panel.set_yticks(range(M), [shortened(text, TEXT_COLUMNS) for text in texts])
     panel.tick_params(axis="y", length=0)
     panel.spines[:].set_visible(False)
     at, unit = (np.arange(T), "") if times is None else (times, " s")  # ticks are round frames, or round seconds
@@ -108,7 +108,7 @@ def _draw_option(panel, prediction, k, similarity, texts, times, low, high):
     ticks = [tick for tick in locator.tick_values(0, max(at[-1], 1e-9)) if 0 <= tick <= at[-1]]
     panel.set_xticks(np.interp(ticks, at, np.arange(T)), [f"{tick:g}{unit}" for tick in ticks])
     word, color = mark(prediction, k)
-    name = shortened(printable(prediction.sample.options[k]), TITLE_COLUMNS)
+    name = shortened(prediction.sample.options[k], TITLE_COLUMNS)
     panel.set_title(f"{name}   {prediction.scores[k]:#.3g}".rstrip("."), loc="left")
     panel.set_title(word, loc="right", color=color)
     return image
