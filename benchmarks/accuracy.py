@@ -186,7 +186,7 @@ def measure(cache, names, world_names, clips, executor):
         path.write_text(json.dumps({name: encoders.pose_accuracy(one) for name, one in checkpoints.items()}))
     chosen_on = {name: {world: {method: np.concatenate([results[seed][name][world][method] for seed in CHOICE_SEEDS])
                                 for method in methods} for world, methods in of_worlds.items()}
-                 for name, of_worlds in hits.items()}
+                 for name, of_worlds in results[REPORT_SEED].items()}
     return Results(chosen_on), Results(results[REPORT_SEED]), json.loads(path.read_text())
 
 

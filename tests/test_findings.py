@@ -53,7 +53,7 @@ def test_the_page_says_what_was_found_and_what_not(tmp_path):
     best = METHODS[3]
     results = made_results({("500 steps", str(best)): 0.75, ("500 steps", str(METHODS[7])): 0.1})
     strengths = {STRONG: 0.8, "500 steps": 0.2}
-    text = findings.page(results, results, strengths, best, clips=200, smooth=3, choice_seed=1, report_seed=2,
+    text = findings.page(results, results, strengths, best, clips=200, choice_seeds=(1, 3), report_seed=2,
                          frame_rate=12)
     assert f"**{best}**" in text
     assert "The gain is +25.0 [" in text
