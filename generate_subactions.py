@@ -156,7 +156,11 @@ def generate_subactions(questions, generated, model, settings):
                 bar.update(len(question.samples))
                 with committing:
                     in_a_row[:] = [*in_a_row, question.samples[0].id] if question.options == asked else []
-                    require_use_of(in_a_row, generated)
+                    if len(in_a_row) >= MOST_UNUSABLE:  # asking on would cost as much for as little
+                        raise console.StageError(
+                            f"what came for {len(in_a_row)} samples in a row could not be used ({in_a_row[-1]}: "
+                            f"{generated.reasons[in_a_row[-1]]}){generated.where_replies_are}; change the prompt or "
+                            "--model and run again")
         except BaseException as error:  # raised below, when the others have ended
             errors.append(error)
             model.stopped.set()
@@ -173,15 +177,6 @@ def generate_subactions(questions, generated, model, settings):
             committing.acquire()  # for good: after an interrupt, nobody writes beside what ends the run
     if errors:
         raise errors[0]
-
-
-def require_use_of(in_a_row, generated):
-    """Raise StageError if too many samples in a row gained nothing: asking on would cost as much for as little."""
-    if len(in_a_row) >= MOST_UNUSABLE:
-        last = in_a_row[-1]
-        raise console.StageError(f"what came for {len(in_a_row)} samples in a row could not be used ({last}: "
-                                 f"{generated.reasons[last]}){generated.where_replies_are}; change the prompt or "
-                                 "--model and run again")
 
 
 def estimate(questions, settings):
@@ -353,10 +348,11 @@ def server_of(args):
     if not re.fullmatch("[!-~]*", key):
         raise console.InputError("the API key holds a space, a line break or a letter that no key has; copy it again")
     address = (args.base_url or "").strip() or language_model.OPENAI
-    with suppress(ValueError):
+    with suppress(ValueError, AttributeError):
         parts = urllib.parse.urlsplit(address)
-        if re.fullmatch("[!-~]+", address) and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return key or "none", parts.geturl()
+        if (re.fullmatch("[!-~]+", address) and parts.scheme in ("http", "https") and parts.port != 0
+                and parts.hostname.encode("idna")):  # UnicodeError is a ValueError
+            return key or "none", parts._replace(path=parts.path.removesuffix("/chat/completions")).geturl()
     raise console.InputError("--base_url or OPENAI_BASE_URL: is no address of a server; give one such as "
                              "http://127.0.0.1:8000/v1")
 

@@ -13,7 +13,7 @@ import numpy as np
 from actalign import evaluation
 from actalign.console import InputError
 
-SHARPNESS = 1.5  # nats for a z of 1: between what calibrates weak encoders best in drawn worlds, 1, and strong ones, 2.5
+SHARPNESS = 1.5  # nats for a z of 1; in drawn worlds 1 calibrates weak encoders best, 2.5 strong ones
 FOLDS = 10
 LEAST_ANSWERS = 20  # to calibrate on
 MOST_ODDS = 12.0  # nats; a confidence of 1 has no odds

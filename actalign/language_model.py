@@ -1,5 +1,6 @@
 """A chat model behind the OpenAI protocol: asks, waits where the server wants it, and leaves out what it rejects."""
 
+import functools
 import ipaddress
 import json
 import os
@@ -10,8 +11,9 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+from concurrent import futures
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 
 from actalign.console import InputError, StageError, log, one_line
@@ -21,6 +23,8 @@ OPENAI = "https://api.openai.com/v1"
 
 TRIES = 6  # of one request that meets a rate limit, a lost connection or a server error
 LONGEST_WAIT = 600  # s that a server may ask for; rather than sleep longer, the run stops and says so
+LONGEST_CONNECT = 30  # s until a server takes a connection; less than an answer may take, so that it is told from that
+MOST_BYTES = 1 << 24  # of one answer
 MOST_NON_ANSWERS = 5  # before the first answer; more say that the address or the model is wrong
 MOST_WORDS = 300  # characters of a server's own words behind ours
 SHORTEST_KEY = 8  # characters; what a local server takes for a key may be any short word
@@ -28,24 +32,26 @@ SPOKEN = ("content", "tool_calls", "function_call", "reasoning_content", "reason
 
 # Servers' words. Each pattern was read in a server's own messages; a message is tried against them from the top down.
 TOO_LONG = re.compile(  # the question, or with the limit of the answer, for the model's context
-    r"exceed_context|context[ _-]?(length|size|window|overflow)|max_(seq|model)_len|reduce the length|tokens to keep"
-    r"|(prompt|input|request|message)s?( is| are)? too (long|large)|too many (input |prompt )?tokens"
+    r"exceed_context|context[ _-]?(length|size|window|overflow)|max_(seq|model)_len|prompt length|tokens to keep"
+    r"|reduce the length|(prompt|input|request|message)s?( is| are)? too (long|large)|too many (input |prompt )?tokens"
     r"|(length|tokens|token count)\b.{0,60}(exceed|greater than|longer than)|maximum .{0,40}tokens|max_new_tokens"
     r"|max_(completion_|output_)?tokens\b.{0,60}(too large|at most|exceed|less than|<=|range)", re.IGNORECASE)
-FILTERED = re.compile("content.?(filter|policy|management)|moderation|flagged|data_inspection_failed", re.IGNORECASE)
+FILTERED = re.compile("content.?(filter|policy|management|exists risk)|moderation|flagged|safety|prohibited|recitation"
+                      "|data_inspection_failed", re.IGNORECASE)
+QUOTA = re.compile("credit balance|(any|more|of|insufficient) credits?|insufficient.(balance|quota|funds)|billing"
+                   "|budget.{0,10}exceeded|exceeded your current quota", re.IGNORECASE)
 KEY = re.compile(r"api.?key|unauthori[sz]ed|authenticat|authorization|credentials", re.IGNORECASE)
 PARTS = re.compile("(?P<temperature>temperature)|(?P<limit>max_completion_tokens|max_tokens)|"
                    "(?P<format>response_?format|json_object|schema|grammar)", re.IGNORECASE)
-HEADER_VARIABLES = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_CUSTOM_HEADERS")
-PROXY_VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
+HEADER_VARIABLES = {"OPENAI_ORG_ID": "[!-~]*", "OPENAI_PROJECT_ID": "[!-~]*",  # and what they may hold
+                    "OPENAI_CUSTOM_HEADERS": r"([\w-]+:[ -~]*\r?(\n|$))*"}
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
-QUESTION_CODES = {"context_length_exceeded", "exceed_context_size_error", "content_filter",
-                  "content_policy_violation"}
-QUOTA_CODES = {"insufficient_quota", "billing_not_active", "billing_hard_limit_reached"}
 ANSWER_CODES = {"json_validate_failed", "tool_use_failed", "output_parse_failed"}  # which the server threw away
+CUT = "the answer was cut at the token limit (--max_tokens)"
 ADVICE = {
     401: "the key is not accepted, check OPENAI_API_KEY or --apikey",
     402: "the quota is used up, add credit or wait",
+    407: "the proxy wants a user and a password, write them into HTTPS_PROXY or HTTP_PROXY",
     404: "the server knows no such model or address, check --model and --base_url; does --base_url end in /v1?",
     429: "the limit is used up, wait or ask with fewer --workers",
 }
@@ -64,30 +70,20 @@ class Answer:
     raw: str = ""
 
 
-class _ErrorInstead(Exception):
-    """An error that came with status 200, in place of an answer."""
-
-    def __init__(self, body, response):
-        super().__init__(body)
-        self.body, self.response = body, response
-
-
 @dataclass(frozen=True)
 class _Judgement:
-    """What an error means.
+    """What to make of what came.
 
-    outcome  NoAnswer or StageError to raise, or the Answer to give, if nothing else helps
+    outcome  Answer to give, or NoAnswer or StageError to raise, if nothing else helps
     rejected  the part of the request that the server does not take
-    pause  s before another try, which may help; 0 where it would not
-    is_unexplained  it may mean anything
-    may_be_format  even that the server does not take the response format, which many reject without a word
+    pause  s before another try, None where that would not help
+    is_unexplained  it may mean anything, such as that the server does not take the response format
     """
 
     outcome: Exception | Answer
     rejected: str | None = None
-    pause: int = 0
+    pause: float | None = None
     is_unexplained: bool = False
-    may_be_format: bool = False
 
 
 def request_choices(temperature, schema, max_tokens=None):
@@ -121,11 +117,12 @@ class LanguageModel:
         self._choices = choices  # replaced, never changed
         self._key = api_key
         self._address = urllib.parse.urlsplit(base_url)
+        self._timeout = timeout
         self._client = _client_of(base_url, api_key, timeout)
         self._guard = threading.Lock()
         self._has_answered = False
         self._non_answers = 0
-        self._told = set()
+        self._tell = functools.cache(lambda what: log.warning(f"{model}: {what}"))  # once
 
     @property
     def temperature(self):
@@ -140,75 +137,77 @@ class LanguageModel:
         Raises NoAnswer if that did not help, StageError if no further question makes sense: a bad key, no server, or
         one from which nothing came so far that is an answer.
         """
-        import openai
-
         tries = guessed = 0  # guessed: response formats left out for this question, since they may be what is wrong
         while not self.stopped.is_set():
             shared = self._choices
             choices = {**shared, "format": shared["format"][guessed:] or [{}]}
-            try:
-                answer = self._ask_once(prompt, choices)
-            except (openai.APIError, _ErrorInstead) as error:
-                tries += 1
-                found = self._judged(error, choices)
-                if found.pause and tries < TRIES:  # at random, so that not all come back at once
-                    self._pause(_retry_after(error, found.pause * 2 ** (tries - 1)) + random.random())
-                elif found.may_be_format and not self._has_answered and len(choices["format"]) > 1:
-                    tries, guessed = 0, guessed + 1
-                elif self._leave_out(found.rejected, shared):
-                    tries = 0
-                else:
-                    if found.is_unexplained:
-                        self._count_non_answer(found.outcome)
-                    if isinstance(found.outcome, Answer):
-                        return found.outcome
-                    raise found.outcome from None
-            else:
-                if answer.text and guessed:  # so the format it was; what is no answer teaches nothing
+            found = self._found(prompt, choices, tries)
+            tries += 1
+            is_answer = isinstance(found.outcome, Answer)
+            if found.pause is not None and tries < TRIES:
+                self._pause(found.pause + random.random())  # at random, so that not all come back at once
+            elif found.is_unexplained and not (is_answer or self._has_answered) and len(choices["format"]) > 1:
+                tries, guessed = 0, guessed + 1
+            elif not is_answer and self._leave_out(found.rejected, shared):
+                tries = 0
+            elif is_answer and found.outcome.text:
+                self._has_answered = True
+                if guessed:  # so the format it was; what is no answer teaches nothing
                     self._leave_out("format", shared, guessed)
-                return answer
+                return found.outcome
+            else:
+                if found.is_unexplained:
+                    self._count_non_answer(found.outcome)
+                if is_answer:
+                    return found.outcome
+                raise found.outcome
         raise StageError("stopped")
 
     def _pause(self, seconds):
         self.stopped.wait(seconds)
 
-    def _ask_once(self, prompt, choices):
-        # Raw: what some servers answer is no completion that the client could read.
-        raw = self._client.chat.completions.with_raw_response.create(**request_body(self.model, prompt, choices))
-        body = _json_of(raw.content, self._key)
-        message = answer_part(body, "choices", 0, "message")
-        if not any(answer_part(message, part) for part in SPOKEN) and (error := error_in(body)):
-            raise _ErrorInstead(error, raw.http_response)
-        asked, answered = (answer_part(body, "usage", f"{kind}_tokens") for kind in ("prompt", "completion"))
-        with self._guard:
-            self.tokens_asked += asked if isinstance(asked, int) else 0
-            self.tokens_answered += answered if isinstance(answered, int) else 0
-        if isinstance(answered, int):
-            self._check_limit(choices["limit"][0], answered)
-        if answer_part(body, "choices", 0, "finish_reason") == "length":
-            self._tell("an answer was cut at the token limit; a higher --max_tokens may be needed")
-        answer = read_answer(body)
-        if answer.text:
-            self._has_answered = True
-        else:
-            self._count_non_answer(answer)
-        return answer
+    def _found(self, prompt, choices, tries):
+        """The _Judgement of what comes for a prompt that was tried so often."""
+        import openai
 
-    def _tell(self, what):
-        """Warn once."""
+        arrived = futures.Future()
+
+        def create():  # raw: what some servers answer is no completion that the client could read
+            try:
+                body = request_body(self.model, prompt, choices)
+                arrived.set_result(self._client.chat.completions.with_raw_response.create(**body).http_response)
+            except Exception as error:  # raised below
+                arrived.set_exception(error)
+
+        threading.Thread(target=create, daemon=True).start()  # for the client limits only the time between two bytes
+        try:
+            response = arrived.result(self._timeout)
+        except openai.APIStatusError as error:
+            response = error.response
+        except (openai.APIConnectionError, futures.TimeoutError, UnicodeError) as error:
+            return self._no_response(error.__cause__ or error, 2 ** tries)
+        body = _json_of(response.content, self._key)
+        message, error = answer_part(body, "choices", 0, "message"), error_in(body)
+        if response.status_code >= 300 or (error and not any(answer_part(message, part) for part in SPOKEN)):
+            return self._judged(response, error or body, choices, tries)
+        asked, answered = (tokens if isinstance(tokens := answer_part(body, "usage", f"{kind}_tokens"), int) else 0
+                           for kind in ("prompt", "completion"))
         with self._guard:
-            if what not in self._told:
-                self._told.add(what)
-                log.warning(f"{self.model}: {what}")
+            self.tokens_asked += asked
+            self.tokens_answered += answered
+        self._check_limit(choices["limit"][0], answered)
+        answer = read_answer(body)
+        if answer.flaw == CUT:
+            self._tell("an answer was cut at the token limit; a higher --max_tokens may be needed")
+        return _Judgement(answer, is_unexplained=not answer.text)
 
     def _check_limit(self, asked_with, tokens):
         """Ask for the limit by another name where the server answered with more tokens than were allowed."""
         for name, limit in asked_with.items():
             if tokens > limit:
                 with self._guard:
-                    names = self._choices["limit"]
-                    if name in names[0] and len(names) > 2:
-                        self._choices = {**self._choices, "limit": names[1:]}
+                    if asked_with is self._choices["limit"][0] and len(self._choices["limit"]) > 2:
+                        self._choices = {**self._choices, "limit": self._choices["limit"][1:]}
                 self._tell(f"the server does not keep to {name} ({limit}): an answer had more tokens")
 
     def _count_non_answer(self, what):
@@ -219,67 +218,65 @@ class LanguageModel:
                 what = what.flaw if isinstance(what, Answer) else what
                 raise StageError(f"{what}; nothing else came, {self._non_answers} times")
 
-    def _judged(self, error, choices):
-        """The _Judgement of an error. Our words are followed by the server's, without the key."""
-        status = getattr(error, "status_code", 200)
-        if not hasattr(error, "response"):
-            cause = type(error.__cause__ or error).__name__
-            if cause in ("ConnectError", "ConnectTimeout", "ProxyError"):
-                return _Judgement(self._no_connection(reason_of(error.__cause__)), pause=1)
-            return _Judgement(NoAnswer(f"no whole answer ({cause}); a slow model needs a longer --timeout"), pause=1)
-        body = without_key(error.body, self._key)
-        codes = {str(answer_part(body, name)) for name in ("code", "type", "status")}
+    def _no_response(self, cause, pause):
+        """The _Judgement where a connection failed or was too slow. It names the proxy through which it went."""
+        kind, reason = type(cause).__name__, without_key(reason_of(cause), self._key)
+        if kind not in ("ConnectError", "ConnectTimeout", "ProxyError", "UnicodeError"):  # the last: no name of a host
+            advice = f" within {self._timeout:g} s; a slow model needs a longer --timeout" if "Timeout" in kind else ""
+            return _Judgement(NoAnswer(f"no whole answer ({reason}){advice}"), pause=pause)
+        proxy, check = _proxy_for(self._address), "--base_url, the network, and that it runs"
+        if proxy:
+            reason, check = f"through the proxy {proxy} ({reason})", "HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+        host = self._address.netloc.rpartition("@")[2]
+        return _Judgement(StageError(f"no connection to {host} {reason}; check {check}"), pause=pause)
+
+    def _judged(self, response, error, choices, tries):
+        """The _Judgement of an error. Our words are followed by the server's."""
+        status, said, wait = response.status_code, words_of(error), _retry_after(response.headers)
+        codes = {str(answer_part(error, name)) for name in ("code", "type", "status")}
         if status == 200:
             status = next((int(code) for code in codes if re.fullmatch("[45][0-9][0-9]", code)),
                           429 if re.search("rate.?limit", " ".join(codes)) else status)
-        said = words_of(body)
-        details = ", ".join([f"status {status}", *sorted(codes & (ANSWER_CODES | QUOTA_CODES | QUESTION_CODES))])
-        details = f"({details}){': ' * bool(said)}{said[:MOST_WORDS]}"
+        known = sorted(code for code in codes if "_" in code and "error" not in code)
+        details = ", ".join([f"status {status}", *known])
+        details, words = f"({details}){': ' * bool(said)}{said[:MOST_WORDS]}", f"{codes} {said}"
 
-        def stop(advice):
-            return StageError(f"{advice} {details}; what was answered is kept")
+        def stop(advice, pause=None):
+            return _Judgement(StageError(f"{advice} {details}; what was answered is kept"), pause=pause)
 
-        failed = answer_part(body, "failed_generation")
+        failed = answer_part(error, "failed_generation")
         if failed or codes & ANSWER_CODES:
             flaw = f"the server rejects the model's answer {details}"
-            return _Judgement(Answer(failed if isinstance(failed, str) else "", flaw, json.dumps(body)))
-        if codes & QUOTA_CODES:
-            return _Judgement(stop(ADVICE[402]))
-        is_too_long = status == 413 or (status not in (401, 402, 403, 404) and TOO_LONG.search(f"{codes} {said}"))
+            return _Judgement(Answer(failed if isinstance(failed, str) else "", flaw, json.dumps(error)))
+        if QUOTA.search(words if status in (400, 402, 403, 422) else str(codes)):  # of minutes others speak so as well
+            return stop(ADVICE[402])
+        is_too_long = status == 413 or (status not in (401, 402, 403, 404) and TOO_LONG.search(words))
         if is_too_long and (status != 429 or "too large" in said):
             lower = " with this --max_tokens" if choices["limit"][0] else ""
             return _Judgement(NoAnswer(f"the question is too long for the model{lower} {details}"))
-        if status < 500 and FILTERED.search(f"{codes} {said}"):
+        if status < 500 and FILTERED.search(words):
             return _Judgement(NoAnswer(f"the server does not accept the question {details}"))
         if status in (400, 422) and KEY.search(said):
-            return _Judgement(stop(ADVICE[401]))
-        named = PARTS.search(f"{answer_part(body, 'param')} {said}") if status in (200, 400, 422, 500) else None
+            return stop(ADVICE[401])
+        if (wait or 0) > LONGEST_WAIT:
+            return stop(f"the server asks to wait {wait / 60:.0f} minutes, run the same command again then")
+        wait = (4 if status == 429 else 1) * 2 ** tries if wait is None else wait  # limits are counted by the minute
+        named = PARTS.search(f"{answer_part(error, 'param')} {said}") if status in (200, 400, 422, 500) else None
         rejected = named.lastgroup if named else None
-        if (wait := _retry_after(error, 0)) > LONGEST_WAIT:
-            return _Judgement(stop(f"the server asks to wait {wait / 60:.0f} minutes, run the same command again then"))
         if status == 429:
-            return _Judgement(stop(ADVICE[429]), pause=4)  # limits are counted by the minute
-        if status in (408, 409, 425) or status >= 500:
-            return _Judgement(NoAnswer(f"the server fails {details}"), rejected, 0 if named else 1,
-                              may_be_format=status == 500 and not named)
-        if status == 200 and not named:
-            return _Judgement(Answer("", f"no answer but an error came: {said}", json.dumps(body)), is_unexplained=True)
-        if status in (200, 400, 422):
+            return stop(ADVICE[429], pause=wait)
+        if status in (408, 409, 424, 425, 498) or status >= 500:
+            found = _Judgement(NoAnswer(f"the server fails {details}"), rejected, None if named else wait)
+        elif status == 200 and not named:
+            found = _Judgement(Answer("", f"no answer but an error came: {said}", json.dumps(error)))
+        elif status in (200, 400, 422):
             advice = "" if self._has_answered else ", check --model and --base_url"
-            return _Judgement(NoAnswer(f"the server does not accept the question{advice} {details}"), rejected,
-                              is_unexplained=not named, may_be_format=not named)
-        return _Judgement(stop(ADVICE.get(status, "the server refuses the request, check --model and --base_url")))
-
-    def _no_connection(self, reason):
-        """The StageError that says which host could not be reached, and through which proxy."""
-        host, proxy = self._address.netloc.rpartition("@")[2], _proxy_for(self._address)
-        if proxy:
-            advice = f" through the proxy {proxy} ({reason}); check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
-        elif self._address.geturl() == OPENAI:
-            advice = f" ({reason}); check the network, or give --base_url of another server"
+            found = _Judgement(NoAnswer(f"the server does not accept the question{advice} {details}"), rejected)
+        elif place := without_key(response.headers.get("location", ""), self._key):
+            return stop(f"the server sends on to {place}, give the address that answers as --base_url")
         else:
-            advice = f" ({reason}), check --base_url and that it runs"
-        return StageError(f"no connection to {host}{advice}")
+            return stop(ADVICE.get(status, "the server refuses the request, check --model and --base_url"))
+        return replace(found, is_unexplained=status in (200, 400, 422, 500) and not named)
 
     def _leave_out(self, part, choices, times=1):
         """Say no longer the first choices of a part that the server rejects. Returns whether to ask again."""
@@ -296,25 +293,44 @@ def _client_of(address, api_key, timeout):
     import openai
 
     named = {name: os.environ.get(name, "").strip() for name in HEADER_VARIABLES}
-    for name, value in named.items():
-        if not re.fullmatch("[ -~\r\n]*" if name == "OPENAI_CUSTOM_HEADERS" else "[!-~]*", value):
-            raise InputError(f"{name}: holds a character that cannot be sent; copy it again or unset it")
+    for name, pattern in HEADER_VARIABLES.items():
+        if not re.fullmatch(pattern, named[name], re.ASCII):
+            raise InputError(f"{name}: holds what cannot be sent; copy it again or unset it")
+    parts, names = urllib.parse.urlsplit(address), []
+    is_local = _is_loopback(parts.hostname)  # and needs no proxy
+    certificates = os.environ.get("SSL_CERT_FILE") if is_local and parts.scheme == "https" else None
     try:
-        client = None  # one that minds the proxies and certificates of the environment
-        if _is_loopback(urllib.parse.urlsplit(address).hostname):
-            certificates = os.environ.get("SSL_CERT_FILE") if address.startswith("https") else None
-            client = openai.DefaultHttpxClient(
-                trust_env=False, verify=ssl.create_default_context(cafile=certificates) if certificates else True)
-        return openai.OpenAI(api_key=api_key, base_url=address, max_retries=0, timeout=timeout, http_client=client,
-                             organization=named["OPENAI_ORG_ID"] or None, project=named["OPENAI_PROJECT_ID"] or None)
+        verify = ssl.create_default_context(cafile=certificates) if certificates else True
+        client = openai.DefaultHttpxClient(trust_env=not is_local, verify=verify, follow_redirects=False,
+                                           event_hooks={"response": [_limit]})
+        names = ["--base_url"]
+        return openai.OpenAI(
+            api_key=api_key, base_url=parts._replace(query="", fragment="").geturl(), max_retries=0,
+            timeout=openai.Timeout(timeout, connect=min(timeout / 2, LONGEST_CONNECT)),
+            default_query=dict(urllib.parse.parse_qsl(parts.query)), http_client=client,
+            organization=named["OPENAI_ORG_ID"] or None, project=named["OPENAI_PROJECT_ID"] or None)
     except Exception as error:  # HTTP libraries raise anything on what they cannot use
         if isinstance(error, OSError):
             names = [f"{name}={os.environ[name]}" for name in CERTIFICATE_VARIABLES if os.environ.get(name)]
-        else:  # without their values, which may hold passwords
-            names = [name for name in (*PROXY_VARIABLES, *map(str.lower, PROXY_VARIABLES)) if os.environ.get(name)]
+        elif not names:  # without their values, which may hold passwords
+            names = [name for name in os.environ if name.lower().endswith("_proxy")]
         advice = "; `pip install socksio` lets SOCKS proxies be used" if isinstance(error, ImportError) else ""
         raise InputError(f"{' or '.join(names) or 'the HTTP client'}: cannot be used ({reason_of(error)}); mend or "
                          f"unset it{advice}") from None
+
+
+def _limit(response):
+    """Have a client's response end with NoAnswer where it is too large."""
+    parts = response.iter_bytes
+
+    def iter_bytes(chunk_size=None):
+        size = 0
+        for part in parts():
+            if (size := size + len(part)) > MOST_BYTES:
+                raise NoAnswer(f"the server's answer has more than {MOST_BYTES >> 20} MB")
+            yield part
+
+    response.iter_bytes = iter_bytes
 
 
 def _is_loopback(host):
@@ -334,14 +350,14 @@ def _proxy_for(address):
     return proxy.rpartition("//")[2].rpartition("@")[2]
 
 
-def _retry_after(error, default):
-    """The seconds that the server asks to wait, given as a number or as a date, or else `default`."""
-    text = error.response.headers.get("retry-after", "") if hasattr(error, "response") else ""
+def _retry_after(headers):
+    """The seconds that a server asks to wait, given as a number or as a date, None if it does not."""
+    text = headers.get("retry-after", "")
     with suppress(ValueError):
         return max(0.0, float(text))  # 0 where it is no number
     with suppress(ValueError, OverflowError):
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    return default
+    return None
 
 
 def _json_of(content, key):
@@ -350,7 +366,8 @@ def _json_of(content, key):
     Less strict than files.parse_json: it is paid for.
     """
     with suppress(ValueError, RecursionError):
-        return without_key(json.loads(content), key)
+        body = without_key(json.loads(content), key)
+        return body[0] if isinstance(body, list) and len(body) == 1 else body  # Gemini's errors are lists
     return without_key(content.decode(errors="replace"), key)
 
 
@@ -372,17 +389,15 @@ def answer_part(answer, *path):
 
 def error_in(body):
     """The error in the JSON of an answer, None if there is none."""
-    body = answer_part(body, 0) if isinstance(body, list) else body
     return answer_part(body, "error") or answer_part(body, "choices", 0, "error")
 
 
 def words_of(body):
     """What a server's error or page says, as one printable line."""
-    body = answer_part(body, 0) if isinstance(body, list) else body
     body = answer_part(body, "error") or body
     texts = [answer_part(body, *path) for path in (["message"], ["detail"], ["msg"], ["metadata", "raw"])]
-    texts = [text if isinstance(text, str) else json.dumps(text) for text in texts if text] or [
-        body if isinstance(body, str) else json.dumps(body) if body else ""]
+    texts = filter(None, texts if any(texts) else [body])
+    texts = [text if isinstance(text, str) else json.dumps(text) for text in texts]
     return one_line(re.sub(r"(?s)<(script|style)\b.{0,5000}?</\1>|<[^<>]*>", " ", " ".join(texts)[:5000]))
 
 
@@ -394,30 +409,27 @@ def read_answer(body):
         raise NoAnswer(f"the model refused to answer: {words_of(refusal)[:MOST_WORDS]}")
     if not isinstance(message, dict):
         return Answer("", _what_came(body), raw)
-    text = _text_of(message)
-    if reason == "content_filter" and not text:
-        raise NoAnswer("a filter withheld the answer (content_filter)")
-    flaw = {"length": "the answer was cut at the token limit (--max_tokens)",
-            "content_filter": "a filter cut the answer (content_filter)"}.get(str(reason), "")
-    if not text and not flaw:
-        flaw = "the answer is empty" if not any(map(message.get, SPOKEN)) else "the answer holds only thinking"
-    return Answer(text, flaw, raw)
+    text, reason, error = _text_of(message), str(reason or ""), error_in(body)
+    if FILTERED.search(reason) and not text:
+        raise NoAnswer(f"a filter withheld the answer ({reason})")
+    ended = f"the answer ended with {reason} {words_of(error)[:MOST_WORDS]}".rstrip()
+    flaws = {CUT: re.search("length|max_tokens", reason),
+             ended: error or not re.fullmatch("|stop.*|eos.*|end.*|tool.*|function.*", reason),
+             "the answer is empty": not any(map(message.get, SPOKEN)), "the answer holds only thinking": not text}
+    return Answer(text, next((flaw for flaw, is_so in flaws.items() if is_so), ""), raw)
 
 
 def _text_of(message):
     """The text of a message, "" if it has none: its content, or what servers put elsewhere by mistake."""
-    content = message.get("content")
-    if isinstance(content, list):  # some servers give it in parts, of which some may be thinking
-        content = "".join(text for part in content if answer_part(part, "type") in (None, "text", "output_text")
-                          and isinstance(text := answer_part(part, "text"), str))
-    if isinstance(content, str) and content.strip():
-        return content
-    calls = message.get("tool_calls") if isinstance(message.get("tool_calls"), list) else []
-    called = [answer_part(call, "function", "arguments") for call in calls]
-    called.append(answer_part(message, "function_call", "arguments"))
-    called = [part if isinstance(part, str) else json.dumps(part) for part in called if part]
-    if called:
-        return "\n".join(called)
+    for name in ("content", "tool_calls", "function_call"):
+        parts, texts = message.get(name), []
+        for part in parts if isinstance(parts, list) else [parts]:
+            if answer_part(part, "type") in (None, "text", "output_text", "function"):  # else it was thought
+                said = (answer_part(part, "function", "arguments") or answer_part(part, "arguments")
+                        or answer_part(part, "text") or part)
+                texts.append(said if isinstance(said, str) else json.dumps(said) if said and said is not parts else "")
+        if (text := "".join(texts)).strip():
+            return text
     thought = message.get("reasoning_content") or message.get("reasoning")
     # Thinking is no answer; but if it is JSON from its first character on, it is the answer in the wrong place.
     return thought if isinstance(thought, str) and re.match(r"\s*(```\w*\s*)?\{", thought) else ""
@@ -427,10 +439,8 @@ def _what_came(body):
     """What a server's answer is that holds no message."""
     if isinstance(body, dict) and "choices" in body:
         return f"the server's completion has no answer in it: {words_of(body)[:MOST_WORDS]}"
-    if not isinstance(body, str):
-        what = "other JSON"
-    elif re.match(r"\s*(data|event|id|retry)?:", body):
-        what = "a stream of events"
-    else:
-        what = "a web page" if body.lstrip().startswith("<") else "other text"
+    whats = {"nothing": not body, "other JSON": not isinstance(body, str), "a web page": re.match(r"\s*<", str(body)),
+             "a stream of events": re.match(r"\s*(data|event|id|retry)?:", str(body)),
+             "half an answer or several": re.match(r"\s*\{", str(body))}
+    what = next((what for what, is_so in whats.items() if is_so), "other text")
     return f"no chat completion; does --base_url end in /v1? There came {what}: {words_of(body)[:MOST_WORDS]}"

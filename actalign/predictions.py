@@ -8,6 +8,7 @@ import numpy as np
 from actalign.console import InputError, StageError, require_folder_of, say
 from actalign.dataset import require_unique_ids, sample_from_record
 from actalign.evaluation import Prediction, print_results, top_k
+from actalign.exports import COLUMNS as PHASE_COLUMNS
 from actalign.exports import write_csv
 from actalign.files import Lock, begins_with, read_json, replacing, write_json_items
 
@@ -30,8 +31,9 @@ def publish(output, name, method, sources, predictions, not_scored, ids, compare
         write_predictions(output, method, sources, predictions, not_scored, phases_of)
     print_results(name, predictions, not_scored, compared)
     made_from = ", ".join(f"{flag} {source['fingerprint']}" for flag, source in sources.items())
-    written = [csv_path(output), *([phases_path(output)] if phases_of else [])] if output else []
-    say(*notes, f"made from {made_from}", *([f"predictions -> {', '.join(map(str, [output, *written]))}"] * bool(output)))
+    say(*notes, f"made from {made_from}")
+    if output:
+        say(f"predictions -> {output}, {csv_path(output)}" + (f", {phases_path(output)}" if phases_of else ""))
     if not predictions:
         raise StageError("no sample could be scored; the lines above say why")
 
@@ -121,6 +123,7 @@ def predictions_output(path):
         raise InputError(f"--output {path}: .csv is the table beside the predictions; choose {twin.stem}.json")
     if Path(path).exists() and not begins_with(path, rf'\s*{{\s*"format"\s*:\s*"{FORMAT}"'):
         raise InputError(f"--output {path}: is there and holds no predictions; choose another name")
-    if twin.exists() and not begins_with(twin, ",".join(COLUMNS)):
-        raise InputError(f"--output {path}: {twin} goes beside it and has other content now; choose another name")
+    for table, columns in ((twin, COLUMNS), (phases_path(path), PHASE_COLUMNS)):
+        if table.exists() and not begins_with(table, ",".join(columns)):
+            raise InputError(f"--output {path}: {table} goes beside it and has other content now; choose another name")
     return Lock(path, twin)

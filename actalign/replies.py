@@ -11,6 +11,7 @@ from actalign.subactions import folded_key
 
 MIN_SUBACTIONS = 10  # phrases an option
 LONGEST_PHRASE = 400  # characters; SigLIP reads 64 tokens, about 250 characters of English
+LONGEST_ANSWER = 1 << 18  # characters after what was only thought; of a longer one the end is read
 LONGEST_REPAIRED = 8000  # characters of one broken object; json_repair takes seconds for the worst of that length
 MOST_REPAIRED = 50  # broken objects of one reply
 OPENING = re.compile(r"""\{(?=\s*(?:["'\u201c}]|//|/\*|\#|\w+\s*:))""")  # of a JSON object, as models write them
@@ -18,23 +19,29 @@ LOOKS_LIKE_JSON = re.compile(r"""[\[{]\s*["'{]""")
 # What tells where an object ends: its braces, and the texts and comments in which braces do not count.
 TOKEN = re.compile(r""" "(?:[^"\\]|\\.)*" | '(?:[^'\\\n]|\\.)*' | //[^\n]* | /\*.{0,2000}?\*/ | ["{}\]] """,
                    re.DOTALL | re.VERBOSE)
-# What models think aloud, in their own tags: <think>, [THINK], and the channels of gpt-oss and Gemma.
-_TAGS = "(?:seed:)?(?:think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad)"
-THINKING = re.compile(rf"<{_TAGS}>|\[THINK\]|\u25c1think\u25b7|<\|?channel\|?>\s*(?:analysis|thought|commentary)\b|"
-                      r"<\|begin_of_thought\|>", re.IGNORECASE)
-END_OF_THINKING = re.compile(rf"</{_TAGS}>|\[/THINK\]|\u25c1/think\u25b7|<\|channel\|>\s*final\s*(?:<\|message\|>)?|"
-                             r"<channel\|>|<\|end_of_thought\|>", re.IGNORECASE)
+# What models think aloud, in their own tags: <think>, <seed:think>, <|START_THINKING|>, [THINK], channels, and those of
+# gpt-oss where a server has taken out the tags.
+_THOUGHT = r"[\w:]{0,30}(?:think|thought|reason|reflect|analysis|scratchpad|monologue)\w*"
+THINKING = re.compile(rf"<\|?\s*(?!end){_THOUGHT}(?:\s[^<>]*)?\|?>|\[THINK\]|\u25c1think\u25b7|\A\s*analysis(?=\w)|"
+                      r"<(?:\|?channel\|?|unused\d+)>\s*(?:analysis|thought|commentary)\b", re.IGNORECASE)
+END_OF_THINKING = re.compile(rf"<\|?\s*(?:/\s*|end){_THOUGHT}\s*\|?>|\[/THINK\]|\u25c1/think\u25b7|assistantfinal|"
+                             r"<\|channel\|>\s*final\s*(?:<\|message\|>)?|<channel\|>|<unused\d+>(?!thought)",
+                             re.IGNORECASE)
+FENCE = re.compile(r"^\s*```\w*\s|```\s*$")
+# Keys of an object under which an action's name is, and its phrases.
+NAME_KEY = re.compile(r"(?:action|option|class|move|technique|skill)?[ _-]?(?:name|label|title)?", re.IGNORECASE)
+LIST_KEY = re.compile(r"(?:sub[ _-]?)?(?:actions?|steps?|phases?|phrases?|stages?|moments?|sequence)", re.IGNORECASE)
 # What a model puts before a phrase or a name to count it: "1.", "(2)", "-", "Step 3:", "**Phase one:**".
 COUNTED = r"(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)"
 NUMBER = re.compile(rf"""(?:[*_]*(?:
     [-\u2010-\u2015*\u2022\u2023\u25aa\u25cf\u25e6]\s+
-    | (?:step|stage|phase|part|frame|moment|sub-?action|action|option)\s*\#?{COUNTED}\s*[.):\uff1a\u2010-\u2015-]
-      [*_]*\s*
+    | (?:step|stage|phase|part|frame|moment|sub-?action|action|option)\s*
+      (?:\#?{COUNTED}\s*[.):\uff1a\u2010-\u2015-]|:)[*_]*\s*
     | \#?\(?\d+(?:[.):]|\s+[\u2010-\u2015-])[*_]*\s+
-    | \(?\d+[\uff1a\u3001\uff09][*_]*\s*
+    | \(?\d+[\uff1a\u3001\uff09][*_]*\s* | \(?[a-z]\)\s+
 ))+""", re.IGNORECASE | re.VERBOSE)
 DASHES = re.compile(r"\s*[-\u2010-\u2015\u2212\ufe58\ufe63\uff0d]\s*")
-QUOTES = re.compile(r"[\"'`*_\u2018\u2019\u201c\u201d]")  # and emphasis
+QUOTES = re.compile(r"[\"'`*_#\u2018-\u201f\u00ab\u00bb\u300c-\u300f]")  # and emphasis
 
 
 def parse_reply(text, options, domain, min_subactions=MIN_SUBACTIONS):
@@ -45,10 +52,16 @@ def parse_reply(text, options, domain, min_subactions=MIN_SUBACTIONS):
     What was only thought is no answer.
     Returns (texts, problems): {option: tuple of phrases} of the good ones and {option: what is wrong} of the others.
     """
-    answer = _without_thinking(text)
-    lists = _named_lists(answer)
+    answer = _without_thinking(text)[-LONGEST_ANSWER:]
+    lists, error = _named_lists(answer)
+    if not lists and (start := answer.find('{\\"')) >= 0:  # JSON as a text in JSON
+        lists, error = _named_lists(answer[start:].replace('\\"', '"'))
     if not lists:
-        return {}, dict.fromkeys(options, f"the reply {_without_lists(text, answer)}")
+        problems = {"only thinking and no answer": text.strip() and not answer.strip(),
+                    f"JSON that is broken or cut short ({error})": error,
+                    "JSON without a list of phrases under an action's name": LOOKS_LIKE_JSON.search(answer)}
+        problem = next((problem for problem, is_so in problems.items() if is_so), "no JSON")
+        return {}, dict.fromkeys(options, f"the reply holds {problem}")
     names = match_names(lists, options, domain)
     texts, problems = {}, {}
     for option in options:
@@ -80,46 +93,35 @@ def match_names(names, options, domain):
 
 
 def _without_thinking(text):
-    """A reply without all up to the last end of its thinking, and from where it begins to think without end."""
+    """A reply without all up to the last end of its thinking, and from where it begins to think without end.
+
+    What is JSON as a whole is no thinking, whatever its texts say.
+    """
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(FENCE.sub("", text), strict=False)
+        return text
     *_, answer = END_OF_THINKING.split(text)
     return THINKING.split(answer, maxsplit=1)[0]
 
 
-def _without_lists(text, answer):
-    """What is to be told of a reply in which no list was found."""
-    if text.strip() and not answer.strip():
-        return "holds only thinking and no answer"
-    if not (start := LOOKS_LIKE_JSON.search(answer)):
-        return "holds no JSON"
-    try:
-        json.JSONDecoder(strict=False, parse_int=float).raw_decode(answer[start.start():])
-    except json.JSONDecodeError as error:
-        return f"holds JSON that is broken or cut short ({error})"
-    except RecursionError:
-        return "holds JSON that nests too deep"
-    return "holds JSON without a list of phrases under an action's name"
-
-
 def _named_lists(text):
-    """{name: list of texts} of whatever in the JSON objects of a text names one, also in one that was cut short.
+    """({name: list of texts} of whatever in the JSON objects of a text names one, the first error in them or None).
 
-    {name: list} names it, and {"action": name, "subactions": list} does, under whatever two keys. Of two with one name
-    the last counts: the first was a draft.
+    {name: list} names it, and {"action": name, "subactions": list} does, under these keys or where it holds no other
+    text or list, and {name: {"subactions": list}}. Of two with one name the last counts: the first was a draft.
     """
-    found, at, repairs = {}, 0, MOST_REPAIRED
+    found, at, repairs, first_error = {}, 0, MOST_REPAIRED, None
 
     def learn(value):
-        names = [part for part in (value.get("action"), *value.values()) if isinstance(part, str)]
-        for key, part in value.items():
-            if isinstance(part, list) and all(isinstance(phrase, str) for phrase in part):
-                found.update(dict.fromkeys([key, *names[:1]], part))
-        return value
-
-    def learn_all(value):
-        for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-            learn_all(part)
-        if isinstance(value, dict):
-            learn(value)
+        lists = {key: part for key, part in value.items()
+                 if isinstance(part, list) and all(isinstance(phrase, str) for phrase in part)}
+        names = {key: part for key, part in value.items() if isinstance(part, str)}
+        named, said = ([part for key, part in parts.items() if pattern.fullmatch(key)]
+                       for parts, pattern in ((names, NAME_KEY), (lists, LIST_KEY)))
+        found.update(lists)
+        if len(its_lists := said or [*lists.values()]) == 1 and len(its_names := named[:1] or [*names.values()]) == 1:
+            found[its_names[0]] = its_lists[0]
+        return said[0] if len(said) == 1 else value
 
     # The hook meets each object when it ends, so that nothing is to be read again where one around it does not.
     decoder = json.JSONDecoder(object_hook=learn, parse_int=float, strict=False)
@@ -129,14 +131,14 @@ def _named_lists(text):
             try:
                 _, at = decoder.raw_decode(text)
             except json.JSONDecodeError as error:
-                at = max(error.pos, 1)
+                at, first_error = max(error.pos, 1), first_error or error
                 start, end = _broken_object(text, error.pos) if repairs else (0, 0)
                 repairs = max(repairs - 1, 0)
                 if end:
                     with contextlib.suppress(ValueError, AssertionError):  # its own ones fail where it is led astray
-                        learn_all(json_repair.loads(text[start:end], skip_json_loads=True))
+                        decoder.decode(json.dumps(json_repair.loads(text[start:end], skip_json_loads=True)))
                         at = max(at, end)
-    return found
+    return found, first_error
 
 
 def _broken_object(text, position):
@@ -191,13 +193,12 @@ def _without(categories, text):
 def _plain(name, domain):
     """A name without what models write around it."""
     plain, domain = (unicodedata.normalize("NFKC", text) for text in (name, folded_key(domain)))
-    plain = folded_key(QUOTES.sub("", NUMBER.sub("", plain.strip(), count=1) if NUMBER.match(plain.strip()) else plain))
-    plain = plain.rstrip(".,:; ")
-    for ending in (f" in {domain}", f" ({domain})"):
-        plain = plain.removesuffix(ending) or plain
-    return DASHES.sub("-", plain)
+    plain = NUMBER.sub("", plain.strip(), count=1) if NUMBER.match(plain.strip()) else plain
+    plain = folded_key(QUOTES.sub("", plain)).rstrip(".,:; ")
+    around = rf"^{re.escape(domain)}\W+|\W+(?:in\W+)?{re.escape(domain)}\W*$"
+    return DASHES.sub("-", re.sub(around, "", plain) or plain)
 
 
 def _letters(name):
-    """The letters, digits and symbols of a name, which has at least one."""
-    return "".join(c for c in name if unicodedata.category(c)[0] in "LMNS") or name
+    """The letters, digits and symbols of a name, which has at least one, without the s of a plural."""
+    return "".join(c for c in name if unicodedata.category(c)[0] in "LMNS").removesuffix("s") or name

@@ -130,9 +130,9 @@ def test_vowel_signs_tell_phrases_apart():
     """{'```json(```json```jsondunk': ['it\\'s', 'b'], "ly-up\u201d\u201d\u201d": ","y",]} // c""",
 ])
 def test_no_reply_takes_long_or_ends_the_run(reply):
-    began = time.monotonic()
+    began = time.process_time()
     assert parse_reply(reply, ["dunk"], "basketball", 2)[0] == {}
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("name", [
