@@ -4,6 +4,7 @@ import contextlib
 import email.utils
 import errno
 import json
+import os
 import re
 import signal
 import socket
@@ -14,12 +15,14 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from crashes import in_child
 from made_artifacts import make_entries, write_frames_index
 
 import generate_subactions
-from actalign.files import Journal
+from actalign.artifacts import read_samples
+from actalign.files import Journal, Lock
 from actalign.language_model import LanguageModel
-from actalign.subactions import read_subactions
+from actalign.subactions import GeneratedFile, read_subactions
 from generate_subactions import generate_prompt
 
 OPTIONS = {"a": ["hook shot", "jump shot"], "b": ["dunk", "lay-up"], "c": ["dunk"]}
@@ -324,6 +327,34 @@ def test_what_a_server_may_answer(stage, server, capsys, answer, code, requests,
     assert stage() == 0
     assert len(server.requests) - before == len(OPTIONS) - len(complete)
     assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [[], [], []]
+
+
+def test_what_a_killed_run_could_not_get_is_known_to_the_next(tmp_path):
+    frames = write_frames_index(tmp_path, make_entries(OPTIONS))
+    samples, path = read_samples(frames)[0], tmp_path / "g.json"
+
+    def fail_and_die():
+        generated = GeneratedFile(path, lambda sample: {})
+        generated.add(samples[:2], {}, {"dunk": "lost"}, None)
+        generated.add(samples[2:], {"dunk": ["up", "down"]}, {}, None)
+        generated.add(samples[1:2], {option: ["x", "y"] for option in samples[1].options}, {}, None)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(fail_and_die) == -signal.SIGKILL
+    GeneratedFile(path, lambda sample: {}).finish([sample.id for sample in samples])
+    assert [entry["id"] for entry in json.loads((tmp_path / "g.missing.json").read_text())] == ["a"]
+    assert sorted(file.name for file in tmp_path.glob("g.*")) == ["g.json", "g.missing.json"]
+
+
+def test_the_target_of_a_link_holds_what_is_generated(stage, server):
+    target = stage.folder / "store.json"
+    stage.path.symlink_to(target)
+    with Lock(target):
+        assert stage() == 2
+    assert stage() == 0
+    assert stage.path.is_symlink()
+    assert [of_sample.lacking for of_sample in read_subactions(target)] == [[], [], []]
+    assert not stage.path.with_name("store.json.partial").exists()
 
 
 def completion(message=None, **choice):
