@@ -13,6 +13,7 @@ from actalign.files import reason_of
 
 SO400M = "google/siglip-so400m-patch14-384"
 MODEL_TYPE = "siglip"  # SigLIP, and the fixed-resolution checkpoints of SigLIP 2
+LONGEST_TEXT = 10_000  # tokens; SigLIP reads 64
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 # What a CPU needs to compute in bfloat16, and the width of layers from which that pays, both measured: layers of 1152
@@ -153,11 +154,13 @@ def load_tokenizer(name):
 
 
 class Tokenizer:
-    """A checkpoint's tokenizer as its text encoder was trained with it: lower case, padded to a fixed length."""
+    """A checkpoint's tokenizer as its text encoder was trained with it: lower case, a fixed length. See `loading`."""
 
     def __init__(self, tokenizer, length):
-        self._tokenizer = tokenizer
-        self._length = length
+        self._tokenizer, self._length = tokenizer, length
+        if not 0 < length < LONGEST_TEXT or self.encode(["a \ufffd"]).shape != (1, length):
+            raise ValueError("its tokenizer gives texts no fixed length")
+        self.read(["a \ufffd"])  # raises on any text or on none
 
     def encode(self, texts):
         """(n, length) token ids of n texts."""
@@ -174,7 +177,7 @@ class Tokenizer:
             if ordinary and not (text.isascii() and self._tokenizer.unk_token_id not in ids):  # else there is no doubt
                 known = "".join(self._tokenizer.convert_ids_to_tokens(ordinary))
                 is_unknown = 2 * sum(map(str.isalnum, known)) < max(1, sum(map(str.isalnum, text)))
-            tokens = np.array(ids[:self._length - 1], np.int32).tobytes()  # the last one read ends every text
+            tokens = np.array(ids[:self._length - 1], np.int64).tobytes()  # the last one read ends every text
             readings.append(Reading(tokens, len(ids) > self._length, is_unknown))
         return readings
 

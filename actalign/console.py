@@ -189,8 +189,7 @@ def number(kind, least, most):
     return in_range
 
 
-positive_int = number(int, 1, 10**9)
-positive_float = number(float, 1e-9, 1e9)
+positive_int, positive_float = number(int, 1, 10**9), number(float, 1e-9, 1e9)
 batch = number(int, 1, 10_000)  # frames or texts at once
 pixels = number(int, 1, 4096)
 seconds = number(float, 0.001, 1e6)  # to wait; the system takes less than 2**31 milliseconds

@@ -145,7 +145,7 @@ def rename(source, target):
 
 def unshare(path):
     """Put a copy in the place of a file that has other hard links, before it is changed."""
-    if os.stat(path).st_nlink > 1:
+    if os.path.exists(path) and os.stat(path).st_nlink > 1:
         with open(path, "rb") as file, replacing(path, binary=True) as copy:
             shutil.copyfileobj(file, copy)
 
@@ -188,6 +188,7 @@ class Journal:
         if self._file is None:
             self.read()  # nothing is added to a damaged journal
             committed = len(self._committed())
+            unshare(self.path)
             self._file = open(self.path, "ab")
             self._file.truncate(committed)
             self._file.seek(committed)

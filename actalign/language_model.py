@@ -224,10 +224,12 @@ class LanguageModel:
         if kind not in ("ConnectError", "ConnectTimeout", "ProxyError", "UnicodeError"):  # the last: no name of a host
             advice = f" within {self._timeout:g} s; a slow model needs a longer --timeout" if "Timeout" in kind else ""
             return _Judgement(NoAnswer(f"no whole answer ({reason}){advice}"), pause=pause)
-        proxy, check = _proxy_for(self._address), "--base_url, the network, and that it runs"
-        if proxy:
-            reason, check = f"through the proxy {proxy} ({reason})", "HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
-        host = self._address.netloc.rpartition("@")[2]
+        address, proxies, check = self._address, urllib.request.getproxies(), "--base_url, the network, that it runs"
+        proxy = proxies.get(address.scheme) or proxies.get("all")
+        if proxy and not (_is_loopback(address.hostname) or urllib.request.proxy_bypass(address.hostname)):
+            reason = f"through the proxy {proxy.rpartition('//')[2].rpartition('@')[2]} ({reason})"
+            check = "HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+        host = address.netloc.rpartition("@")[2]
         return _Judgement(StageError(f"no connection to {host} {reason}; check {check}"), pause=pause)
 
     def _judged(self, response, error, choices, tries):
@@ -237,8 +239,7 @@ class LanguageModel:
         if status == 200:
             status = next((int(code) for code in codes if re.fullmatch("[45][0-9][0-9]", code)),
                           429 if re.search("rate.?limit", " ".join(codes)) else status)
-        known = sorted(code for code in codes if "_" in code and "error" not in code)
-        details = ", ".join([f"status {status}", *known])
+        details = ", ".join([f"status {status}", *sorted(filter(re.compile("(?!.*error).*_").match, codes))])
         details, words = f"({details}){': ' * bool(said)}{said[:MOST_WORDS]}", f"{codes} {said}"
 
         def stop(advice, pause=None):
@@ -341,15 +342,6 @@ def _is_loopback(host):
     return host == "localhost" or host.endswith(".localhost")
 
 
-def _proxy_for(address):
-    """host:port of the proxy that the environment names for a split URL, None if it names none."""
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get(address.scheme) or proxies.get("all")
-    if not proxy or _is_loopback(address.hostname) or urllib.request.proxy_bypass(address.hostname):
-        return None
-    return proxy.rpartition("//")[2].rpartition("@")[2]
-
-
 def _retry_after(headers):
     """The seconds that a server asks to wait, given as a number or as a date, None if it does not."""
     text = headers.get("retry-after", "")
@@ -361,10 +353,7 @@ def _retry_after(headers):
 
 
 def _json_of(content, key):
-    """The JSON value of bytes, or their text if they are none, without the key.
-
-    Less strict than files.parse_json: it is paid for.
-    """
+    """The JSON value of bytes, read less strictly than our own since it is paid for, or their text; without the key."""
     with suppress(ValueError, RecursionError):
         body = without_key(json.loads(content), key)
         return body[0] if isinstance(body, list) and len(body) == 1 else body  # Gemini's errors are lists
@@ -426,8 +415,8 @@ def _text_of(message):
         for part in parts if isinstance(parts, list) else [parts]:
             if answer_part(part, "type") in (None, "text", "output_text", "function"):  # else it was thought
                 said = (answer_part(part, "function", "arguments") or answer_part(part, "arguments")
-                        or answer_part(part, "text") or part)
-                texts.append(said if isinstance(said, str) else json.dumps(said) if said and said is not parts else "")
+                        or answer_part(part, "text") or (part if name == "content" else None))
+                texts.append(said if isinstance(said, str) else json.dumps(said) if said else "")
         if (text := "".join(texts)).strip():
             return text
     thought = message.get("reasoning_content") or message.get("reasoning")

@@ -27,13 +27,12 @@ THINKING = re.compile(rf"<\|?\s*(?!end){_THOUGHT}(?:\s[^<>]*)?\|?>|\[THINK\]|\u2
 END_OF_THINKING = re.compile(rf"<\|?\s*(?:/\s*|end){_THOUGHT}\s*\|?>|\[/THINK\]|\u25c1/think\u25b7|assistantfinal|"
                              r"<\|channel\|>\s*final\s*(?:<\|message\|>)?|<channel\|>|<unused\d+>(?!thought)",
                              re.IGNORECASE)
-FENCE = re.compile(r"^\s*```\w*\s|```\s*$")
 # Keys of an object under which an action's name is, and its phrases.
 NAME_KEY = re.compile(r"(?:action|option|class|move|technique|skill)?[ _-]?(?:name|label|title)?", re.IGNORECASE)
 LIST_KEY = re.compile(r"(?:sub[ _-]?)?(?:actions?|steps?|phases?|phrases?|stages?|moments?|sequence)", re.IGNORECASE)
 # What a model puts before a phrase or a name to count it: "1.", "(2)", "-", "Step 3:", "**Phase one:**".
 COUNTED = r"(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)"
-NUMBER = re.compile(rf"""(?:[*_]*(?:
+NUMBER = re.compile(rf"""\A(?:[*_]*(?:
     [-\u2010-\u2015*\u2022\u2023\u25aa\u25cf\u25e6]\s+
     | (?:step|stage|phase|part|frame|moment|sub-?action|action|option)\s*
       (?:\#?{COUNTED}\s*[.):\uff1a\u2010-\u2015-]|:)[*_]*\s*
@@ -98,7 +97,7 @@ def _without_thinking(text):
     What is JSON as a whole is no thinking, whatever its texts say.
     """
     with contextlib.suppress(ValueError, RecursionError):
-        json.loads(FENCE.sub("", text), strict=False)
+        json.loads(re.sub(r"\A\s*```\w*\s|```\s*\Z", "", text), strict=False)
         return text
     *_, answer = END_OF_THINKING.split(text)
     return THINKING.split(answer, maxsplit=1)[0]
@@ -181,8 +180,7 @@ def bare(phrase):
 
 def _clean(phrase):
     """A phrase without its number, HTML tags, control characters and surplus white space."""
-    visible = _without("CZ", re.sub(r"</?[a-zA-Z][^<>]*>", " ", phrase))
-    return NUMBER.sub("", visible, count=1) if NUMBER.match(visible) else visible
+    return NUMBER.sub("", _without("CZ", re.sub(r"</?[a-zA-Z][^<>]*>", " ", phrase)))
 
 
 def _without(categories, text):
@@ -193,8 +191,7 @@ def _without(categories, text):
 def _plain(name, domain):
     """A name without what models write around it."""
     plain, domain = (unicodedata.normalize("NFKC", text) for text in (name, folded_key(domain)))
-    plain = NUMBER.sub("", plain.strip(), count=1) if NUMBER.match(plain.strip()) else plain
-    plain = folded_key(QUOTES.sub("", plain)).rstrip(".,:; ")
+    plain = folded_key(QUOTES.sub("", NUMBER.sub("", plain.strip()))).rstrip(".,:; ")
     around = rf"^{re.escape(domain)}\W+|\W+(?:in\W+)?{re.escape(domain)}\W*$"
     return DASHES.sub("-", re.sub(around, "", plain) or plain)
 

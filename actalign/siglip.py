@@ -50,7 +50,8 @@ class Siglip:
         self.image_size = model.config.vision_config.image_size  # frames are (image_size, image_size)
         images = processor.image_processor
         self.resample = RESAMPLE_NAMES.get(images.resample, "bicubic")  # how it resizes to that
-        self.tokenizer = Tokenizer(processor.tokenizer, model.config.text_config.max_position_embeddings)
+        with loading(name):
+            self.tokenizer = Tokenizer(processor.tokenizer, model.config.text_config.max_position_embeddings)
         self._model = model
         factor = images.rescale_factor if images.do_rescale else 1.0
         mean, std = (np.array((images.image_mean, images.image_std)) if images.do_normalize else

@@ -15,7 +15,7 @@ import pytest
 from crashes import Points, contents, in_child, kill_here
 from refusals import refusal
 
-from actalign import artifacts
+from actalign import artifacts, files
 from actalign.artifacts import MissingItems, read_array, read_index, require_same_checkpoint
 from actalign.artifacts.writer import ArrayWriter
 from actalign.console import InputError
@@ -46,6 +46,18 @@ def write(path, ids, settings=SETTINGS, overwrite=False, failing=()):
                     for row in ROWS_OF[settings["checkpoint"]][id]:
                         item.write(row[None])
                     item.fields["fps"] = 25.0
+
+
+def write_and_die(path, ids):
+    """A run that is killed after it has committed the rows of `ids`."""
+    def run():
+        with ArrayWriter(path, KIND, SETTINGS, {"model": "tiny"}) as writer:
+            for id in ids:
+                if id not in writer:
+                    writer.append(id, ROWS[id], fps=25.0)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(run) == -signal.SIGKILL
 
 
 def assert_holds(path, ids):
@@ -544,6 +556,49 @@ def test_damaged_or_foreign_journal_is_refused_and_kept(tmp_path, lines):
     assert_holds(tmp_path / "a.npy", FIRST)
 
 
+# Links
+
+
+@pytest.mark.parametrize("there", ["nothing", "array", "both"])
+def test_the_target_of_a_link_is_the_artifact(tmp_path, there):
+    store = tmp_path / "store"
+    store.mkdir()
+    link, target = tmp_path / "a.npy", store / "b.npy"
+    link.symlink_to(target)
+    if there != "nothing":
+        write(target, FIRST)
+    if there == "both":
+        target.with_suffix(".json").rename(tmp_path / "a.json")  # as beside an array that was moved elsewhere
+    with ArrayWriter(link, KIND, SETTINGS) as writer:
+        refusal(lambda: write(target, FIRST), "another run")
+        for id in ALL:
+            if id not in writer:
+                writer.append(id, ROWS[id])
+    assert link.is_symlink()
+    assert not target.is_symlink()
+    assert_holds(link, ALL)
+    if there != "both":
+        assert_holds(target, ALL)
+    names = ["a.json", "a.npy", "b.npy"] if there == "both" else ["a.npy", "b.json", "b.npy"]
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == names
+
+
+@pytest.mark.parametrize("state", ["finished", "killed", "all committed"])
+def test_a_file_with_other_hard_links_is_copied_and_not_changed_in_place(tmp_path, state):
+    path, copies = tmp_path / "a.npy", tmp_path / "backup"
+    copies.mkdir()
+    if state == "finished":
+        write(path, FIRST)
+    else:
+        write_and_die(path, FIRST if state == "killed" else ALL)
+    for file in [path for path in tmp_path.iterdir() if path.is_file()]:
+        os.link(file, copies / file.name)  # as cp --link or rsync --link-dest do
+    before = contents(copies)
+    write(path, ALL)
+    assert contents(copies) == before
+    assert_holds(path, ALL)
+
+
 def test_output_must_end_in_npy(tmp_path):
     for name in ("a", "a.json", "a.NPZ"):
         refusal(lambda name=name: write(tmp_path / name, FIRST), name, ".npy")
@@ -596,6 +651,44 @@ def test_item_that_is_there_is_not_named_missing_after_a_kill(tmp_path):
     assert not missing.exists()
 
 
+def test_naming_a_missing_item_does_not_write_the_others_again(tmp_path, monkeypatch):
+    written = []
+    dump = files.dump_json
+    monkeypatch.setattr(files, "dump_json", lambda content, *more: written.append(
+        len(content) if isinstance(content, list) else 1) or dump(content, *more))
+    missing = MissingItems(tmp_path / "a.npy")
+    for n in range(300):
+        missing.add(f"clip-{n}", "is gone", retry=False)
+    missing.save()
+    assert sum(written) <= 2 * 300
+    assert len(json.loads(missing.path.read_text())) == 300
+    assert sorted(contents(tmp_path)) == ["a.missing.json"]
+
+
+def test_a_kill_loses_no_missing_item(tmp_path):
+    path = tmp_path / "a.npy"
+
+    def name_and_die():
+        with ArrayWriter(path, KIND, SETTINGS) as writer:
+            for n in range(3):
+                writer.missing.add(f"clip-{n}", f"reason {n}", retry=False)
+            writer.append("clip-1", ROWS["clip-1"])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(name_and_die) == -signal.SIGKILL
+    with ArrayWriter(path, KIND, SETTINGS) as writer:
+        assert [writer.missing.is_final(f"clip-{n}") for n in range(4)] == [True, False, True, False]
+    assert [entry["id"] for entry in json.loads((tmp_path / "a.missing.json").read_text())] == ["clip-0", "clip-2"]
+    assert sorted(contents(tmp_path)) == ["a.json", "a.missing.json", "a.npy"]
+
+
+def test_what_is_missing_is_told_after_an_interrupt(tmp_path):
+    with contextlib.suppress(KeyboardInterrupt), ArrayWriter(tmp_path / "a.npy", KIND, SETTINGS) as writer:
+        writer.missing.add("clip-0", "is gone", retry=False)
+        raise KeyboardInterrupt
+    assert [entry["id"] for entry in json.loads((tmp_path / "a.missing.json").read_text())] == ["clip-0"]
+
+
 @pytest.mark.parametrize("text", ["{}", "5", '"x"', "[5]", "[[]]", "[{}]", "", "cut [",
                                   '[{"id": [], "reason": "x", "retry": true}]',
                                   '[{"id": 5, "reason": "x", "retry": true}]',
@@ -634,6 +727,48 @@ def test_index_is_read_without_its_array_and_the_array_is_not(finished):
     finished.unlink()
     assert [item["id"] for item in read_index(finished, KIND)["items"]] == [*FIRST, "clip-2"]
     refusal(lambda: read_array(finished, KIND), str(finished), "only its index", "run encode_videos.py")
+
+
+def extend(path):
+    write(path, [*FIRST, "clip-2", "clip-3"])
+
+
+def extend_halfway(path):
+    write_and_die(path, ALL)
+
+
+def start_over_with_less(path):
+    write(path, ["clip-3"], overwrite=True)
+
+
+@pytest.mark.parametrize("go_on", [extend, extend_halfway, start_over_with_less])
+def test_a_reader_while_the_writer_goes_on_meets_right_rows_or_one_line(finished, go_on):
+    artifact = read_array(finished, KIND)
+    go_on(finished)
+    for id in [*FIRST, "clip-2"]:
+        with contextlib.suppress(InputError):
+            np.testing.assert_array_equal(artifact.embeddings(id), ROWS[id])
+        with contextlib.suppress(InputError):
+            artifact.rows(id)
+
+
+@pytest.mark.parametrize("file", ["a.npy", "a.json"])
+def test_a_file_that_goes_between_a_readers_two_looks_is_one_line(finished, monkeypatch, file):
+    """The index was there, was read, and is gone; the array was there, and is gone before it is opened."""
+    name = "read_npy_header" if file == "a.npy" else "items_problem"
+    look = getattr(artifacts, name)
+
+    def gone_after(*args):
+        finished.with_name(file).unlink()
+        return look(*args)
+
+    monkeypatch.setattr(artifacts, name, gone_after)
+    if file == "a.npy":
+        refusal(lambda: read_array(finished, KIND), "a.npy")
+    else:
+        monkeypatch.setattr(artifacts, "sample_from_record", lambda *_: None)
+        monkeypatch.setattr(artifacts, "header_problem", lambda *_: None)
+        refusal(lambda: artifacts.read_samples(finished), "a.json", "another run")
 
 
 def test_array_without_its_index_is_refused(finished):

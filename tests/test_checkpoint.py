@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import TINY_TEXT, TINY_VISION
 
-from actalign.checkpoint import find_checkpoint, resolve_dtype
+from actalign.checkpoint import find_checkpoint, load_tokenizer, resolve_dtype
 from actalign.console import InputError
 from actalign.siglip import load_siglip
 
@@ -261,6 +261,43 @@ def test_a_missing_file_is_refused(own_checkpoint, name):
 def test_a_damaged_file_is_refused(own_checkpoint, name, content):
     (own_checkpoint / name).write_text(content)
     refusal(own_checkpoint)
+
+
+def spoiled_tokenizer(folder, name, *path, value):
+    """Set what is at a path of keys in one of a checkpoint's JSON files."""
+    whole = part = json.loads((folder / name).read_text())
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    (folder / name).write_text(json.dumps(whole))
+
+
+@pytest.mark.parametrize(("name", "path", "value"), [
+    ("tokenizer_config.json", ["pad_token"], None), ("tokenizer_config.json", ["model_max_length"], "many"),
+    ("tokenizer.json", ["model", "vocab"], {}), ("tokenizer.json", ["model", "unk_token"], "gone"),
+    ("tokenizer.json", ["post_processor", "special_tokens", "</s>", "ids"], [999_999]),
+    ("tokenizer.json", ["post_processor", "special_tokens", "</s>"],
+     {"id": "</s>", "ids": [1] * 100, "tokens": ["</s>"] * 100}),
+])
+def test_a_tokenizer_that_reads_no_text_is_refused(own_checkpoint, cpu, name, path, value):
+    spoiled_tokenizer(own_checkpoint, name, *path, value=value)
+    refusal(own_checkpoint)
+    with pytest.raises(InputError) as caught:
+        load_tokenizer(str(own_checkpoint))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [0, -5, 10 ** 9])
+def test_texts_of_an_impossible_length_are_refused(own_checkpoint, length):
+    spoiled_tokenizer(own_checkpoint, "config.json", "text_config", "max_position_embeddings", value=length)
+    with pytest.raises(InputError) as caught:
+        load_tokenizer(str(own_checkpoint))
+    assert "no fixed length" in str(caught.value)
+
+
+def test_tokens_beyond_all_vocabularies_are_read_where_only_lengths_are_wanted(own_checkpoint):
+    spoiled_tokenizer(own_checkpoint, "tokenizer.json", "model", "vocab", "r", value=2 ** 32 - 1)
+    assert not load_tokenizer(str(own_checkpoint)).read(["runs"])[0].is_cut
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": 5}}'])

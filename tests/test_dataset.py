@@ -164,6 +164,22 @@ def test_id_is_the_rows_own_or_the_name_of_its_video(row, id):
     assert sample_from_row({**ROW, **row}, "rows, row 1").id == id
 
 
+def test_numbering_rows_without_ids_looks_at_each_once_or_twice():
+    class Counted(dict):
+        looks = 0
+
+        def __contains__(self, id):
+            self.looks += 1
+            return super().__contains__(id)
+
+    taken, row = Counted(), {"video": "a.mp4", "domain": "yoga", "choices": ["x", "y"]}
+    for number in range(1, 2001):
+        id = sample_from_row(row, "here", taken).id
+        assert id == ("a" if number == 1 else f"a-{number}")
+        taken.setdefault(id, 1)
+    assert taken.looks <= 2 * 2000
+
+
 def test_rows_without_ids_that_share_a_video_are_numbered(tmp_path):
     rows = [{**ROW, "start_timestamp": n} for n in range(3)] + [{**ROW, "video": "other/flip.mp4"}]
     assert [sample.id for sample in load_samples(write_jsonl(tmp_path / "rows.jsonl", rows), "test")] == [

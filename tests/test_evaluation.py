@@ -184,8 +184,8 @@ def test_results_without_answers_show_the_predictions(capsys):
     assert "Top-1" not in out
     assert "chance" not in out
     rows = [line.split() for line in out.splitlines()]
-    assert ["a", "pose", "1", "0.7500", "0.5000"] in rows
-    assert ["b", "pose", "0", "3.0000", "-"] in rows
+    assert ["a", "pose", "1", "-", "0.7500", "0.5000"] in rows
+    assert ["b", "pose", "0", "-", "3.0000", "-"] in rows
     assert "2 of 2 samples scored, none with a known answer: no accuracy" in out
     assert "ties" not in out
 

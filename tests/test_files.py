@@ -5,7 +5,9 @@ import json
 import os
 import resource
 import signal
+from pathlib import Path
 
+import orjson
 import pytest
 from crashes import in_child
 from refusals import refusal
@@ -139,6 +141,65 @@ def test_a_file_too_large_to_be_json_of_ours_is_not_read(tmp_path):
     refusal(Journal(tmp_path / "a.json").read, "a.json", "bytes")
 
 
+def test_a_temporary_file_has_a_name_of_its_own_and_the_mode_that_the_user_wants(tmp_path):
+    path, seen = tmp_path / "a.json", set()
+    before = os.umask(0o026)
+    try:
+        for _ in range(9):
+            with files.replacing(path, binary=True):
+                seen.update(names(tmp_path))
+    finally:
+        os.umask(before)
+    assert len(seen - {path.name}) == 9
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_a_killed_run_left_of_a_file_goes_and_nothing_else(tmp_path):
+    def write_and_die():
+        with files.replacing(tmp_path / "a[1].json"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for other in ("a[1].json.notes.tmp", "b.a[1].json.0123abcd.tmp", "a1.json.0123abcd.tmp", "a[1].json.0123abcd"):
+        (tmp_path / other).touch()
+    before = names(tmp_path)
+    assert in_child(write_and_die) == -signal.SIGKILL
+    assert len(names(tmp_path)) == len(before) + 1
+    write_json(tmp_path / "a[1].json", "new")
+    assert names(tmp_path) == sorted([*before, "a[1].json"])
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_where_a_link_leads_is_replaced_and_the_link_stays(tmp_path, exists):
+    (tmp_path / "store").mkdir()
+    link, target = tmp_path / "a.json", tmp_path / "store" / "b.json"
+    link.symlink_to(target)
+    if exists:
+        write_json(target, "old")
+    write_json(link, "new")
+    assert link.is_symlink()
+    assert read_json(target) == "new"
+    assert names(target.parent) == ["b.json"]
+
+
+def test_a_file_for_which_the_fast_parser_lacks_memory_is_read(tmp_path):
+    path = tmp_path / "a.json"
+    content = [{"id": f"{n}", "text": "née " * 5000} for n in range(1500)]
+    write_json(path, content)
+
+    def read_with_little_memory():
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 8 * path.stat().st_size, resource.RLIM_INFINITY))
+        with pytest.raises(ValueError, match="memory"):
+            orjson.loads(path.read_bytes())
+        assert read_json(path) == content
+
+    assert in_child(read_with_little_memory) == 0
+
+
+def test_a_fingerprint_of_a_file_that_is_gone_is_one_line(tmp_path):
+    refusal(lambda: files.fingerprint(tmp_path / "a.json"), "a.json", "another run")
+
+
 def test_a_fingerprint_tells_contents_apart(tmp_path):
     for name, text in (("a", "x"), ("b", "x"), ("c", "y")):
         (tmp_path / name).write_text(text)
@@ -227,6 +288,17 @@ def test_damage_in_the_middle_is_refused_and_not_appended_to(journal, damaged):
     assert journal.path.read_bytes() == before
 
 
+@pytest.mark.parametrize("damaged", [b'{"n": 3', b"\0" * 20, b"\xff", b"", b"[NaN]"])
+def test_a_damaged_last_line_is_all_that_is_lost(journal, damaged):
+    with open(journal.path, "ab") as file:
+        file.write(damaged + b"\n")
+    assert journal.read() == LINES
+    journal.append(4)
+    journal.close()
+    assert journal.read() == [*LINES, 4]
+    assert journal.path.read_bytes().count(b"\n") == 3
+
+
 def test_line_that_is_no_json_is_not_appended(journal):
     with pytest.raises(TypeError):
         journal.append({"n": {1}})
@@ -301,6 +373,26 @@ def test_output_is_locked_by_one_run_until_it_releases_it(tmp_path):
     Lock(path).release()
     lock.release()  # once more does no harm
     assert names(tmp_path) == []
+
+
+def test_outputs_are_locked_together_or_not_at_all(tmp_path):
+    first, second = tmp_path / "a.npy", tmp_path / "b.npy"
+    with Lock(second):
+        refusal(lambda: Lock(first, second), str(second), "another run")
+        Lock(first).release()
+    with Lock(first, second):
+        for path in (first, second):
+            refusal(lambda path=path: Lock(path), "another run")
+    assert names(tmp_path) == []
+
+
+def test_a_link_is_locked_where_it_leads(tmp_path):
+    link, target = tmp_path / "a.json", tmp_path / "b.json"
+    link.symlink_to(target)
+    for held, wanted in ((link, target), (target, link)):
+        with Lock(held):
+            refusal(lambda wanted=wanted: Lock(wanted), str(wanted), "another run")
+    assert names(tmp_path) == ["a.json"]
 
 
 def test_lock_ends_with_the_process_however_it_ends(tmp_path):

@@ -3,7 +3,9 @@
 import contextlib
 import email.utils
 import errno
+import gzip
 import json
+import os
 import re
 import signal
 import socket
@@ -14,12 +16,15 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from crashes import in_child
 from made_artifacts import make_entries, write_frames_index
 
 import generate_subactions
-from actalign.files import Journal
+from actalign import language_model
+from actalign.artifacts import read_samples
+from actalign.files import Journal, Lock
 from actalign.language_model import LanguageModel
-from actalign.subactions import read_subactions
+from actalign.subactions import GeneratedFile, read_subactions
 from generate_subactions import generate_prompt
 
 OPTIONS = {"a": ["hook shot", "jump shot"], "b": ["dunk", "lay-up"], "c": ["dunk"]}
@@ -35,13 +40,15 @@ def good_reply(prompt):
 class Server:
     """A chat-completions server.
 
-    answer(prompt, count)  gives a reply's text, (status, JSON or bytes[, headers]), or None to drop the connection
+    answer(prompt, count)  gives a reply's text, (status, JSON or bytes[, headers]), None to drop the connection, or a
+                           generator of the bytes to send, headers included, until the client does not take them
     """
 
     def __init__(self):
         self.answer = lambda prompt, count: good_reply(prompt)
         self.requests = []
         self.keys = []
+        self.paths = []
         self.refusal = None
         server = self
 
@@ -50,9 +57,14 @@ class Server:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server.requests.append(request)
                 server.keys.append(self.headers["Authorization"])
+                server.paths.append(self.path)
                 answer = server.answer(request["messages"][0]["content"], len(server.requests))
                 if answer is None:
                     self.connection.shutdown(2)
+                    return
+                if hasattr(answer, "__next__"):
+                    with contextlib.suppress(OSError):
+                        self.wfile.writelines(answer)
                     return
                 status, body, *headers = answer if isinstance(answer, tuple) else (200, {
                     "id": "1", "object": "chat.completion", "created": 0, "model": request["model"],
@@ -326,6 +338,34 @@ def test_what_a_server_may_answer(stage, server, capsys, answer, code, requests,
     assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [[], [], []]
 
 
+def test_what_a_killed_run_could_not_get_is_known_to_the_next(tmp_path):
+    frames = write_frames_index(tmp_path, make_entries(OPTIONS))
+    samples, path = read_samples(frames)[0], tmp_path / "g.json"
+
+    def fail_and_die():
+        generated = GeneratedFile(path, lambda sample: {})
+        generated.add(samples[:2], {}, {"dunk": "lost"}, None)
+        generated.add(samples[2:], {"dunk": ["up", "down"]}, {}, None)
+        generated.add(samples[1:2], {option: ["x", "y"] for option in samples[1].options}, {}, None)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(fail_and_die) == -signal.SIGKILL
+    GeneratedFile(path, lambda sample: {}).finish([sample.id for sample in samples])
+    assert [entry["id"] for entry in json.loads((tmp_path / "g.missing.json").read_text())] == ["a"]
+    assert sorted(file.name for file in tmp_path.glob("g.*")) == ["g.json", "g.missing.json"]
+
+
+def test_the_target_of_a_link_holds_what_is_generated(stage, server):
+    target = stage.folder / "store.json"
+    stage.path.symlink_to(target)
+    with Lock(target):
+        assert stage() == 2
+    assert stage() == 0
+    assert stage.path.is_symlink()
+    assert [of_sample.lacking for of_sample in read_subactions(target)] == [[], [], []]
+    assert not stage.path.with_name("store.json.partial").exists()
+
+
 def completion(message=None, **choice):
     """A chat completion whose message is good, but for what is given."""
     return 200, {"choices": [{"index": 0, "finish_reason": "stop", "message": message, **choice}]}
@@ -339,6 +379,8 @@ def reasons(stage):
 NON_ANSWERS = [
     pytest.param((200, {"choices": None}), "no answer in it", id="choices null"),
     pytest.param((200, {"choices": []}), "no answer in it", id="choices empty"),
+    pytest.param((200, b""), "There came nothing", id="nothing"),
+    pytest.param((200, b'{"choices": [{"mess'), "There came half an answer", id="half an answer"),
     pytest.param((200, b"<html><title>Bad Gateway</title></html>"), "a web page: Bad Gateway", id="page"),
     pytest.param((200, b'data: {"choices": [{"delta": {"content": "{"}}]}\n\n'), "a stream of events", id="events"),
     pytest.param((200, {"model": "x", "message": {"content": "hi"}}), "no chat completion; does --base_url end in /v1?",
@@ -365,7 +407,7 @@ def test_what_comes_instead_of_an_answer_is_named_and_teaches_nothing(stage, ser
     assert "another or none" not in reasons(stage)["a"]
 
 
-@pytest.mark.parametrize(("answer", "named"), NON_ANSWERS[:8])
+@pytest.mark.parametrize(("answer", "named"), NON_ANSWERS[:10])
 def test_a_server_from_which_nothing_else_comes_stops_the_run(tmp_path, stage, server, capsys, answer, named):
     folder = tmp_path / "many"
     folder.mkdir()
@@ -392,7 +434,8 @@ def test_an_error_with_status_200_counts_as_the_status_that_it_names(stage, serv
     {"content": None, "tool_calls": [{"function": {"name": "answer", "arguments": "REPLY"}}]},
     {"content": "", "tool_calls": [{"function": {"name": "answer", "arguments": {"REPLY": 0}}}]},
     {"content": None, "function_call": {"arguments": "REPLY"}}, {"content": "", "reasoning_content": "```json\nREPLY"},
-    {"reasoning": "REPLY"}, {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "{}"}]},
+    {"reasoning": "REPLY"}, {"content": ["REPLY"]}, {"content": {"REPLY": 0}},
+    {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "{}"}]},
                                          {"type": "text", "text": "REPLY"}]},
 ])
 def test_an_answer_in_another_place_is_read(stage, server, message):
@@ -501,6 +544,124 @@ def test_a_server_that_ignores_the_limit_by_its_new_name_is_given_the_old_one(st
     assert stage("--max_tokens", "50") == 0
     assert all(request["max_tokens"] == 50 for request in server.requests[4:])
     assert capsys.readouterr().err.count("does not keep to") == 2  # one line a name
+
+
+HEADERS = b"HTTP/1.0 STATUS Fine\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize("start", [HEADERS.replace(b"STATUS", b"200") + b"\r\n", b"HTTP/1.0 503 No\r\n\r\n",
+                                   HEADERS.replace(b"STATUS", b"200") + b"X-Slow: ", b"HT"],
+                         ids=["body", "body of an error", "header", "status"])
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for_beyond_the_limit(stage, server, monkeypatch, start):
+    monkeypatch.setattr(language_model, "TRIES", 2)
+    over = threading.Event()
+
+    def drip(prompt, count):
+        yield start
+        while not over.wait(0.05):
+            yield b"T"
+
+    server.answer = lambda prompt, count: drip(prompt, count) if "hook" in prompt else good_reply(prompt)
+    try:
+        assert stage("--timeout", "2") == 0
+    finally:
+        over.set()
+    assert list(reasons(stage)) == ["a"]
+    assert "within 2 s; a slow model needs a longer --timeout" in reasons(stage)["a"]
+    assert len(server.requests) == 2 + 2
+
+
+def without_end(status, coding=b"", part=b" " * 65536):
+    def send():
+        yield HEADERS.replace(b"STATUS", status) + coding + b"\r\n"
+        while True:
+            yield part
+    return send
+
+
+@pytest.mark.parametrize("send", [without_end(b"200"), without_end(b"400"), without_end(b"503"), without_end(
+    b"200", b"Content-Encoding: gzip\r\n", gzip.compress(b" " * 5_000_000))], ids=["200", "400", "503", "compressed"])
+def test_an_answer_without_end_is_not_read_further_than_its_largest_size(stage, server, monkeypatch, send):
+    monkeypatch.setattr(language_model, "MOST_BYTES", 1 << 20)
+    server.answer = lambda prompt, count: send() if "hook" in prompt else good_reply(prompt)
+    assert stage() == 0
+    assert list(reasons(stage)) == ["a"]
+    assert "has more than 1 MB" in reasons(stage)["a"]
+    assert len(server.requests) == 1 + 2
+
+
+@pytest.mark.parametrize(("parts", "named"), [
+    ([b"SSH-2.0-OpenSSH_9.6\r\n"], ""), ([b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{"], "received 1 bytes"),
+    ([b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"], "decompressing"),
+    ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"], "chunked"),
+    ([b"HTTP/1.1 200 OK\r\n" + KEY.encode() + b"\r\n\r\n"], "illegal header")])
+def test_a_connection_that_breaks_says_how_and_not_that_the_model_is_slow(stage, server, parts, named):
+    server.answer = lambda prompt, count: iter(parts) if "hook" in prompt else good_reply(prompt)
+    assert stage() == 0
+    assert len(server.requests) == TRIES + 2
+    assert "no whole answer (" in reasons(stage)["a"]
+    assert named in reasons(stage)["a"]
+    assert "--timeout" not in reasons(stage)["a"]
+    assert KEY not in reasons(stage)["a"]
+
+
+@pytest.mark.parametrize(("status", "place"), [(302, "/login"), (307, "SELF"), (308, "https://example.invalid/v1"),
+                                               (301, f"http://[x/?{KEY}")])
+def test_a_redirection_is_named_and_not_followed(stage, server, capsys, status, place):
+    place = place.replace("SELF", server.url + "/chat/completions")
+    server.answer = lambda prompt, count: (status, b"moved", {"Location": place})
+    assert stage() == 1
+    assert len(server.requests) == 1
+    error = capsys.readouterr().err
+    assert f"the server sends on to {place.replace(KEY, '')}, give the address that answers as --base_url" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("status", "message", "advice"), [
+    (400, "Your credit balance is too low to access the API", "add credit"),  # Anthropic
+    (403, "Your newly created team doesn't have any credits yet.", "add credit"),  # xAI
+    (400, "Budget has been exceeded! Current cost: 10.1", "add credit"),  # LiteLLM
+    (407, "auth required", "HTTPS_PROXY"),
+])
+def test_what_no_retry_mends_is_told_from_the_servers_words(stage, server, capsys, status, message, advice):
+    server.answer = lambda prompt, count: an_error(status, message)
+    assert stage() == 1
+    assert len(server.requests) == 1
+    error = capsys.readouterr().err
+    assert advice in error
+    assert message in error
+    assert KEY not in error
+
+
+@pytest.mark.parametrize(("status", "message", "requests"), [
+    (429, "You exceeded your current quota, please check your plan and billing details.", TRIES - 1),  # Gemini
+    (424, "Request failed during generation: CUDA out of memory", TRIES - 1),  # text-generation-inference
+    (498, "Flex tier capacity exceeded", TRIES - 1),  # Groq
+])
+def test_what_passes_is_tried_again(stage, server, status, message, requests):
+    server.answer = scripted(*[an_error(status, message)] * requests)
+    assert stage() == 0
+    assert len(server.requests) == requests + 3
+    assert reasons(stage) == {}
+
+
+@pytest.mark.parametrize(("message", "reason", "named"), [
+    ({"content": ""}, "error", "the answer ended with error"), ({}, "SAFETY", "a filter withheld the answer (SAFETY)"),
+    ({}, "content_filter: PROHIBITED_CONTENT", "a filter withheld"),
+    ({"content": '{"a": ['}, "model_length", "--max_tokens"),
+    ({"content": '{"hook shot": ["a'}, "error", "the answer ended with error")])
+def test_how_an_answer_ended_is_told(stage, server, message, reason, named):
+    server.answer = only_for("hook", completion(message, finish_reason=reason))
+    assert stage() == 0
+    assert named in reasons(stage)["a"]
+
+
+def test_an_answer_that_broke_off_is_used_as_far_as_it_is_whole(stage, server):
+    half = json.dumps({"hook shot": [f"rises {m}" for m in range(10)]})
+    server.answer = scripted(completion({"content": half}, error={"code": 502, "message": "upstream gone"}))
+    assert stage() == 0
+    assert "hook shot" not in server.prompts[1]
+    assert "the answer ended with stop upstream gone" in replies(stage)[0]["problems"]["jump shot"]
 
 
 def test_a_wrong_address_is_told_from_a_wrong_model(stage, server, capsys):
@@ -621,7 +782,9 @@ def test_a_server_that_is_not_there_stops_the_run(stage, capsys):
     assert not stage.path.exists()
 
 
-@pytest.mark.parametrize("address", ["localhost", "ftp://127.0.0.1/v1", "http://127.0.0.1:99999/v1", "http://[x/v1"])
+@pytest.mark.parametrize("address", [
+    "localhost", "ftp://127.0.0.1/v1", "http://127.0.0.1:99999/v1", "http://[x/v1", "http:///v1", "http://a..b/v1", "http://./v1",
+    f"http://{'a' * 64}.invalid/v1", "http://256.256.256.256/v1", "http://[v1.x]/v1", "http://x/" + "a" * 70_000])
 def test_what_is_no_address_is_refused(stage, capsys, address):
     assert stage("--base_url", address) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -641,7 +804,8 @@ def environment(monkeypatch):
 
 @pytest.mark.parametrize("variables", [
     {"ALL_PROXY": "socks5://127.0.0.1:9"}, {"HTTP_PROXY": "http://127.0.0.1:9"}, {"http_proxy": "127.0.0.1:9"},
-    {"HTTP_PROXY": "ftp://x"}, {"SSL_CERT_FILE": "/no/such.pem"}, {"OPENAI_PROJECT_ID": "proj-1\n"}])
+    {"HTTP_PROXY": "ftp://x"}, {"OPENAI_CUSTOM_HEADERS": "X-Team: a:b\r\nX-B: c"}, {"SSL_CERT_FILE": "/no/such.pem"},
+    {"OPENAI_PROJECT_ID": "proj-1\n"}])
 def test_no_proxy_and_no_certificate_is_needed_on_this_machine(stage, server, environment, variables):
     environment(**variables)
     assert stage() == 0
@@ -656,6 +820,8 @@ def test_no_proxy_and_no_certificate_is_needed_on_this_machine(stage, server, en
     ({"OPENAI_PROJECT_ID": "\u201cproj\u201d"}, FAR, ["OPENAI_PROJECT_ID"]),
     ({"OPENAI_ORG_ID": "org\nid"}, FAR, ["OPENAI_ORG_ID"]),
     ({"OPENAI_CUSTOM_HEADERS": "X-Team: é"}, FAR, ["OPENAI_CUSTOM_HEADERS"]),
+    ({"OPENAI_CUSTOM_HEADERS": "X-Team: a\nX Y: b"}, FAR, ["OPENAI_CUSTOM_HEADERS"]),
+    ({"OPENAI_CUSTOM_HEADERS": "X-Team: a\nno colon"}, FAR, ["OPENAI_CUSTOM_HEADERS"]),
 ])
 def test_a_variable_that_cannot_be_used_is_named_in_one_line(stage, capsys, environment, variables, address, named):
     environment(**variables)
@@ -687,6 +853,11 @@ def test_an_address_may_have_a_line_break_at_its_end_and_none_within(stage, serv
     assert "is no address" in capsys.readouterr().err
 
 
+def test_the_whole_address_of_chat_completions_is_taken_and_what_it_asks_is_kept(stage, server, monkeypatch):
+    assert stage("--base_url", server.url + "/chat/completions?api-version=preview") == 0
+    assert server.paths == ["/v1/chat/completions?api-version=preview"] * 3
+
+
 @pytest.mark.parametrize("address", ["", " \n"])
 def test_an_empty_address_is_none(stage, capsys, environment, address):
     assert stage("--base_url", address, "--apikey", "") == 2
@@ -712,6 +883,7 @@ def test_a_key_is_sent_without_the_line_break_of_its_file(stage, server, monkeyp
 
 
 @pytest.mark.parametrize("flags", [["--temp", "nan"], ["--temp", "-1"], ["--temp", "warm"], ["--timeout", "0"],
+                                   ["--timeout", "1e300"],
                                    ["--attempts", "0"], ["--workers", "0"]])
 def test_flags_that_make_no_sense_are_refused(stage, flags):
     with pytest.raises(SystemExit) as caught:
@@ -1234,8 +1406,14 @@ def test_two_hundred_samples_in_parallel_killed_halfway_and_rerun_ask_nothing_tw
     options = {f"clip-{n}": [f"move {n} one", f"move {n} two"] for n in range(200)}
     frames = write_frames_index(tmp_path, make_entries(options))
 
+    busy, busiest = 0, 0
+
     def slow(prompt, count):
+        nonlocal busy, busiest
+        busy += 1
+        busiest = max(busy, busiest)
         time.sleep(0.5)
+        busy -= 1
         return good_reply(prompt)
 
     server.answer = slow
@@ -1244,9 +1422,8 @@ def test_two_hundred_samples_in_parallel_killed_halfway_and_rerun_ask_nothing_tw
         return [sys.executable, str(root / "generate_subactions.py"), "--input", str(frames), "--output",
                 str(tmp_path / name), "--base_url", server.url, "--workers", "8"]
 
-    began = time.monotonic()
     subprocess.run(command("whole.json"), check=True, capture_output=True)
-    assert time.monotonic() - began < 25
+    assert busiest == 8
     server.requests.clear()
     journal = tmp_path / "killed.json.partial"
     process = subprocess.Popen(command("killed.json"), stderr=subprocess.DEVNULL)

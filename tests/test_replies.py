@@ -77,7 +77,11 @@ def test_the_list_is_found_among_drafts_brackets_and_other_names(reply):
 THINKING = ["<think>{}</think>", "<THINKING>\n{}\n</THINKING>", "{}</think>", "[THINK]{}[/THINK]", "◁think▷{}◁/think▷",
             "<seed:think>{}</seed:think>", "<think>one</think>{}<think>two</think>", "<thought>{}</thought>",
             "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>",
-            "<|channel>thought\n{}<channel|>"]
+            "<|channel>thought\n{}<channel|>",
+            "<think >{}</ think>", '<think time="3">{}</think>', "<|think|>{}<|/think|>",
+            "<|START_THINKING|>{}<|END_THINKING|>", "<internal_monologue>{}</internal_monologue>",
+            "<unused94>thought\n{}<unused95>", "<seed:cot_reflect>{}</seed:cot_reflect>", "<reason>{}</reason>",
+            "analysisThey want{}assistantfinal"]
 
 
 @pytest.mark.parametrize("thinking", THINKING)
@@ -93,14 +97,58 @@ def test_what_was_thought_before_the_answer_is_no_answer(thinking):
 
 @pytest.mark.parametrize("opening", ["<think>", " <Thinking>\n", "[THINK]", "◁think▷", "<reasoning>",
                                      "<|channel>thought\n", "<|channel|>analysis<|message|>",
-                                     "<think>a</think><think>"])
+                                     "<think>a</think><think>", "< think >", "<think budget=9>", "<|START_THINKING|>",
+                                     "<|thinking|>", "<inner_thoughts>", "analysisWe "])
 def test_thinking_without_an_end_holds_no_answer(opening):
     reply = f"{opening}First draft: {as_list({'dunk': ['a', 'draft']})} No, that is"
     assert parse_reply(reply, ["dunk"], "basketball", 2) == (
         {}, {"dunk": "the reply holds only thinking and no answer"})
     answered = as_list({"dunk": ["rises", "falls"]}) + reply
-    if "</think>" not in opening:
+    if "</think>" not in opening and opening.strip()[0] != "a":
         assert parse_reply(answered, ["dunk"], "basketball", 2)[0] == {"dunk": ("rises", "falls")}
+
+
+@pytest.mark.parametrize("fence", ["{}", "```json\n{}\n```\n"])
+@pytest.mark.parametrize("tag", ["</think>", "<think>", "[THINK]", "<thinking>"])
+def test_an_answer_may_speak_of_the_tags_of_thinking(tag, fence):
+    reply = fence.format(as_list({"dunk": [f"holds a sign that reads {tag} high", "falls"]}))
+    assert list(parse_reply(reply, ["dunk"], "basketball", 2)[0]) == ["dunk"]
+
+
+@pytest.mark.parametrize("entry", [
+    {"confused_with": "hook shot", "action": "dunk", "subactions": ["rises", "falls"]},
+    {"Notes": "hook shot", "actionName": "dunk", "subActions": ["rises", "falls"]},
+    {"description": "a shot", "name": "dunk", "steps": ["rises", "falls"], "equipment": ["ball", "hoop"]},
+    {"action": "dunk", "differs_from": ["hook shot", "x"], "sub-actions": ["rises", "falls"], "tags": []},
+    {"dunk": {"phases": ["rises", "falls"], "equipment": ["ball", "hoop"]}},
+    {"dunk": {"subactions": ["rises", "falls"]}},
+    {"option_1": {"label": "dunk", "Sub Actions": ["rises", "falls"]}},
+])
+def test_what_else_an_entry_says_is_neither_its_name_nor_its_phrases(entry):
+    for reply in (entry, [entry], {"actions": [entry]}, {"actions": entry}):
+        assert parse_reply(json.dumps(reply), ["dunk", "hook shot"], "basketball", 2)[0] == {"dunk": ("rises", "falls")}
+
+
+@pytest.mark.parametrize("entry", [
+    {"first": "dunk", "second": "hook shot", "subactions": ["rises", "falls"]},
+    {"action": "dunk", "before": ["rises", "falls"], "after": ["lands", "runs"]},
+    {"dunk": {"preparation": ["rises", "falls"], "execution": ["lands", "runs"]}},
+    {"properties": {"dunk": {"enum": ["rises", "falls"]}}}, {"subactions": ["rises", "falls"]},
+])
+def test_where_it_is_not_clear_what_is_meant_nothing_is_taken(entry):
+    assert parse_reply(json.dumps(entry), ["dunk", "hook shot"], "basketball", 2)[0] == {}
+
+
+@pytest.mark.parametrize("reply", [
+    json.dumps({"answer": as_list({"dunk": ["rises", "falls"]})}),
+    as_list({"dunk": ["rises", "falls"]}).replace('"', '\\"')])
+def test_json_within_a_text_of_json_is_read(reply):
+    assert parse_reply(reply, ["dunk"], "basketball", 2) == ({"dunk": ("rises", "falls")}, {})
+
+
+def test_of_an_endless_reply_the_end_is_read():
+    reply = '{"a" ' * 1_000_000 + as_list({"dunk": ["rises", "falls"]})
+    assert parse_reply(reply, ["dunk"], "basketball", 2) == ({"dunk": ("rises", "falls")}, {})
 
 
 def test_what_is_whole_of_half_a_reply_counts():
@@ -138,7 +186,9 @@ def test_no_reply_takes_long_or_ends_the_run(reply):
 @pytest.mark.parametrize("name", [
     "hook\u2011shot", "Hook \u2013 Shot", "hook - shot", "1. hook-shot", "- hook-shot", "**1) Hook-shot**",
     "hook-shot.", "hook-shot (basketball)", "Hook-Shot in Basketball.", "Action 2: hook-shot", "hookshot", "hook shot",
-    "\u2022 hook-shot:", "Hook\u2212shot", "(1) hook-shot", "`hook-shot`"])
+    "\u2022 hook-shot:", "Hook\u2212shot", "(1) hook-shot", "`hook-shot`", "basketball hook-shot",
+    "Hook-shot - Basketball", "hook-shot, basketball", "Basketball: hook-shot", "hook-shot [basketball]", "hook-shots",
+    "a) hook-shot", "Action: hook-shot", "# hook-shot", "\u00abhook-shot\u00bb", "\u300chook-shot\u300d"])
 def test_a_name_is_matched_as_models_write_it(name):
     reply = as_list({name: ["rises", "falls"], "dunk": ["a", "b"]})
     assert parse_reply(reply, ["dunk", "hook-shot"], "Basketball", 2) == (
@@ -158,7 +208,9 @@ def test_options_of_every_kind_are_matched_so(option, name):
     (["dunk", "dunk in basketball"], ["Dunk (basketball)"], {}), (["dunk", "'dunk'"], ["\"dunk\""], {}),
     (["dunk", "dunk in basketball"], ["Dunk in Basketball"], {"dunk in basketball": "Dunk in Basketball"}),
     (["360 flip", "flip"], ["360 flip"], {"360 flip": "360 flip"}), (["c", "c++"], ["C++"], {"c++": "C++"}),
-    (["lay-up", "lay up"], ["lay-up"], {"lay-up": "lay-up"}), (["1. flip", "2. flip"], ["flip"], {}),
+    (["lay-up", "lay up"], ["lay-up"], {"lay-up": "lay-up"}), (["dunk", "dunks"], ["Dunk."], {"dunk": "Dunk."}),
+    (["dunk", "basketball dunk"], ["dunk (basketball)"], {}), (["jump", "jumps"], ["j-ump"], {}),
+    (["1. flip", "2. flip"], ["flip"], {}),
 ])
 def test_a_name_that_could_mean_two_options_means_neither(options, names, meant):
     assert match_names(names, options, "basketball") == meant

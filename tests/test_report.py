@@ -20,6 +20,7 @@ from actalign.artifacts.writer import ArrayWriter
 from actalign.comparison import Compared
 from actalign.dataset import Sample
 from actalign.evaluation import Prediction
+from actalign.files import Lock
 from actalign.report import Run, chosen_predictions, page
 from actalign.report.page import sample_record, sprite
 
@@ -308,6 +309,8 @@ def refused(tmp_path, monkeypatch, capsys):
 
 def test_a_report_that_cannot_be_written_is_refused(refused):
     (refused.folder / "mine.html").write_text("<p>my page")
+    (refused.folder / "link.html").symlink_to(refused.folder / "none" / "r.html")
+    assert "the folder" in refused("--report", refused.folder / "link.html")
     assert "the folder" in refused("--report", refused.folder / "none" / "r.html")
     assert "is a folder" in refused("--report", refused.folder)
     assert "no report of this program" in refused("--report", refused.folder / "mine.html")
@@ -321,6 +324,34 @@ def test_figures_that_cannot_be_written_are_refused(refused):
     (refused.folder / "file").write_text("")
     assert "does not exist" in refused("--figures", refused.folder / "none" / "figures")
     assert "is no folder" in refused("--figures", refused.folder / "file")
+
+
+@pytest.mark.parametrize(("held", "flags"), [
+    ("r.html", ["--report", "r.html"]), ("link.html", ["--report", "r.html"]), ("r.html", ["--report", "link.html"]),
+    ("figures", ["--figures", "figures"]), ("figures", ["--report", "r.html", "--figures", "figures/"]),
+    ("p.csv", ["--output", "p.txt"]), ("p.txt", ["--output", "p.json", "--report", "p.txt"]),
+])
+def test_what_another_run_writes_is_refused_and_the_rest_let_go(refused, held, flags):
+    (refused.folder / "link.html").symlink_to(refused.folder / "r.html")
+    before = sorted(refused.folder.iterdir())
+    with Lock(refused.folder / held):
+        assert "another run is writing it" in refused(*(flag if flag.startswith("--") else f"{refused.folder}/{flag}"
+                                                        for flag in flags))
+    assert sorted(refused.folder.iterdir()) == before
+
+
+def test_what_links_lead_to_is_written(tmp_path):
+    arguments, store = make_run(tmp_path, {"a": 3}), tmp_path / "store"
+    store.mkdir()
+    (store / "figures").mkdir()
+    names = {"--output": "p.json", "--report": "r.html", "--figures": "figures"}
+    for name in names.values():
+        (tmp_path / name).symlink_to(store / name)
+    flags = [part for flag, name in names.items() for part in (flag, str(tmp_path / name))]
+    for _ in range(2):
+        assert seq_alignment.main([*arguments, *flags]) == 0
+        assert all((tmp_path / name).is_symlink() for name in names.values())
+        assert sorted(path.name for path in store.rglob("*.*")) == ["a.pdf", "a.png", "p.json", "r.html"]
 
 
 def test_a_sample_that_there_is_not_is_refused(refused):

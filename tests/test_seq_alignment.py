@@ -262,6 +262,13 @@ def test_seconds_without_a_frame_rate_are_refused_in_one_line(stage, capsys):
     assert "does not say how many frames a second sample a has; give --smooth in frames" in captured.err
 
 
+def test_seconds_of_a_frame_rate_that_no_camera_has_are_a_window_over_all(stage):
+    with ArrayWriter(stage.folder / "video_embeddings.npy", "video_embeddings", CHECKPOINT, overwrite=True) as writer:
+        for id, T in LENGTHS.items():
+            writer.append(id, random_rows(T, f"{id} video", 0), fps=2**61)
+    assert stage("--smooth", "1000000s") == 0
+
+
 def test_unordered_control_runs_and_writes_no_paths(stage):
     path = stage.folder / "unordered.json"
     assert stage("--alignment", "unordered", "--output", str(path)) == 0

@@ -163,7 +163,7 @@ class ArrayWriter:
                 self._take_over(header["meta"], items, self.path)
                 return
         if self._index_path.exists():
-            artifact = read_array(self.path, self.kind)
+            artifact = read_array(self._index_path.with_suffix(".npy"), self.kind)
             self._describe(artifact.dtype, artifact.shape[1:])
             if _size(self.path) != self._end_of(artifact.shape[0]):
                 raise InputError(f"{self.path}: was saved by another program; choose another --output, or start over "
