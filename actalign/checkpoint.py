@@ -1,15 +1,18 @@
 """A SigLIP checkpoint without its model: its flags, fingerprint, scale, bias, and tokenizer."""
 
 import contextlib
-import hashlib
+import os
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import xxhash
 
 from actalign import console
 from actalign.console import InputError
-from actalign.files import reason_of
+from actalign.files import dump_json, parse_json, read_bytes, reason_of, write_json
 
 SO400M = "google/siglip-so400m-patch14-384"
 MODEL_TYPE = "siglip"  # SigLIP, and the fixed-resolution checkpoints of SigLIP 2
@@ -21,9 +24,14 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16")
 BFLOAT16_WIDTH = 512
 
-# Small tensors that any training changes; with all names and shapes they tell one checkpoint from another.
-FINGERPRINT_TENSORS = ("logit_scale", "logit_bias", "vision_model.head.probe", "vision_model.post_layernorm.weight",
-                       "text_model.final_layer_norm.weight", "text_model.head.bias")
+CONFIG = "config.json"
+# What else decides an embedding: how texts become tokens, and frames become pixels. Those that exist count.
+PROCESSOR_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json",
+                   "added_tokens.json", "processor_config.json", "preprocessor_config.json")
+# What of config.json says who made the weights, or how to compute, and not what.
+NOTES = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "attn_implementation",
+         "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset"}
+MOST_REMEMBERED = 100  # checkpoints
 
 
 def add_trust_argument(parser):
@@ -56,7 +64,7 @@ class Checkpoint:
     """What is known of a checkpoint without building its model."""
 
     name: str  # a hub name or a folder
-    fingerprint: str  # the same for the same weights, whatever their place
+    fingerprint: str  # the same for the same weights, tokenizer and processor, whatever their place
     logit_scale: float  # similarity is sigmoid(exp(logit_scale) * cosine + logit_bias); both as stored, not rounded
     logit_bias: float
     width: int  # features of the vision tower's layers
@@ -97,7 +105,7 @@ def loading(name):
 
 
 def find_checkpoint(name, trust_pickle_weights=False):
-    """The Checkpoint of a hub name or folder, read from its configuration and its weights' few small tensors.
+    """The Checkpoint of a hub name or folder, read from its files without building the model.
 
     No code that a checkpoint brings is ever run; a trusted pickle is read by torch's restricted unpickler.
     Raises InputError if there is no such checkpoint or it is no fixed-resolution SigLIP.
@@ -108,39 +116,87 @@ def find_checkpoint(name, trust_pickle_weights=False):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type != MODEL_TYPE:
             raise InputError(f"--model {name}: is a {config.model_type!r} checkpoint; give a SigLIP one like {SO400M}")
-        weights, pickled = _map_weights(name, trust_pickle_weights)
-        small = {key: weights[key].float().numpy() for key in FINGERPRINT_TENSORS if key in weights}
-        state = hashlib.blake2b(digest_size=8)
-        for key in sorted(weights):
-            state.update(f"{key} {list(weights[key].shape)}\n".encode())
-            state.update(small[key].tobytes() if key in small else b"")
-        scale, bias = (float(np.ravel(small.get(key, np.nan))[0]) for key in ("logit_scale", "logit_bias"))
-        if not np.isfinite([scale, bias]).all():
-            raise InputError(f"--model {name}: has no finite logit_scale and logit_bias; give a SigLIP checkpoint")
+        weights, pickled = _find_weights(name, trust_pickle_weights)
+        others = [path for file in (CONFIG, *PROCESSOR_FILES) if (path := _find(name, file))]
+        fingerprint, scale, bias = _remembered([*weights, *others], lambda: _read(name, weights, pickled, others))
         vision = config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
-        return Checkpoint(str(name), state.hexdigest(), scale, bias, vision.hidden_size, patches, pickled)
+        return Checkpoint(str(name), fingerprint, scale, bias, vision.hidden_size, patches, pickled)
 
 
-def _map_weights(name, trust_pickle_weights):
-    """({name: tensor} of a checkpoint, mapped from its files where they are safetensors, whether they are a pickle)."""
-    import torch
-    from safetensors.torch import load_file
-    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME, cached_file
+def _find(name, file):
+    """The path of a checkpoint's file, None if it has no such file."""
+    from transformers.utils import cached_file
+
+    return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+
+
+def _find_weights(name, trust_pickle_weights):
+    """(the paths of a checkpoint's weights, whether they are a pickle)."""
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
     from transformers.utils.hub import get_checkpoint_shard_files
 
-    def find(file):
-        return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
-
-    shards = [path] if (path := find(SAFE_WEIGHTS_NAME)) else []
-    if not shards and (path := find(SAFE_WEIGHTS_INDEX_NAME)):
-        shards, _ = get_checkpoint_shard_files(name, path)
-    if shards:
-        return {key: tensor for shard in shards for key, tensor in load_file(shard).items()}, False
-    if trust_pickle_weights and (path := find(WEIGHTS_NAME)):
-        return torch.load(path, map_location="cpu", weights_only=True), True
+    if path := _find(name, SAFE_WEIGHTS_NAME):
+        return [path], False
+    if path := _find(name, SAFE_WEIGHTS_INDEX_NAME):
+        return get_checkpoint_shard_files(name, path)[0], False
+    if trust_pickle_weights and (path := _find(name, WEIGHTS_NAME)):
+        return [path], True
     raise InputError(f"--model {name}: has no weights as safetensors; give a checkpoint that has, or with "
                      f"--trust_pickle_weights one whose {WEIGHTS_NAME} you trust, since a pickle can run code")
+
+
+def _read(name, weights, pickled, others):
+    """[fingerprint, logit_scale, logit_bias] of a checkpoint's files: of every bit that decides an embedding."""
+    import torch
+    from safetensors.torch import load_file
+
+    if pickled:  # those of torch before 1.6 are no zip files and cannot be mapped
+        tensors = torch.load(weights[0], map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(weights[0]))
+    else:
+        tensors = {key: tensor for shard in weights for key, tensor in load_file(shard).items()}
+    state = xxhash.xxh3_128()
+    for key, tensor in sorted(tensors.items()):
+        state.update(f"{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        state.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    for path in others:
+        content, file = Path(path).read_bytes(), Path(path).name
+        content = dump_json(_deciding(parse_json(content))) if file == CONFIG else content
+        state.update(f"{file} {len(content)}\n".encode() + content)
+    scale, bias = (float(tensors[key].float().ravel()[0]) if key in tensors else np.nan
+                   for key in ("logit_scale", "logit_bias"))
+    if not np.isfinite([scale, bias]).all():
+        raise InputError(f"--model {name}: has no finite logit_scale and logit_bias; give a SigLIP checkpoint")
+    return [state.hexdigest(), scale, bias]
+
+
+def _deciding(config):
+    """A configuration without its NOTES, at every level."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _deciding(config[key]) for key in sorted(config) if key not in NOTES}
+
+
+def _remembered(files, read):
+    """What `read` gives of a checkpoint's files, from the user's cache where they are the same by place, size and time.
+
+    A cache that cannot be read or written costs time and is no failure.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "actalign", "checkpoints.json")
+    stats = [(os.path.realpath(file), os.stat(file)) for file in files]
+    key = xxhash.xxh3_128_hexdigest(repr([(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+                                          for path, stat in stats]).encode())
+    known = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = parse_json(read_bytes(cache))
+    known = known if isinstance(known, dict) else {}
+    found = known.get(key)
+    if not (isinstance(found, list) and [*map(type, found)] == [str, float, float]):
+        found = read()
+        with contextlib.suppress(OSError):
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_json(cache, dict([*known.items(), (key, found)][-MOST_REMEMBERED:]))
+    return found
 
 
 def load_tokenizer(name):

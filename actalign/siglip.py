@@ -26,9 +26,11 @@ def load_siglip(checkpoint, device, batch_size, dtype):
 
     name = checkpoint.name
     with loading(name):
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config._attn_implementation = "sdpa"  # whatever the file says: it can name kernels that are fetched and run
         model, report = transformers.AutoModel.from_pretrained(
-            name, dtype=getattr(torch, dtype), use_safetensors=not checkpoint.pickled, trust_remote_code=False,
-            output_loading_info=True)
+            name, config=config, dtype=getattr(torch, dtype), use_safetensors=not checkpoint.pickled,
+            trust_remote_code=False, output_loading_info=True)
         processor = transformers.AutoProcessor.from_pretrained(name, trust_remote_code=False)
     if missing := sorted(report["missing_keys"]):
         raise InputError(f"--model {name}: lacks {len(missing)} weights such as {missing[0]}; give a whole checkpoint")

@@ -225,7 +225,7 @@ def write_array(path, kind, features, items, rows):
                      "checksum": artifacts.Checksum(array[start:start + length]).hexdigest(), **fields}
             if "options" in fields:
                 entry["options"] = option_entries(fields["options"], start)
-            yield entry
+            yield {**entry, "metadata_checksum": artifacts.metadata_checksum(entry)}
             start += length
 
     write_json_items(path.with_suffix(".json"), {

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the libraries are imported, and by the processes that tests start
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+CACHE = tempfile.TemporaryDirectory(prefix="actalign-tests-")  # removed when this process ends
+os.environ["XDG_CACHE_HOME"] = CACHE.name  # what is remembered of checkpoints that tests make is not the user's
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it, and its children
 
 # google/siglip-so400m-patch14-384 as its config.json has it, but for its 27 layers.

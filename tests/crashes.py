@@ -552,7 +552,19 @@ def load_once():
     for module in (baseline, encode_subactions, encode_videos, published):
         module.find_checkpoint = find
     for kind in (transformers.AutoModel, transformers.AutoProcessor):
-        kind.from_pretrained = staticmethod(functools.cache(kind.from_pretrained))
+        kind.from_pretrained = staticmethod(by_name(kind.from_pretrained))
+
+
+def by_name(load):
+    """A function that loads what has a name once, whatever else it is given."""
+    loaded = {}
+
+    def load_once(name, **options):
+        if name not in loaded:
+            loaded[name] = load(name, **options)
+        return loaded[name]
+
+    return load_once
 
 
 def main(argv=None):

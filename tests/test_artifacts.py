@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crashes import Points, contents, in_child, kill_here
+from made_artifacts import make_entries, write_frames_index, write_subaction_embeddings, write_video_embeddings
 from refusals import refusal
 
 from actalign import artifacts, files
@@ -908,10 +909,17 @@ SPOILT_INDICES = {
 }
 
 
+def as_version_2(index):
+    """An index as it was before items had a checksum of what they say."""
+    items = [{key: value for key, value in item.items() if key != "metadata_checksum"} for item in index["items"]]
+    return {**index, "version": 2, "items": items}
+
+
+@pytest.mark.parametrize("form", [dict, as_version_2], ids=["version 3", "version 2"])
 @pytest.mark.parametrize("spoil", SPOILT_INDICES.values(), ids=SPOILT_INDICES)
-def test_index_that_contradicts_itself_or_its_array_is_refused(finished, spoil):
+def test_index_that_contradicts_itself_or_its_array_is_refused(finished, spoil, form):
     index = finished.with_suffix(".json")
-    index.write_text(json.dumps(spoil(json.loads(index.read_text()))))
+    index.write_text(json.dumps(spoil(form(json.loads(index.read_text())))))
     refusal(lambda: read_array(finished, KIND), "a.json", "encode_videos.py")
     before = contents(finished.parent)
     refusal(lambda: write(finished, ALL), str(finished.with_suffix("")))
@@ -946,8 +954,95 @@ def test_strange_value_anywhere_in_an_index_is_refused_in_one_line_or_harmless(f
 def test_an_index_of_version_1_is_refused_with_the_stage_to_run_again(finished):
     index = finished.with_suffix(".json")
     index.write_text(json.dumps(changed(json.loads(index.read_text()), "version", to=1)))
-    refusal(lambda: read_array(finished, KIND), "format version 1", "this program reads 2", "encode_videos.py",
+    refusal(lambda: read_array(finished, KIND), "format version 1", "this program reads 2 and 3", "encode_videos.py",
             "--overwrite")
+
+
+# What items say
+
+
+def rotate_ids(items):
+    ids = [item["id"] for item in items]
+    for item, id in zip(items, [*ids[1:], ids[0]], strict=True):
+        item["id"] = id
+
+
+def swap_keys(items):
+    first, second, *_ = items[1]["options"]
+    first["key"], second["key"] = second["key"], first["key"]
+
+
+def swap_texts(items):
+    first, second, *_ = items[0]["options"]
+    first["texts"], second["texts"] = second["texts"], first["texts"]
+
+
+def edit_label(items):
+    items[0]["correct_answer_index"] = 1
+
+
+def forget_checksum(items):
+    del items[1]["metadata_checksum"]
+
+
+EDITED = [
+    ("frames", edit_label), ("frames", rotate_ids), ("subaction_embeddings", swap_keys),
+    ("subaction_embeddings", swap_texts), ("subaction_embeddings", rotate_ids), (KIND, rotate_ids),
+    (KIND, forget_checksum), (KIND, lambda items: items[0].update(fps=50.0)),
+]
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize(("kind", "edit"), EDITED)
+def test_items_that_say_what_was_not_written_are_refused(tmp_path, kind, edit, is_finished):
+    entries = make_entries({id: ["hook shot", "jump shot"] for id in ALL})
+    paths = {"frames": lambda: write_frames_index(tmp_path, entries),
+             "subaction_embeddings": lambda: write_subaction_embeddings(tmp_path, entries),
+             KIND: lambda: write_video_embeddings(tmp_path, dict.fromkeys(ALL, 3))}
+    path = paths[kind]()
+    index = path.with_suffix(".json")
+    content = json.loads(index.read_text())
+    edit(content["items"])
+    if is_finished:
+        index.write_text(json.dumps(content))
+        refusal(lambda: read_array(path, kind), str(index), "what was not written", artifacts.MAKERS[kind])
+    else:
+        index.unlink()
+        path.rename(path.with_name(path.name + ".partial"))
+        header = {key: value for key, value in content.items() if key != "items"}
+        index.with_name(index.name + ".partial").write_text(
+            "".join(json.dumps(line) + "\n" for line in [header, *content["items"]]))
+    before = contents(tmp_path)
+    refusal(lambda: ArrayWriter(path, kind, content["meta"]), "what was not written", "--overwrite")
+    assert contents(tmp_path) == before
+
+
+def test_an_index_that_another_program_saved_again_is_the_same(finished):
+    index = finished.with_suffix(".json")
+    index.write_text(json.dumps(json.loads(index.read_text()), indent=4, ensure_ascii=True))
+    assert_holds(finished, [*FIRST, "clip-2"])
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_an_artifact_of_version_2_is_read_and_extended(tmp_path, is_finished):
+    path, index, journal = tmp_path / "a.npy", tmp_path / "a.json", tmp_path / "a.json.partial"
+    with contextlib.suppress(RuntimeError), ArrayWriter(path, KIND, SETTINGS, {"model": "tiny"}) as writer:
+        for id in FIRST:
+            writer.append(id, ROWS[id], fps=25.0)
+        if not is_finished:
+            raise RuntimeError
+    if is_finished:
+        index.write_text(json.dumps(as_version_2(json.loads(index.read_text()))))
+        assert_holds(path, FIRST)
+    else:
+        header, *items = map(json.loads, journal.read_text().splitlines())
+        old = as_version_2({**header, "items": items})
+        journal.write_text("".join(json.dumps(line) + "\n" for line in [{**header, "version": 2}, *old["items"]]))
+    write(path, ALL)
+    assert_holds(path, ALL)
+    content = json.loads(index.read_text())
+    assert content["version"] == 3
+    assert all(item["metadata_checksum"] for item in content["items"])
 
 
 # Embeddings

@@ -9,7 +9,11 @@ import shutil
 import numpy as np
 import pytest
 from conftest import TINY_TEXT, TINY_VISION
+from made_artifacts import make_entries, write_frames_index
 
+import actalign.checkpoint as checkpoint_module
+import baseline
+import encode_videos
 from actalign.checkpoint import find_checkpoint, load_tokenizer, resolve_dtype
 from actalign.console import InputError
 from actalign.siglip import load_siglip
@@ -88,10 +92,126 @@ def test_the_fingerprint_tells_other_weights_and_other_shapes(checkpoint, own_ch
     assert len(found) == 3
 
 
-@pytest.mark.parametrize("tensor", ["logit_scale", "logit_bias", "vision_model.head.probe"])
-def test_the_fingerprint_tells_the_least_change_in_a_small_tensor(checkpoint, own_checkpoint, change_weights, tensor):
-    change_weights(own_checkpoint, lambda tensors: tensors[tensor].view(-1)[0].mul_(1 + 1e-6))
-    assert find_checkpoint(str(own_checkpoint)).fingerprint != find_checkpoint(str(checkpoint)).fingerprint
+LAYER = "vision_model.encoder.layers.0.mlp.fc1.weight"
+
+
+def merge_lora(tensors):
+    """Add a product of two narrow matrices to a layer, as a LoRA is merged."""
+    import torch
+
+    rows, columns = tensors[LAYER].shape
+    tensors[LAYER] += 1e-3 * torch.ones(rows, 1) @ torch.ones(1, columns)
+
+
+def edit_json(name, *keys, to):
+    """A function that replaces a value in a file of a checkpoint's folder; `to` is the value or a function of it."""
+    def edit(folder):
+        content = part = json.loads((folder / name).read_text())
+        for key in keys[:-1]:
+            part = part[key]
+        part[keys[-1]] = to(part[keys[-1]]) if callable(to) else to
+        (folder / name).write_text(json.dumps(content))
+
+    return edit
+
+
+def weights_of(edit):
+    """A function that edits the tensors in a checkpoint's folder."""
+    from safetensors.torch import load_file, save_file
+
+    def edit_file(folder):
+        tensors = load_file(folder / "model.safetensors")
+        edit(tensors)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return edit_file
+
+
+OTHERS = {
+    **{f"the least of {name}": weights_of(lambda tensors, name=name: tensors[name].view(-1)[0].mul_(1 + 1e-6))
+       for name in ("logit_scale", "logit_bias", "vision_model.head.probe", LAYER,
+                    "text_model.encoder.layers.1.self_attn.q_proj.weight")},
+    "a merged LoRA": weights_of(merge_lora),
+    "a permuted vocabulary": edit_json("tokenizer.json", "model", "vocab",
+                                       to=lambda vocabulary: vocabulary | {"a": vocabulary["b"], "b": vocabulary["a"]}),
+    "another mean": edit_json("processor_config.json", "image_processor", "image_mean", to=[0.4, 0.5, 0.5]),
+    "another epsilon": edit_json("config.json", "vision_config", "layer_norm_eps", to=1e-5),
+}
+
+
+@pytest.mark.parametrize("edit", OTHERS.values(), ids=OTHERS)
+def test_a_stage_begun_with_one_checkpoint_is_never_finished_with_another(own_checkpoint, tmp_path, capsys, edit):
+    before = find_checkpoint(str(own_checkpoint))
+    frames = write_frames_index(tmp_path, make_entries({"a": ["hook shot"]}), image_size=48)
+    arguments = ["--input", str(frames), "--output", str(tmp_path / "v.npy"), "--model", str(own_checkpoint),
+                 "--device", "cpu"]
+    assert encode_videos.main(arguments) == 0
+    edit(own_checkpoint)
+    after = find_checkpoint(str(own_checkpoint))
+    assert after.fingerprint != before.fingerprint
+    assert encode_videos.main(arguments) == 2
+    assert "was begun with " in capsys.readouterr().err
+    assert baseline.main(["--input_dataset", str(frames), "--video_embeddings", str(tmp_path / "v.npy"),
+                          "--device", "cpu"]) == 2
+    assert "was made with another checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("edit", [
+    edit_json("config.json", "transformers_version", to="5.0.0"),
+    edit_json("config.json", "architectures", to=["Mine"]),
+    edit_json("config.json", "dtype", to="bfloat16"), edit_json("config.json", "_name_or_path", to="elsewhere"),
+    lambda folder: (folder / "README.md").write_text("# Mine"),
+])
+def test_what_decides_no_embedding_is_not_in_the_fingerprint(checkpoint, own_checkpoint, edit):
+    config = own_checkpoint / "config.json"
+    config.write_text(json.dumps({"_name_or_path": "", **json.loads(config.read_text())}))
+    edit(own_checkpoint)
+    assert find_checkpoint(str(own_checkpoint)).fingerprint == find_checkpoint(str(checkpoint)).fingerprint
+
+
+@pytest.mark.parametrize("named", ["eager", "flash_attention_2", "nobody/kernels"])
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_how_attention_is_computed_is_not_the_checkpoints_choice(checkpoint, own_checkpoint, cpu, key, named):
+    config = json.loads((own_checkpoint / "config.json").read_text())
+    (own_checkpoint / "config.json").write_text(json.dumps({
+        **config, key: named, "vision_config": {**config["vision_config"], key: named}}))
+    found = find_checkpoint(str(own_checkpoint))
+    assert found.fingerprint == find_checkpoint(str(checkpoint)).fingerprint
+    model = load_siglip(found, cpu, 1, "float32")._model
+    assert {part.config._attn_implementation for part in (model, model.vision_model, model.text_model)} == {"sdpa"}
+
+
+def test_a_checkpoint_is_read_once_until_a_file_of_it_changes(own_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    reads, read = [], checkpoint_module._read
+    monkeypatch.setattr(checkpoint_module, "_read", lambda *args: reads.append(args) or read(*args))
+    first = find_checkpoint(str(own_checkpoint))
+    assert (tmp_path / "cache" / "actalign" / "checkpoints.json").exists()
+    assert find_checkpoint(str(own_checkpoint)) == first
+    assert find_checkpoint(os.path.relpath(own_checkpoint)).fingerprint == first.fingerprint
+    assert len(reads) == 1
+    for number, name in enumerate(("model.safetensors", "config.json", "tokenizer.json", "processor_config.json")):
+        os.utime(own_checkpoint / name, (0, 0))
+        assert find_checkpoint(str(own_checkpoint)) == first
+        assert len(reads) == 2 + number
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", None])
+def test_a_cache_that_cannot_be_used_is_no_failure(checkpoint, tmp_path, monkeypatch, content):
+    expected = find_checkpoint(str(checkpoint))
+    cache = tmp_path / "actalign" / "checkpoints.json"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache.parent.mkdir()
+    if content is None:
+        cache.mkdir()
+    else:
+        cache.write_bytes(content)
+    assert find_checkpoint(str(checkpoint)) == expected
+    known = json.loads(cache.read_bytes()) if cache.is_file() else {}
+    for found in ([1, 2, 3], ["x"], None, {"a": 1}):  # what is no fingerprint, scale and bias is read again
+        if cache.is_file():
+            cache.write_text(json.dumps(dict.fromkeys(known, found)))
+        assert find_checkpoint(str(checkpoint)) == expected
 
 
 def test_a_checkpoint_in_shards_is_the_same_checkpoint(checkpoint, own_checkpoint, cpu):

@@ -99,7 +99,7 @@ def test_the_own_videos_page_run_word_for_word_ends_with_the_right_predictions(t
     assert re.search(r"^second +split to handstand ", printed, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize(("page", "shown"), [("alignments.md", "unordered"), ("artifacts.md", '"version":2')])
+@pytest.mark.parametrize(("page", "shown"), [("alignments.md", "unordered"), ("artifacts.md", '"version":3')])
 def test_pages_about_the_examples_files_open_with_commands_that_run(demo_folder, tmp_path, page, shown):
     (tmp_path / "demo").symlink_to(demo_folder)
     assert shown in bash(commands_of(page), tmp_path)

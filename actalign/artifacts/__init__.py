@@ -2,14 +2,15 @@
 
 `NAME.npy` is one plain C-order array. `NAME.json` is its index:
 
-    {"format": "actalign-array", "version": 2, "kind": "video_embeddings",
+    {"format": "actalign-array", "version": 3, "kind": "video_embeddings",
      "dtype": "float32", "shape": [rows, D],
      "meta": {what made the array: checkpoint, scale, bias, ...},
-     "items": [{"id": "yoga-03", "start": 0, "stop": 96, "checksum": "...", ...}, ...]}
+     "items": [{"id": "yoga-03", "start": 0, "stop": 96, "checksum": "...", ..., "metadata_checksum": "..."}, ...]}
 
 Rows of the items follow one another without gaps. Everything joins by `id`, never by position. The checksum of an
-item's rows (xxh3-128) tells them from others, and they are compared with it when they are read. What could not be made
-is named in `NAME.missing.json`. writer.py beside this file writes such pairs.
+item's rows (xxh3-128) tells them from others, and they are compared with it when they are read; its metadata_checksum
+(xxh3-64) does the same for all else that the item says. What could not be made is named in `NAME.missing.json`.
+writer.py beside this file writes such pairs.
 
     python -m actalign.artifacts convert OLD NEW    makes such an artifact of what the published scripts wrote
 """
@@ -26,10 +27,10 @@ import xxhash
 
 from actalign.console import InputError
 from actalign.dataset import sample_from_record
-from actalign.files import Journal, fingerprint, read_json, reason_of, write_json
+from actalign.files import Journal, dump_json, fingerprint, read_json, reason_of, write_json
 
 FORMAT = "actalign-array"
-VERSION = 2
+VERSION, OLDEST_VERSION = 3, 2  # the items of version 2 have no metadata_checksum
 
 MOST_HEADER = 10_000  # bytes of a .npy file's header, numpy's own limit
 MOST_SCALE, MOST_BIAS = 50, 1e6  # of a checkpoint; SigLIP's are about 4.7 and -16.5, and exp(50) is still a fine number
@@ -67,6 +68,11 @@ def missing_path(path):
 def partial_path(path):
     """Where the file `path` lies while its stage runs."""
     return path.with_name(path.name + ".partial")
+
+
+def metadata_checksum(item):
+    """The checksum of all that an item of an index says."""
+    return xxhash.xxh3_64_hexdigest(dump_json(item))
 
 
 def require_checksum(source, item, checksum):
@@ -177,7 +183,7 @@ def read_index(path, kind):
     if not where.exists():
         raise InputError(f"{path}: {_why_no_index(Path(path), kind)}")
     index = read_json(where, f"index of {Path(path).name}")
-    problem = header_problem(index, kind) or items_problem(index.get("items"), kind, index["shape"][0])
+    problem = header_problem(index, kind) or items_problem(index, index.get("items"), index["shape"][0])
     if problem:
         raise InputError(f"{where}: {problem}; give the output of {MAKERS[kind]}, or run it again with --overwrite")
     return index
@@ -209,8 +215,8 @@ def header_problem(index, kind):
     """What is wrong with an index apart from its items, or None."""
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         return "is not an index of this project"
-    if index.get("version") != VERSION:
-        return f"has format version {index.get('version')!r}, this program reads {VERSION}"
+    if index.get("version") not in (OLDEST_VERSION, VERSION):
+        return f"has format version {index.get('version')!r}, this program reads {OLDEST_VERSION} and {VERSION}"
     if index.get("kind") != kind:
         return f"describes {index.get('kind')!r}, expected {kind!r}"
     shape = index.get("shape")
@@ -222,8 +228,11 @@ def header_problem(index, kind):
     return None
 
 
-def items_problem(items, kind, rows=None):
-    """What is wrong with the items of an index that has so many rows (None: any number), or None."""
+def items_problem(header, items, rows=None):
+    """What is wrong with the items of an index that has so many rows (None: any number), or None.
+
+    Takes their metadata_checksum out of them.
+    """
     if not isinstance(items, list) or not items:
         return "names no samples"
     seen, end = set(), 0
@@ -237,8 +246,11 @@ def items_problem(items, kind, rows=None):
             return f"has no checksum for sample {item['id']}"
         if item["id"] in seen:
             return f"names sample {item['id']} twice"
-        if kind == "subaction_embeddings" and not _options_are_sound(item):
+        if header["kind"] == "subaction_embeddings" and not _options_are_sound(item):
             return f"does not tell the options of sample {item['id']} and their rows"
+        told = item.pop("metadata_checksum", None)
+        if told != metadata_checksum(item) and (told is not None or header["version"] > OLDEST_VERSION):
+            return f"says of sample {item['id']} what was not written there"
         seen.add(item["id"])
         end = stop
     return None if rows in (None, end) else f"ends at row {end} of {rows}"

@@ -20,6 +20,7 @@ from actalign.artifacts import (
     header_problem,
     index_path,
     items_problem,
+    metadata_checksum,
     partial_path,
     read_array,
     read_rows,
@@ -94,7 +95,7 @@ class ArrayWriter:
             sync(self._file)
             entry = {"id": id, "start": self.row_count, "stop": self.row_count + item.rows,
                      "checksum": item.checksum.hexdigest(), **item.fields}
-            self._journal.append(entry)
+            self._journal.append(_signed(entry))
         except BaseException:
             if self._file is not None:  # cut off what was written after the last committed item
                 self._close_rows()
@@ -148,7 +149,7 @@ class ArrayWriter:
         """
         header, *items = self._journal.read() or [None]
         problem = header_problem(header, self.kind) if header is not None else None
-        problem = problem or (items_problem(items, self.kind) if items else None)
+        problem = problem or (items_problem(header, items) if items else None)
         if problem:
             raise InputError(f"{self._journal.path}: {problem}; remove it or start over with --overwrite")
         if items:
@@ -156,7 +157,7 @@ class ArrayWriter:
             kept = [item for item in items if self._end_of(item["stop"]) <= _size(self._partial_path)]
             if kept:
                 if len(kept) < len(items):
-                    self._journal.replace([header, *kept])
+                    self._journal.replace([header, *map(_signed, kept)])
                 self._take_over(header["meta"], kept, self._partial_path)
                 return
             if not self._index_path.exists() and _size(self.path) == self._end_of(items[-1]["stop"]):
@@ -213,7 +214,7 @@ class ArrayWriter:
             self._journal.replace([self._header(0)])
         elif self._rows_path == self.path:
             self._partial_path.unlink(missing_ok=True)  # a killed --overwrite's, whose rows are not the journal's
-            self._journal.replace([self._header(0), *self.items.values()])
+            self._journal.replace([self._header(0), *map(_signed, self.items.values())])
             self._rows_path = self._partial_path  # before the rows are: whoever is interrupted must not discard them
             rename(self.path, self._partial_path)
             self._index_path.unlink(missing_ok=True)
@@ -251,7 +252,8 @@ class ArrayWriter:
             rename(self._partial_path, self.path)
             self._rows_path = self.path
         if self.items and not self._index_path.exists():
-            write_json_items(self._index_path, self._header(self.row_count), "items", self.items.values())
+            write_json_items(self._index_path, self._header(self.row_count), "items",
+                             map(_signed, self.items.values()))
         self._discard_partial()
 
 
@@ -271,6 +273,11 @@ class _ItemInHand:
             self._writer.write_rows(rows)
             self.checksum.update(rows)
             self.rows += len(rows)
+
+
+def _signed(item):
+    """An item as a file holds it."""
+    return {**item, "metadata_checksum": metadata_checksum(item)}
 
 
 def _npy_header(dtype, shape):
