@@ -65,7 +65,8 @@ def made_run(matrices, method="dtw", paths=True):
     prediction = Prediction(sample, np.array([score for score, _ in found]), [p for _, p in found] if paths else None)
     item = {"options": [{"key": key, "texts": [f"{key} {m}" for m in range(matrix.shape[1])]}
                         for key, matrix in zip(sample.keys, matrices, strict=True)]}
-    video = SimpleNamespace(length=lambda _: len(matrices[0]), item=lambda _: {}, path="v.npy", meta={})
+    video = SimpleNamespace(length=lambda _: len(matrices[0]), item=lambda _: {}, timestamps=lambda _: None,
+                            path="v.npy", meta={})
     subactions = SimpleNamespace(item=lambda _: item, path="t.npy")
     run = Run({"name": method}, [prediction], {}, video, subactions, None, [], lambda _: matrices)
     return run, prediction
