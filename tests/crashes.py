@@ -4,8 +4,9 @@
     python tests/crashes.py --most 30       at no more than so many points a stage, spread evenly
 
 A point is a call that opens a file for writing, writes (before it and halfway through), flushes to the disk, truncates,
-renames or removes. At each, a child process is killed (SIGKILL), or finds the disk full from there on. Further children
-meet a folder that they may not write to, a limit on the size of files, and another run on the same output.
+renames or removes. At each, a child process is killed (SIGKILL), finds the disk full from there on, or meets a reader.
+Further children meet a folder that they may not write to, a limit on the size of files, another run on the same
+output, and a run that changes what they read between any two of their looks.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import time
 import traceback
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,6 +98,32 @@ class Points:
         return buffer if "b" in mode else io.TextIOWrapper(buffer, encoding, errors, newline)
 
 
+class Looks:
+    """Counts the calls that look at files below a folder while it is entered, and does something before one of them."""
+
+    def __init__(self, folder, number=None, act=None):
+        self._folder, self._number, self._act = Path(folder).resolve(), number, act
+        self.taken = 0
+
+    def __enter__(self):
+        self._patch = pytest.MonkeyPatch()
+        for owner, name in ((builtins, "open"), (Path, "exists"), (np, "fromfile")):
+            self._patch.setattr(owner, name, self._watched(getattr(owner, name)))
+        return self
+
+    def __exit__(self, *_):
+        self._patch.undo()
+
+    def _watched(self, look):
+        def watched(file, *args, **kwargs):
+            if not isinstance(file, int) and self._folder in Path(file).absolute().parents:
+                self.taken += 1
+                if self.taken == self._number:
+                    self._act()
+            return look(file, *args, **kwargs)
+        return watched
+
+
 class _WatchedFile(io.FileIO):
     """A file whose writes are points, as they reach the system, after all buffers."""
 
@@ -129,6 +157,38 @@ def in_child(work):
 def contents(folder):
     """{name: bytes} of all files in a folder: nothing may be left over."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def copy_tree(source, target):
+    """Copy a folder, where links stay links and names of one file stay names of one file."""
+    shutil.copytree(source, target, symlinks=True)
+    first_names = {}
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            copy = target / path.relative_to(source)
+            first = first_names.setdefault(path.stat().st_ino, copy)
+            if first != copy:
+                copy.unlink()
+                os.link(first, copy)
+
+
+def look_at(folder):
+    """Read what a stage has left in a folder, as the next stage does: a whole file, or a refusal."""
+    from actalign.artifacts import MAKERS, read_array
+    from actalign.console import InputError
+    from actalign.predictions import read_predictions
+    from actalign.subactions import read_subactions
+
+    for path in folder.glob("*.npy"):
+        for kind in MAKERS:
+            with contextlib.suppress(InputError):
+                array = read_array(path, kind)
+                for item in array.items:
+                    array.rows(item["id"]) if kind == "frames" else array.embeddings(item["id"])
+    for path in folder.glob("*.json"):
+        for read in (read_predictions, read_subactions):
+            with contextlib.suppress(InputError):
+                read(path)
 
 
 def kill_here():
@@ -307,6 +367,60 @@ def seq_alignment_again_stage(folder):
     return run, prepare
 
 
+def report_stage(folder):
+    """With its outputs behind links, of which the folder of figures does not exist yet."""
+    import seq_alignment
+
+    _embeddings(folder)
+    arguments = ["--subactions", str(folder / "generated.json"), "--video_embeddings",
+                 str(folder / "video_embeddings.npy"), "--subaction_embeddings", str(folder / "encoded_subactions.npy"),
+                 "--samples", "clip-3"]
+
+    def run(out):
+        return seq_alignment.main([*arguments, "--output", str(out / "predictions.json"), "--report",
+                                   str(out / "report.html"), "--figures", str(out / "figures")])
+
+    def prepare(out):
+        (out / "store").mkdir()
+        for name in ("predictions.json", "report.html", "figures"):
+            (out / name).symlink_to(Path("store") / name)
+
+    return run, prepare
+
+
+def linked_stage(folder):
+    """An array behind a link that is started over."""
+    run, _ = encode_videos_stage(folder)
+
+    def prepare(out):
+        (out / "store").mkdir()
+        (out / "videos.npy").symlink_to(Path("store") / "array.npy")
+        run(out)
+
+    return lambda out: run(out, "--overwrite"), prepare
+
+
+def hard_linked_stage(folder):
+    """Frames whose files have other names as well, which keep what they held while clips are added."""
+    run, prepare_half = process_data_extended_stage(folder)
+    kept = {}
+
+    def prepare(out):
+        prepare_half(out)
+        (out / "backup").mkdir()
+        for path in [*out.glob("frames.*")]:
+            os.link(path, out / "backup" / path.name)
+        kept.update(contents(out / "backup"))
+
+    def run_and_compare(out):
+        code = run(out)
+        if contents(out / "backup") != kept:
+            raise AssertionError("a file was changed under its other name")
+        return code
+
+    return run_and_compare, prepare
+
+
 def baseline_stage(folder):
     from made_artifacts import write_video_embeddings
 
@@ -349,7 +463,8 @@ STAGES = {
     "generate_subactions": generate_subactions_stage,
     "encode_subactions": encode_subactions_stage, "encode_subactions, edited": encode_subactions_edited_stage,
     "baseline": baseline_stage, "seq_alignment": seq_alignment_stage, "seq_alignment, again": seq_alignment_again_stage,
-    "convert": convert_stage,
+    "convert": convert_stage, "seq_alignment --report --figures, links": report_stage,
+    "encode_videos --overwrite, link": linked_stage, "process_data, hard links": hard_linked_stage,
 }
 
 
@@ -386,7 +501,7 @@ class Harness:
 
     def _renew(self):
         shutil.rmtree(self._out, ignore_errors=True)
-        shutil.copytree(self._before, self._out)
+        copy_tree(self._before, self._out)
 
     def _here(self):
         """(status, what it said) of one run in this process."""
@@ -400,8 +515,8 @@ class Harness:
         time.sleep(0.1)  # its threads end: a fork while one frees its memory in MKL gives a child that hangs there
         return status, said.getvalue()
 
-    def _child(self, number=None, act=None, before=lambda: None, full_from=None, wait=True):
-        """(status, what it said) of one run in a child, or the child without `wait`."""
+    def _child(self, number=None, act=None, before=lambda: None, full_from=None, wait=True, work=None):
+        """(status, what it said) of one run, or of other `work`, in a child; the child itself without `wait`."""
         child = os.fork()
         if child == 0:
             code = 99
@@ -412,7 +527,7 @@ class Harness:
                 faulthandler.dump_traceback_later(SECONDS, exit=True)  # a child that hangs is a failure, and says where
                 before()
                 with Points(self._out, number, act, full_from=full_from):
-                    code = self._run(self._out)
+                    code = work() if work else self._run(self._out)
                 sys.stdout.flush()
             except BaseException:
                 traceback.print_exc()
@@ -447,21 +562,37 @@ class Harness:
         return len(chosen)
 
     def _require_readable(self, where):
-        """A reader meets a whole artifact or a refusal."""
-        from actalign.artifacts import MAKERS, read_array
-        from actalign.console import InputError
-
-        for path in self._out.glob("*.npy"):
-            for kind in MAKERS:
-                with contextlib.suppress(InputError):
-                    array = read_array(path, kind)
-                    for item in array.items if kind != "frames" else ():
-                        array.embeddings(item["id"])
-        for path in self._out.glob("*.json"):
+        """A reader meets a whole artifact or a refusal, and files that are replaced are whole."""
+        look_at(self._out)
+        for path in filter(Path.is_file, [*self._out.rglob("*.json"), *self._out.rglob("*.html")]):
             try:
-                json.loads(path.read_text())
+                (json.loads if path.suffix == ".json" else whole_page)(path.read_text())
             except ValueError as error:
                 self._require(False, f"{where} leaves {path.name} damaged: {error}")
+
+    def with_readers(self):
+        """Have readers look at a run at its points, and a run between the looks of a reader; returns how often."""
+        chosen = self._chosen(range(1, len(self.kinds) + 1))
+        for number in chosen:
+            self._renew()
+            status, log = self._child(number, lambda: look_at(self._out))
+            self._require(status == 0 and contents(self._out) == self.whole, f"a reader at point {number}", log)
+        self._renew()
+        with Looks(self._out) as looks:
+            look_at(self._out)
+        between = self._chosen(range(1, looks.taken + 1))
+        for number in between:
+            self._renew()
+
+            def look(number=number):
+                with Looks(self._out, number, lambda: self._run(self._out)):
+                    look_at(self._out)
+                return 0
+
+            status, log = self._child(work=look)
+            self._require(status == 0 and contents(self._out) == self.whole, f"a run before a reader's look {number}",
+                          log)
+        return len(chosen) + len(between)
 
     def on_full_disk(self):
         """Let the disk be full from a point on; returns from how many."""
@@ -531,6 +662,12 @@ class Harness:
                       f"{where}: ends with {status}", log)
 
 
+def whole_page(text):
+    """Raise ValueError if a page is cut short or of two runs."""
+    if not text.endswith("</html>") or text.count("<html") != 1:
+        raise ValueError("is no whole page")
+
+
 @contextlib.contextmanager
 def quiet():
     """Nothing on stdout and stderr."""
@@ -539,13 +676,14 @@ def quiet():
 
 
 def load_once():
-    """Have the stages read checkpoints once: what is tested is what they do to files."""
+    """Have the stages read checkpoints once and draw nothing: what is tested is what they do to files."""
     import transformers
 
     import baseline
     import encode_subactions
     import encode_videos
     from actalign import checkpoint, cores, published
+    from actalign.report import figures, page
 
     cores.count = lambda: 1  # after a fork, two threads that begin to use MKL at once can hang
     find = functools.cache(checkpoint.find_checkpoint)
@@ -553,6 +691,8 @@ def load_once():
         module.find_checkpoint = find
     for kind in (transformers.AutoModel, transformers.AutoProcessor):
         kind.from_pretrained = staticmethod(by_name(kind.from_pretrained))
+    page.get_plotlyjs = lambda: "plotly"
+    figures.draw = lambda *_: SimpleNamespace(savefig=lambda file, **how: file.write(how["format"].encode() * 9000))
 
 
 def by_name(load):
@@ -587,10 +727,11 @@ def main(argv=None):
             harness = Harness(name, Path(folder) / str(number), args.most)
             killed, full = harness.killed(), harness.on_full_disk()
             limited = harness.with_limited_files()
+            readers = harness.with_readers()
             harness.in_read_only_folder()
             harness.two_at_once()
             print(f"{name}: killed at {killed} of {len(harness.kinds)} points, disk full at {full}, files limited "
-                  f"{limited} times, read-only, two at once: {len(harness.failures)} differences "
+                  f"{limited} times, readers at {readers}, read-only, two at once: {len(harness.failures)} differences "
                   f"({time.monotonic() - began:.1f} s)", flush=True)
             print("".join(f"  {failure}\n" for failure in harness.failures[:5]), end="", flush=True)
             points, failures = points + killed, failures + len(harness.failures)

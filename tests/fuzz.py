@@ -59,6 +59,8 @@ def run(main, *arguments):
     said = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(said):
         code = main([str(argument) for argument in arguments])
+    if unfit := [line for line in (out.getvalue() + said.getvalue()).split("\n") if not line.isprintable()]:
+        raise Wrong(f"steers the terminal: {unfit[0]!r:.300}")
     if code == 0:
         return out.getvalue()
     errors = [line for line in said.getvalue().splitlines() if "error: " in line]
@@ -108,6 +110,31 @@ class Alignment(Reader):
 
 
 OPTIONS = {"a": ["hook shot", "jump shot"], "b": ["dunk", "lay-up"], "c": ["dunk"]}
+
+
+class Report(Reader):
+    """What a report shows: indexes of frames and embeddings, and predictions of another method."""
+
+    is_json = True
+
+    def prepare(self, folder):
+        from report_runs import make_run, write_other_predictions
+
+        make_run(folder, {"a": 3, "b": 2}, frame_size=(4, 4), without_frames=("b",))
+        return [folder / "videos.json", folder / "frames.json", folder / "texts.json",
+                Path(write_other_predictions(folder / "other.json", folder))]
+
+    def read(self, folder):
+        import seq_alignment
+
+        run(seq_alignment.main, "--subactions", folder / "generated.json", "--video_embeddings", folder / "videos.npy",
+            "--subaction_embeddings", folder / "texts.npy", "--frames", folder / "frames.npy", "--compare",
+            folder / "other.json", "--report", folder / "r.html", "--output", folder / "p.json")
+        return (folder / "r.html").read_text(encoding="utf-8")
+
+    def check(self, whole, found):
+        if not found.endswith("</html>") or found.count("<script") != whole.count("<script"):
+            raise Wrong(f"page {found[-300:]}")
 
 
 class PublishedEmbeddings(Reader):
@@ -171,10 +198,10 @@ class FramesIndex(Reader):
 
 
 class Journals(Reader):
-    """What a killed stage left, rows and journal; the next run goes on with it."""
+    """What a killed stage left, rows and journal; the next run goes on with it, by its name or by a link to it."""
 
-    def __init__(self, target, is_json):
-        self._target, self.is_json = target, is_json
+    def __init__(self, target, is_json, name="v.npy"):
+        self._target, self.is_json, self._name = target, is_json, name
 
     def prepare(self, folder):
         from made_artifacts import CHECKPOINT, random_rows
@@ -186,6 +213,7 @@ class Journals(Reader):
             for id in "abc":
                 writer.append(id, random_rows(3, id, 0), fps=25.0)
             raise KeyboardInterrupt
+        (folder / "link.npy").symlink_to("v.npy")
         return [folder / self._target]
 
     def read(self, folder):
@@ -194,11 +222,11 @@ class Journals(Reader):
         from actalign.artifacts import read_array
         from actalign.artifacts.writer import ArrayWriter
 
-        with ArrayWriter(folder / "v.npy", "video_embeddings", CHECKPOINT) as writer:
+        with ArrayWriter(folder / self._name, "video_embeddings", CHECKPOINT) as writer:
             for id in "abcd":
                 if id not in writer:
                     writer.append(id, random_rows(3, id, 0))
-        artifact = read_array(folder / "v.npy", "video_embeddings")
+        artifact = read_array(folder / self._name, "video_embeddings")
         return {item["id"]: artifact.embeddings(item["id"]) for item in artifact.items}
 
     def check(self, whole, found):
@@ -391,7 +419,8 @@ class MissingList(Reader):
     def prepare(self, folder):
         entries = [{"id": id, "reason": "is cut short", "retry": True} for id in "ab"]
         (folder / "v.missing.json").write_text(json.dumps(entries))
-        return [folder / "v.missing.json"]
+        (folder / "v.missing.json.partial").write_text("".join(json.dumps(entry) + "\n" for entry in entries[::-1]))
+        return [folder / "v.missing.json", folder / "v.missing.json.partial"]
 
     def read(self, folder):
         from actalign.artifacts import MissingItems
@@ -400,6 +429,7 @@ class MissingList(Reader):
         missing.is_final("a")
         missing.add("c", "lost", retry=False)
         missing.drop("a")
+        missing.save()
         return json.loads((folder / "v.missing.json").read_text())
 
 
@@ -463,7 +493,9 @@ READERS = {
     "published dataset": PublishedDataset(),
     "journal": Journals("v.json.partial", is_json=True),
     "unfinished rows": Journals("v.npy.partial", is_json=False),
+    "journal behind a link": Journals("v.json.partial", is_json=True, name="link.npy"),
     "missing list": MissingList(),
+    "report": Report(),
     "sub-actions": Alignment("generated.json"),
     "half-answered sub-actions": HalfAnswered(),
     "batch results": BatchResults(),
@@ -600,7 +632,7 @@ def fuzz(name, reader, count):
 
         def renew():
             shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(template, folder)
+            shutil.copytree(template, folder, symlinks=True)
 
         renew()
         whole = reader.read(folder)
