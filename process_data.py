@@ -22,7 +22,7 @@ import numpy as np
 
 from actalign import artifacts, console, cores, dataset
 from actalign.artifacts.writer import ArrayWriter
-from actalign.download import YOUTUBE_URL, VideoError, Videos
+from actalign.download import YOUTUBE_URL, VideoError, Videos, place_of
 
 IMAGE_SIZE = 384  # pixels; what google/siglip-so400m-patch14-384 takes
 CHUNK_FRAMES = 32  # frames that a worker hands over at once
@@ -39,20 +39,15 @@ def clip_chunks(path, sample, image_size, fps=None, resample="bicubic"):
     """Decode one clip, blurred where its masks say so.
 
     Yields (timestamps, frames): up to CHUNK_FRAMES seconds and (n, image_size, image_size, 3) uint8.
-    Raises VideoError if the video does not give the clip whole; a ClipBug if the program fails at it.
+    Raises VideoError if the video does not give the clip whole.
     """
     from actalign import video  # not before a clip is decoded: it loads FFmpeg
 
-    try:
-        resized = ((t, video.resize(image, image_size, resample))
-                   for t, image in video.read_frames(path, sample.start, sample.end, fps, sample.masks))
-        while chunk := list(itertools.islice(resized, CHUNK_FRAMES)):
-            timestamps, frames = zip(*chunk, strict=True)
-            yield list(timestamps), np.stack(frames)
-    except VideoError:
-        raise
-    except Exception as error:
-        raise ClipBug(f"{type(error).__name__} at {video.place_of(error)[1]}: {error}") from error
+    resized = ((t, video.resize(image, image_size, resample))
+               for t, image in video.read_frames(path, sample.start, sample.end, fps, sample.masks))
+    while chunk := list(itertools.islice(resized, CHUNK_FRAMES)):
+        timestamps, frames = zip(*chunk, strict=True)
+        yield list(timestamps), np.stack(frames)
 
 
 def decoded_clips(samples, decode, workers, chunks_ahead):
@@ -113,14 +108,21 @@ def process_data(samples, writer, videos, image_size, workers=1, fps=None, resam
     def decode(sample):
         if sample.problem:
             raise VideoError(sample.problem, retry=False)
-        return clip_chunks(videos.path(sample), sample, image_size, fps, resample)
+        try:
+            yield from clip_chunks(videos.path(sample), sample, image_size, fps, resample)
+        except (VideoError, console.StageError):
+            raise
+        except OSError as error:  # such as a name that is too long, or a folder that may not be searched
+            raise VideoError(f"cannot be opened: {error.strerror or error}") from None
+        except Exception as error:
+            raise ClipBug(f"{type(error).__name__} at {place_of(error)[1]}: {error}") from error
 
     frame_bytes = image_size * image_size * 3
     chunks_ahead = max(BYTES_IN_FLIGHT // (CHUNK_FRAMES * frame_bytes), 1)
     total, bugs, stopwatch = 0, [], console.Stopwatch()
     with (cores.one_torch_thread(),
           contextlib.closing(decoded_clips(samples, decode, workers, chunks_ahead)) as clips,
-          console.progress(len(samples), "clips") as bar):
+          contextlib.closing(videos), console.progress(len(samples), "clips") as bar):
         for sample, chunks in clips:
             try:
                 total += _write_clip(writer, sample, chunks)
@@ -172,7 +174,7 @@ def estimate(samples, videos, args):
     seconds, unknown, absent = 0.0, 0, 0
     for sample in samples:
         path = None
-        with contextlib.suppress(VideoError):
+        with contextlib.suppress(VideoError, OSError):
             path = videos.local_path(sample)
         absent += path is None
         end = video_seconds(path) if path and sample.end is None else sample.end
@@ -200,6 +202,8 @@ def parse_args(argv=None):
     parser.add_argument("--cookies_from_browser", metavar="BROWSER", help="take those of a browser such as firefox")
     parser.add_argument("--video_url", default=YOUTUBE_URL, metavar="TEMPLATE",
                         help="where videos named by a youtube_id are fetched from (default: %(default)s)")
+    parser.add_argument("--max_video_gb", type=console.positive_float, default=20,
+                        help="give up a download beyond so many gigabytes (default: %(default)s)")
     parser.add_argument("--retry_missing", action="store_true", help="ask again for videos that were gone before")
     parser.add_argument("--dry_run", action="store_true", help="only say how many clips, how much disk and how long")
     parser.add_argument("--workers", type=console.workers, default=cores.count(),
@@ -233,8 +237,8 @@ def main(argv=None):
         kept = len(writer.items)
         left = [sample for sample in samples if sample.id not in writer]
         todo = [sample for sample in left if args.retry_missing or not writer.missing.is_final(sample.id)]
-        videos = Videos(folder, downloads, todo, args.keep_videos, args.video_url, args.cookies,
-                        args.cookies_from_browser)
+        videos = Videos(folder, downloads, todo, args.keep_videos, args.video_url, cookies=args.cookies,
+                        browser=args.cookies_from_browser, most_bytes=args.max_video_gb * 1e9)
         if args.dry_run:
             writer.leave_unfinished()
             console.say(*estimate(todo, videos, args))

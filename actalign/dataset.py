@@ -155,6 +155,8 @@ def _rows_of_csv(path):
         columns, *rows = [cells for cells in lines if "".join(cells).strip()] or [[]]  # Excel's blank rows are commas
     except csv.Error as error:
         raise ValueError(f"{error}: check the quotes up to line {lines.line_num}") from None
+    if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
+        raise ValueError(f"two columns are called {', '.join(twice)}: rename one")
     for number, cells in enumerate(rows, start=1):
         if len(cells) != len(columns):
             raise ValueError(f"row {number} has {len(cells)} cells, the header {len(columns)} "
@@ -175,11 +177,11 @@ def sample_from_row(row, source, taken=()):
         raise InputError(f"{source}: is no object with fields; mend it or take it out")
     masks, problem = masks_of_row(row)
     columns = f"its columns are {', '.join(map(str, row))}"[:300]
-    if isinstance(row.get("video"), dict) and row["video"].keys() <= {"bytes", "path"}:  # datasets' Video column
-        row = row | {"video": row["video"].get("path")}
+    if isinstance(video := row.get("video"), dict | list | bytes):  # such as datasets' Video column
+        row = row | {"video": video.get("path") if isinstance(video, dict) else None}
         if not row["video"]:
-            raise InputError(f"{source}: holds its video as bytes and without a path; save the videos as files beside "
-                             "the dataset, and give their paths")
+            raise InputError(f"{source}: holds its video without a path; save the videos as files beside the dataset, "
+                             "and give their paths")
     row = {str(key): _plain(value, source) for key, value in row.items() if key not in MASK_FIELDS}
     row = {key: value for key, value in row.items() if value is not None and str(value).strip()}
     texts = {name: str(row[name]).strip() for name in TEXTS if name in row}
@@ -225,6 +227,8 @@ def parse_choices(choices, where):
     A number is taken off only where it counts the options, so "360 flip" stays whole.
     Raises InputError if there is no option or an empty one.
     """
+    from actalign.subactions import folded_key  # which imports this module
+
     if isinstance(choices, str):
         choices = _list_of_text(choices.strip())
     if not isinstance(choices, list | tuple) or not choices:
@@ -233,6 +237,8 @@ def parse_choices(choices, where):
                    for position, choice in enumerate(choices, start=1))
     if "" in labels:
         raise InputError(f"{where}: option {labels.index('') + 1} is empty; name it or take it out")
+    if len(set(map(folded_key, labels))) < len(labels):
+        raise InputError(f"{where}: has two options that are the same but for case: {', '.join(labels)}; rename one")
     return labels
 
 

@@ -2,12 +2,17 @@
 
 import hashlib
 import io
+import ipaddress
 import logging
 import os
 import re
+import socket
 import threading
 import time
+import traceback
+import urllib.request
 from collections import Counter
+from concurrent import futures
 from pathlib import Path
 
 from actalign.console import StageError, log
@@ -23,6 +28,8 @@ ATTEMPTS = 4  # at one video that meets a passing error
 LONGEST_PAUSE = 60  # s between two attempts, also where a server's Retry-After asks for more
 REQUEST_PAUSE = 0.5  # s between two requests of one worker, which YouTube's limits reward
 SOCKET_TIMEOUT = 20  # s without a byte
+MOST_PAGE_BYTES = 1 << 26  # of an answer that is no video
+FETCHED = "!is_live & protocol~='^(https?|m3u8_native|http_dash_segments)$'"  # yt-dlp has other programs fetch the rest
 
 # What the extractors say, sorted by what it means for the run; the first that fits counts: no request will be answered
 # now, only somebody signed in gets the video, nobody does. Anything else may pass.
@@ -31,7 +38,7 @@ KINDS = {kind: re.compile(said, re.IGNORECASE) for kind, said in {
     "locked": r"confirm your age|members.only|join this channel|login required|only available for registered",
     "gone": r"private video|video (is )?unavailable|has been removed|no longer available|account .{0,40}terminated|"
             r"not available in your country|not made this video available|blocked it|HTTP Error (404|410|451)|"
-            r"unsupported URL"}.items()}
+            r"unsupported URL|ffmpeg could not be found"}.items()}
 
 SILENCE = logging.Logger("yt_dlp", logging.CRITICAL + 1)  # its errors come as exceptions, and the progress bar is ours
 
@@ -49,12 +56,12 @@ class Videos:
 
     folder           consulted first and never written to
     downloads        folder of what was not there; its files are removed once no clip needs them, unless `keep`
-    cookies, browser a cookie file, or the browser whose cookies are taken
+    settings         of `download`
     """
 
-    def __init__(self, folder, downloads, samples, keep=False, url_template=YOUTUBE_URL, cookies=None, browser=None):
+    def __init__(self, folder, downloads, samples, keep=False, url_template=YOUTUBE_URL, **settings):
         self._folder, self._downloads, self._keep = Path(folder), Path(downloads), keep
-        self._template, self._cookies = url_template, (cookies, browser)
+        self._template, self._settings, self._closed = url_template, settings, futures.Future()
         self._needed = Counter(map(file_name, samples))
         # Those of earlier runs, whatever yt-dlp made of the suffix; what it did not finish has two suffixes.
         self._downloaded = {path.stem: path for path in self._downloads.glob("*.*")}
@@ -79,14 +86,22 @@ class Videos:
             raise VideoError(f"{url!r} is no http or https address", retry=False)
         with self._locks.setdefault(name, threading.Lock()):
             if name not in self._downloaded:
-                self._downloaded[name] = self._download(url, name)
+                result = futures.Future()
+                threading.Thread(target=self._download, args=(url, name, result), daemon=True).start()
+                futures.wait([result, self._closed], return_when=futures.FIRST_COMPLETED)
+                self._downloaded[name] = result.result(timeout=0)  # a closed run leaves the thread where it waits
             return self._downloaded[name]
+
+    def close(self):
+        """End all downloads; what came of them is kept, and another run goes on from there."""
+        self._closed.set_result(None)
 
     def local_path(self, sample):
         """The file if it is on this machine, else None. Raises VideoError if the path leaves the folder."""
         if sample.video is None or "://" in sample.video:
             name = file_name(sample)
-            return find_video(self._folder, name) or self._downloaded.get(name)
+            own = (self._folder / f"{name}{suffix}" for suffix in SUFFIXES if name)
+            return next(filter(Path.is_file, own), None) or self._downloaded.get(name)
         path = Path(os.path.normpath(self._folder / sample.video))
         if not path.is_relative_to(os.path.normpath(self._folder)):
             raise VideoError(f"the path leaves the folder {self._folder}; move the file or give --videos_dir")
@@ -99,24 +114,33 @@ class Videos:
         if not self._needed[name] and not self._keep and name in self._downloaded:
             self._downloaded.pop(name).unlink(missing_ok=True)
 
-    def _download(self, url, name):
-        for attempt in range(1, ATTEMPTS + 1):
-            if self._stopped:
-                raise self._stopped
-            try:
-                return download(url, self._downloads / name, *self._cookies)
-            except Refusal as error:
-                refusal = error
-            if refusal.kind in ("gone", "locked") or attempt == ATTEMPTS:
-                break
-            pause = min(refusal.retry_after or 2.0 ** attempt, LONGEST_PAUSE)
-            log.info(f"{url}: {refusal}; trying again in {pause:.0f} s")
-            time.sleep(pause)
-        if refusal.kind != "stopping":
-            raise refusal
-        self._stopped = StageError(f"{url}: {refusal}; the server takes no more requests for now: run again in an hour "
-                                   "or with --cookies or --cookies_from_browser, which show that you are a person")
-        raise self._stopped
+    def _download(self, url, name, result):
+        try:
+            for attempt in range(1, ATTEMPTS + 1):
+                if self._stopped:
+                    raise self._stopped
+                try:
+                    return result.set_result(download(url, self._downloads / name, **self._settings))
+                except Refusal as error:
+                    refusal = error
+                if refusal.kind in ("gone", "locked") or attempt == ATTEMPTS:
+                    break
+                pause = min(refusal.retry_after or 2.0 ** attempt, LONGEST_PAUSE)
+                log.info(f"{url}: {refusal}; trying again in {pause:.0f} s")
+                time.sleep(pause)
+            if refusal.kind != "stopping":
+                raise refusal
+            self._stopped = StageError(f"{url}: {refusal}; the server takes no more requests for now: run again in an "
+                                       "hour or with --cookies or --cookies_from_browser, which show a person")
+            raise self._stopped
+        except BaseException as error:  # to be raised where the file is waited for
+            result.set_exception(error)
+
+
+def place_of(error):
+    """(file, "FILE:LINE") where an exception was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return last.filename, f"{Path(last.filename).name}:{last.lineno}"
 
 
 class Refusal(VideoError):
@@ -132,10 +156,52 @@ class Refusal(VideoError):
         self.retry_after = float(after) if after.isdigit() else None
 
 
-def download(url, path, cookies=None, browser=None):
+class _Denied(BaseException):
+    """No Exception, since yt-dlp handles those."""
+
+
+class _Guard(urllib.request.BaseHandler):
+    """Denies what in a download, its redirects and pieces, leads away from http(s) or the web, or has no end."""
+
+    handler_order = 100  # in front of yt-dlp's own
+
+    def __init__(self, url, most_bytes):
+        self._may_be_private, self._bytes_left = is_private(url), most_bytes
+
+    def default_open(self, request):
+        if request.type not in ("http", "https") or (is_private(request.full_url) and not self._may_be_private):
+            raise _Denied(f"leads to {request.full_url[:200]}, another protocol or a private address")
+
+    def http_response(self, request, response):
+        def read(amount=None, read=response.read):
+            content = read(amount or MOST_PAGE_BYTES)
+            self._bytes_left -= len(content)
+            if self._bytes_left < 0 or len(content) == MOST_PAGE_BYTES:
+                raise _Denied("is larger than a video may be; give a higher --max_video_gb")
+            return content
+
+        response.read = read
+        del response.headers["Content-Encoding"]  # none was asked for, and unpacked it could be of any size
+        return response
+
+    https_response = http_response
+
+
+def is_private(url):
+    """Whether the host of an address is one that the web does not reach."""
+    try:
+        found = socket.getaddrinfo(urllib.parse.urlsplit(url).hostname, None)
+    except (OSError, ValueError):  # nobody is there, or only a proxy knows who
+        return False
+    addresses = [ipaddress.ip_address(address) for *_, (address, *_) in found]
+    return any((getattr(address, "ipv4_mapped", None) or address).is_private for address in addresses)
+
+
+def download(url, path, cookies=None, browser=None, most_bytes=float("inf")):
     """Try once to download a video to `path`, which has no suffix yet; returns the file.
 
-    Raises VideoError: a Refusal, or another if there is more than a video.
+    cookies, browser  a cookie file, or the browser whose cookies are taken    most_bytes  of all that is sent
+    Raises VideoError: a Refusal, or another if there is more than a video or it is denied.
     """
     import yt_dlp
 
@@ -143,18 +209,28 @@ def download(url, path, cookies=None, browser=None):
         "format": FORMAT, "outtmpl": {"default": str(path).replace("%", "%%") + ".%(ext)s"}, "noplaylist": True,
         "retries": RETRIES, "fragment_retries": RETRIES, "socket_timeout": SOCKET_TIMEOUT, "logger": SILENCE,
         "retry_sleep_functions": dict.fromkeys(("http", "fragment"), lambda n: min(2.0 ** n, LONGEST_PAUSE)),
+        "match_filter": yt_dlp.utils.match_filter_func(FETCHED), "playlist_items": "0",
+        "http_headers": {"Accept-Encoding": "identity"}, "ffmpeg_location": "/no/other/program",
         "sleep_interval_requests": REQUEST_PAUSE, "cookiesfrombrowser": (browser,) if browser else None,
         # As a text: yt-dlp writes a file back, and workers would overwrite one another's.
         "cookiefile": io.StringIO(Path(cookies).read_text("utf-8", "replace")) if cookies else None}
     try:
         with yt_dlp.YoutubeDL(options) as ytdl:
+            handler, guard = ytdl._request_director.handlers["Urllib"], _Guard(url, most_bytes)
+            ytdl._request_director.handlers = {"Urllib": handler}
+            create = handler._create_instance
+            handler._create_instance = lambda **settings: (made := create(**settings)).add_handler(guard) or made
             info = ytdl.extract_info(url, download=True)
+    except _Denied as error:
+        for part in path.parent.glob(f"{path.name}.*"):
+            part.unlink()
+        raise VideoError(str(error), retry=False) from None
     except yt_dlp.utils.YoutubeDLError as error:
         raise Refusal(error) from None
-    files = (info or {}).get("requested_downloads")
+    files = [file["filepath"] for file in (info or {}).get("requested_downloads") or () if "filepath" in file]
     if not files:
-        raise VideoError(f"{url}: is no single video", retry=False)
-    return Path(files[0]["filepath"])
+        raise VideoError(f"{url}: is no single recorded video that comes by http", retry=False)
+    return Path(files[0])
 
 
 def file_name(sample):
@@ -163,9 +239,3 @@ def file_name(sample):
         return sample.youtube_id if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", sample.youtube_id) else None
     is_url = "://" in sample.video
     return "url-" + hashlib.blake2b(sample.video.encode(), digest_size=10).hexdigest() if is_url else None
-
-
-def find_video(folder, name):
-    """The video file called `name` in a folder; None if there is none or the name is None."""
-    candidates = [] if name is None else (Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES)
-    return next((path for path in candidates if path.is_file()), None)

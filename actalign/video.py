@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import math
 import os
-import traceback
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type
 
-from actalign.download import VideoError
+from actalign.download import VideoError, place_of
 
 TIMESTAMP_TOLERANCE = Fraction(1, 10_000)  # s; containers round timestamps, some to a microsecond
 SEGMENT_SLACK = Fraction(1, 10)  # s; benchmarks round their segments to this
@@ -49,15 +48,14 @@ def read_frames(path, start=None, end=None, fps=None, masks=None):
     if lower < 0 or (upper is not None and upper <= lower):
         raise VideoError(f"segment {start} to {end} s is empty or begins before the video")
     due = lower  # the next moment to take a frame at
-    matrix, number = None, 0
+    number = 0
     try:
-        for number, (t, frame) in enumerate(_segment(path, lower, upper), start=1):
+        for number, (t, frame, matrix) in enumerate(_segment(path, lower, upper), start=1):
             if fps is not None:
                 if t < due - TIMESTAMP_TOLERANCE:
                     continue
                 step = 1 / Fraction(str(fps))
                 due = lower + step * ((t + TIMESTAMP_TOLERANCE - lower) // step + 1)
-            matrix = matrix or _display_matrix(frame)
             image = _upright(frame, matrix)
             yield float(round(t, 6)), masks.blur(image, number) if masks else image
     except (av.error.FFmpegError, OSError) as error:
@@ -75,12 +73,6 @@ def read_frames(path, start=None, end=None, fps=None, masks=None):
         raise VideoError(f"has {number} frames in this segment, its masks go up to frame {max(masks.boxes)}")
 
 
-def place_of(error):
-    """(file, "FILE:LINE") where an exception was raised."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return last.filename, f"{Path(last.filename).name}:{last.lineno}"
-
-
 def video_seconds(path):
     """How long a file says it is, in seconds; 0.0 if it cannot be opened."""
     try:
@@ -92,37 +84,43 @@ def video_seconds(path):
 
 def _open(path):
     path = os.path.abspath(path)  # else FFmpeg takes what stands before a colon for a protocol
-    if os.path.isdir(path):
-        raise VideoError("is a folder; make one video of its pictures: ffmpeg -i FOLDER/%05d.jpg clip.mp4", retry=False)
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise VideoError("is a folder or a device; for pictures: ffmpeg -i FOLDER/%05d.jpg clip.mp4", retry=False)
     try:
-        container = av.open(path, options={"max_pixels": str(MOST_PIXELS)}, metadata_errors="replace",
+        container = av.open(path, metadata_errors="replace",
                             container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
     except av.error.ArgumentError:
         raise VideoError("is in no container of videos that is read here; remux it: ffmpeg -i FILE -c copy clip.mkv",
                          retry=False) from None
+    if _declared_size(path) == 8 + 0xFFFFFFFF:
+        raise VideoError("is an AVI without length and index, as it leaves a pipe; write it anew: "
+                         "ffmpeg -i FILE -c copy clip.avi", retry=False)
     container.flags &= ~av.container.Flags.gen_pts.value  # it makes up timestamps as if pictures came in their order
     return container
 
 
 def _segment(path, lower, upper):
-    """(t, frame) of the frames with lower <= t < upper, None for the file's end.
+    """(t, frame, display matrix) of the frames with lower <= t < upper, None for the file's end.
 
     Raises VideoError if one is damaged or the last ones are not there.
     """
     for back in SEEK_BACK:
         with contextlib.closing(_open(path)) as container:
-            decoding, last_end = _Decoding(container), Fraction(0)
-            frames = decoding.frames_from(lower, back)
-            if frames is None:
-                continue
-            for t, frame in frames:
-                if upper is not None and t >= upper - TIMESTAMP_TOLERANCE:
-                    return
-                last_end = t + (frame.duration or 0) * frame.time_base
-                if frame.is_corrupt and not decoding.is_before_keyframe(t):
-                    raise _damaged_at(t)
-                if t >= lower - TIMESTAMP_TOLERANCE:
-                    yield t, frame
+            decoding, last_end, is_there = _Decoding(container), Fraction(0), False
+            try:
+                for t, frame in decoding.frames_from(lower, back):
+                    if upper is not None and t >= upper - TIMESTAMP_TOLERANCE:
+                        return
+                    last_end = t + (frame.duration or 0) * frame.time_base
+                    if frame.is_corrupt and not decoding.is_before_keyframe(t):
+                        raise _damaged_at(t)
+                    if t >= lower - TIMESTAMP_TOLERANCE:
+                        is_there = True
+                        yield t, frame, decoding.matrix
+            except (av.error.FFmpegError, VideoError) as error:
+                if is_there or lower <= back or not getattr(error, "retry", True):
+                    raise
+                continue  # not every index leads to where decoding can begin
             decoding.require_whole(last_end)
             if upper is not None and last_end < upper - SEGMENT_SLACK:
                 raise VideoError(f"ends at {float(last_end):.3f} s, before the segment's end at {float(upper):g} s")
@@ -152,10 +150,12 @@ class _Decoding:
         codec.thread_count = 1  # clips are decoded side by side, one core each
         codec.options = {"max_pixels": str(MOST_PIXELS), "err_detect": "explode"}  # raise, where it would leave out
         self._clock_can_restart = container.format.flags & av.format.Flags.ts_discont.value  # MPEG-TS and its like
-        # What a player calls 0 s: the earliest timestamp of all streams; the pictures' is made exact in _begin_at.
+        # What a player calls 0 s: when pictures or sound begin; _begin_at makes it exact.
         self._zero = Fraction(container.start_time or 0, 1_000_000)
         self._first = (self._stream.start_time or 0) * self._stream.time_base  # when the first picture is shown
         self._packets_end = self._zero  # where the last packet of any stream ends
+        self.matrix = None  # of the first picture; later ones need not say it again
+        self._delay = 0  # s of packets that the decoder took before it gave its first picture
         self._keyframe = None  # when the picture is shown that decoding begins with
 
     def is_before_keyframe(self, t):
@@ -163,38 +163,31 @@ class _Decoding:
         return self._keyframe is not None and t + self._zero < self._keyframe - TIMESTAMP_TOLERANCE
 
     def frames_from(self, start, back):
-        """(t, frame) from a keyframe at least `back` s before the start on; None if the file's index leads to none."""
-        seeks, frames, first = start - back > 0, self._decode(), None
-        try:
+        """(t, frame) from a keyframe at least `back` s before the start on; raises where the index leads elsewhere."""
+        seeks, frames, first = start > back, self._decode(), None
+        with contextlib.suppress(*[av.error.InvalidDataError] * seeks):
             first = next(frames, None)
-        except av.error.InvalidDataError:
-            if not seeks:
-                raise
         if first:
             self._begin_at(*first)
         if seeks:
             frames.close()
             self._require_one_clock()
-            self._container.seek(int((self._zero + start - back) / self._stream.time_base), stream=self._stream)
-            frames = self._decode()
-            # An index by decoding time can land on a keyframe that is shown after the start, or among pictures that
-            # refer to others before it.
-            try:
-                first = next(frames)
-            except (StopIteration, av.error.InvalidDataError, VideoError):
-                return None
-            if first[0] - self._zero > start + TIMESTAMP_TOLERANCE:
-                return None
+            ticks = (self._zero + start - back) / self._stream.time_base
+            self._container.seek(min(int(ticks), 1 << 60), stream=self._stream)
+            first = next(frames := self._decode(can_begin=False), None)
+            # An index by decoding time can land on a keyframe that is shown after the start.
+            if first is None or first[0] - self._zero > start + TIMESTAMP_TOLERANCE:
+                raise VideoError(f"has an index that does not lead to {float(start):g} s")
         return ((time - self._zero, frame) for time, frame in itertools.chain([first] if first else [], frames))
 
     def _begin_at(self, time, frame):
         """Have the file begin with its first picture, which need not be in its first packet."""
-        if frame.pts is None:  # then it is told when the picture was decoded: by so much the pictures' clock is late
-            self._zero += time - self._first
-            self._first = time
-        self._first = min(self._first, time)
-        if self._first < self._zero + Fraction(1, 1000):  # the exact one of two that are the same
-            self._zero = self._first
+        # Without pts it is told when a picture was decoded: by so much the pictures' clock is late.
+        delay = self._delay if frame.pts is None else 0
+        self._first = min(self._first + delay, time)
+        sounds = [stream.start_time * stream.time_base + delay for stream in self._container.streams.audio
+                  if stream.start_time is not None]
+        self._zero = min([time, *(begin for begin in sounds if begin < time - Fraction(1, 1000))])  # not for rounding
 
     def _require_one_clock(self):
         """Raise VideoError if a time means more than one place in this file, any of which its index could lead to."""
@@ -215,8 +208,8 @@ class _Decoding:
                                      "ffmpeg -i FILE -c copy clip.mkv", retry=False)
             yield packet
 
-    def _decode(self):
-        """(time, frame) from where the file is read."""
+    def _decode(self, can_begin=True):
+        """(time, frame) from where the file is read, or from its next keyframe."""
         self._keyframe, awaited, last, step = None, set(), None, None
         excused = 0  # of how many H.264 pictures to come errors may pass; other decoders report none that is harmless
         for packet in self._packets():
@@ -224,9 +217,9 @@ class _Decoding:
             time = None if ticks is None else ticks * packet.time_base
             if time is not None:
                 self._packets_end = max(self._packets_end, time + (packet.duration or 0) * packet.time_base)
-            if packet.stream is not self._stream:
+            if packet.stream is not self._stream or not (can_begin := can_begin or packet.is_keyframe):
                 continue
-            if packet.has_sidedata("encryption_info"):
+            if packet.has_sidedata("encryption_info") or "enc_key_id" in self._stream.metadata:  # as Matroska says it
                 raise VideoError("is encrypted; give a file without copy protection", retry=False)
             excused -= 1
             if self._keyframe is None:
@@ -239,16 +232,21 @@ class _Decoding:
                 # only ask that such ones be forgotten, which harms none: each must come all the same.
                 if time is None or (time >= self._keyframe and (excused <= 0 or packet.pts is None)):
                     raise
-                if time >= self._keyframe:
+                if time >= self._keyframe and not packet.is_discard:  # by an mp4's edit list
                     awaited.add(time)
                 continue
+            if last is None and not frames:
+                self._delay += 1 / (self._stream.guessed_rate or 25)
             for frame in frames:
+                self.matrix = self.matrix or _display_matrix(frame)
                 # Where the container holds no pts the dts tells, as FFmpeg does it, and in the end there is none.
                 ticks = frame.dts if frame.pts is None else frame.pts
                 if ticks is not None:
                     time = ticks * frame.time_base
                 elif last is not None:
                     time = last + step
+                elif self._keyframe is not None:
+                    time = self._keyframe + self._delay
                 else:
                     raise VideoError("is in no container, so that nothing tells when its frames are shown; put it into "
                                      "one: ffmpeg -i FILE -c copy clip.avi", retry=False)
@@ -289,6 +287,8 @@ def _declared_size(path):
         head = file.read(1024)  # in which Matroska's segment begins
         if head.startswith(b"RIFF"):  # AVI; where a file has more than one such chunk, the first is a part
             return 8 + int.from_bytes(head[4:8], "little")
+        if (place := head.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))) > 0:  # WMV's file properties
+            return int.from_bytes(head[place + 40:place + 48], "little")
         if head.startswith(b"\x1a\x45\xdf\xa3"):  # Matroska: its one segment's size, in 1 to 8 bytes behind the name
             before, name, rest = head.partition(b"\x18\x53\x80\x67")
             length = 9 - int.from_bytes(rest[:1], "big").bit_length()
@@ -323,7 +323,7 @@ def _display_matrix(frame):
 def _upright(frame, matrix):
     """(H, W, 3) uint8 RGB, turned and mirrored as the display matrix asks, to the nearest quarter turn."""
     try:
-        image = frame.reformat(format="rgb24", threads=1).to_ndarray()
+        image = frame.reformat(format="rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
     except av.error.FFmpegError as error:
         if frame.colorspace not in MATRICES:
             raise

@@ -23,6 +23,7 @@ OPTIONS = {
                                       "log-level=none"},
     "libvpx-vp9": lambda gop, b_frames: {"g": str(gop), "deadline": "realtime", "cpu-used": "8", "b": "300k"},
     "mpeg4": lambda gop, b_frames: {"g": str(gop), "bf": str(b_frames), "sc_threshold": "1000000000", "b": "400k"},
+    "wmv2": lambda gop, b_frames: {"g": str(gop), "b": "400k"},
     "libsvtav1": lambda gop, b_frames: {"g": str(gop), "preset": "6"},  # faster ones leave frames out
 }
 
@@ -144,6 +145,47 @@ def set_display_matrix(path, a, b, c, d):
 def set_rotation(path, degrees):
     """Have an mp4's pictures shown turned by 90, 180 or 270 degrees clockwise."""
     set_display_matrix(path, *{90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees])
+
+
+def encrypt_webm(path):
+    """Have a WebM's pictures be encrypted, as its header says and as they look.
+
+    Source: RFC 9559, section 5.1.4.1.31: ContentEncodings, which is put into the entry of the one track.
+    """
+    encodings = _element(0x6D80, _element(0x6240, _element(0x5033, b"\1") + _element(
+        0x5035, _element(0x47E1, b"\5") + _element(0x47E2, bytes(range(16))))))
+    rng = np.random.default_rng(0)
+
+    def changed(parts):
+        content = b""
+        for name, part in parts:
+            if name in (0x18538067, 0x1654AE6B, 0x1F43B675):  # Segment, Tracks, Cluster
+                part = changed(_elements(part))
+            elif name == 0xAE:  # TrackEntry
+                part += encodings
+            elif name == 0xA3:  # SimpleBlock, whose first four bytes are the track and the time
+                part = part[:4] + b"\1" + rng.bytes(len(part) + 4)
+            if name not in (0x114D9B74, 0x1C53BB6B):  # SeekHead, Cues: the places are others now
+                content += _element(name, part)
+        return content
+
+    path.write_bytes(changed(_elements(path.read_bytes())))
+
+
+def _elements(content):
+    """(name, content) of the EBML elements of a content."""
+    at = 0
+    while at < len(content):
+        length = 9 - content[at].bit_length()
+        name, at = int.from_bytes(content[at:at + length], "big"), at + length
+        length = 9 - content[at].bit_length()
+        size, at = int.from_bytes(content[at:at + length], "big") & ((1 << 7 * length) - 1), at + length
+        yield name, content[at:at + size]
+        at += size
+
+
+def _element(name, content):
+    return name.to_bytes((name.bit_length() + 7) // 8, "big") + (1 << 56 | len(content)).to_bytes(8, "big") + content
 
 
 def keyframe_times(path):

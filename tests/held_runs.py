@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+import time
+
+import pytest
 
 LIMIT = 600  # s; no test waits for as long, unless something hangs
 
@@ -32,3 +35,12 @@ def stop_after(clips, arguments, root, sign):
     finally:
         process.kill()
     return process.returncode, stderr
+
+
+def wait_until(holds):
+    """Wait for a state that must come; fail if it does not."""
+    for _ in range(LIMIT * 100):
+        if holds():
+            return
+        time.sleep(0.01)
+    pytest.fail("waited in vain")

@@ -5,11 +5,13 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 from conftest import write_manifest
 from drawn_videos import numbers_of, write_video
+from held_runs import LIMIT, wait_until
 from video_server import VideoServer
 
 import baseline
@@ -85,6 +87,66 @@ def test_a_url_is_downloaded_and_a_path_is_not(tmp_path, quick):
     assert numbers_of(frames.rows("far")) == list(range(50, 60))
     assert len(frames.rows("near")) == 8
     assert not (mine / "out.videos").exists()
+
+
+# process_data.py, whose downloads wait for a byte for longer than any test.
+PATIENT = """import sys
+from actalign import download
+download.SOCKET_TIMEOUT = 36000
+import process_data
+sys.exit(process_data.main())"""
+
+
+def test_an_interrupted_download_ends_the_run_at_once_and_is_gone_on_with(tmp_path, root):
+    web, mine = tmp_path / "web", tmp_path / "mine"
+    web.mkdir()
+    mine.mkdir()
+    write_video(web / "far.mp4", 10)
+    with (web / "far.mp4").open("ab") as file:
+        file.write(bytes(1 << 20))
+    server, released = VideoServer(web), threading.Event()
+
+    def hold(name, handler, content, count):
+        """The download itself stops in the middle."""
+        if count != 2:
+            return False
+        handler.start(content)
+        handler.wfile.write(content[:len(content) // 2])
+        handler.wfile.flush()
+        released.wait()
+        return True
+
+    server.behave = hold
+    write_manifest(mine / "mine.jsonl", [{"video": f"{server.url}/far.mp4", "domain": "yoga", "choices": ["a", "b"]}])
+    command = [sys.executable, "-c", PATIENT, "--dataset", str(mine / "mine.jsonl"), "--output", str(mine / "out.npy"),
+               "--image_size", "48"]
+    run = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: any(part.stat().st_size > 1 << 18 for part in mine.glob("out.videos/*.part")))
+        run.send_signal(signal.SIGINT)
+        _, stderr = run.communicate(timeout=LIMIT)
+        assert run.returncode == 130
+        assert "Traceback" not in stderr
+        server.behave = None
+        subprocess.run(command, cwd=root, check=True, capture_output=True)
+    finally:
+        run.kill()
+        released.set()
+        server.close()
+    assert any(start > 1 << 18 for _, start in server.requests)
+    assert len(read_array(mine / "out.npy", "frames").rows("far")) == 10
+
+
+def test_what_yt_dlp_raises_at_one_video_ends_that_clip_alone(tmp_path, quick, monkeypatch, capsys):
+    import yt_dlp
+
+    monkeypatch.setattr(yt_dlp.YoutubeDL, "extract_info", lambda *_, **__: 1 / 0)
+    write_video(tmp_path / "good.mp4", 6)
+    code, missing = process(tmp_path, [{"id": "bad", "video": "http://127.0.0.1:1/a.mp4"}, {"video": "good.mp4"}])
+    assert code == 1
+    assert "ZeroDivisionError at test_own_videos.py:" in missing["bad"]
+    assert [item["id"] for item in read_array(tmp_path / "out.npy", "frames").items] == ["good"]
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("video", ["file:///etc/passwd", "ftp://127.0.0.1/a.mp4", "http:///a.mp4", "rtmp://x/y",

@@ -1,8 +1,10 @@
 """process_data.py: clips become rows and metadata, in order, whatever fails, stops or is run again."""
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import CLIPS, write_manifest
 from drawn_videos import numbers_of, write_video
-from held_runs import LIMIT, stop_after
+from held_runs import stop_after, wait_until
 
 import process_data
 from actalign import artifacts, video
@@ -284,6 +286,33 @@ def test_a_folder_given_as_a_video_is_called_a_folder(videos, tmp_path):
     assert not missing(tmp_path / "p.npy")["frames"]["retry"]
 
 
+def test_names_and_places_that_cannot_be_opened_fail_alone(videos, tmp_path, monkeypatch):
+    path, stat = tmp_path / "p.npy", os.stat
+
+    def closed(name, *args, **options):
+        if "closed" in str(name):
+            raise PermissionError(errno.EACCES, "Permission denied", name)
+        return stat(name, *args, **options)
+
+    shutil.copy(videos / "plain.mp4", tmp_path)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    rows = [{"id": "long", "video": "n" * 300 + ".mp4"}, {"id": "closed", "video": "closed/a.mp4"},
+            {"id": "pipe", "video": "pipe.mp4"}, {"id": "null", "video": "a\0.mp4"},
+            {"id": "late", "video": "plain.mp4", "start_timestamp": 1e18}, {"id": "good", "video": "plain.mp4"}]
+    write_manifest(tmp_path / "manifest.jsonl", [{**row, "domain": "yoga", "choices": ["a", "b"]} for row in rows])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", closed)
+        assert run(tmp_path, path, "--dry_run") == 0
+        assert run(tmp_path, path) == 0
+    assert list(numbers(path)) == ["good"]
+    reasons = {id: entry["reason"] for id, entry in missing(path).items()}
+    assert "File name too long" in reasons["long"]
+    assert "Permission denied" in reasons["closed"]
+    assert "a folder or a device" in reasons["pipe"]
+    assert "no such file" in reasons["null"]
+    assert "no frame in this segment" in reasons["late"]
+
+
 def test_a_clip_whose_frames_share_one_time_has_no_rate(videos, tmp_path):
     write_video(tmp_path / "two.mkv", timestamps=[0, 0.0001], b_frames=0)
     write_manifest(tmp_path / "manifest.jsonl", [{"id": "two", "video": "two.mkv", "domain": "yoga", "choices": ["a"]}])
@@ -506,15 +535,6 @@ def test_an_interrupted_and_a_killed_run_go_on_to_the_same_bytes(root, many, for
 def decoded(*args):
     """`decoded_clips`, to be closed at the end of a block."""
     return contextlib.closing(process_data.decoded_clips(*args))
-
-
-def wait_until(holds):
-    """Wait for a state that must come; fail if it does not."""
-    for _ in range(LIMIT * 100):
-        if holds():
-            return
-        time.sleep(0.01)
-    pytest.fail("waited in vain")
 
 
 def test_decoded_clips_come_in_order_however_long_each_takes():

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import random
 import re
 import shutil
@@ -13,7 +14,9 @@ import cv2
 import numpy as np
 import pytest
 from drawn_videos import (
+    OPTIONS,
     draw_number,
+    encrypt_webm,
     has_b_frames,
     keyframe_times,
     numbers_of,
@@ -45,6 +48,7 @@ CUTTABLE = {  # name of the file: how it is written
     "h264.mkv": {},
     "vp9.webm": {"codec": "libvpx-vp9"},
     "mpeg4.avi": {"codec": "mpeg4", "b_frames": 0},
+    "wmv2.wmv": {"codec": "wmv2"},
 }
 
 
@@ -144,6 +148,8 @@ def test_an_open_start_or_end_is_the_files_own(tmp_path):
     ("av1.mkv", "libsvtav1", None),
     ("mpeg4.mp4", "mpeg4", None),
     ("h264.ts", "libx264", None),
+    ("h264_open_gop.ts", "libx264", OPEN_GOP["libx264"]),
+    ("hevc_open_gop.ts", "libx265", OPEN_GOP["libx265"]),
     ("fragmented.mp4", "libx264", None),
 ])
 def test_a_segment_has_the_frames_of_a_full_decode_wherever_it_starts(tmp_path, name, codec, options):
@@ -212,6 +218,53 @@ def test_a_segment_at_minute_fifteen_of_an_open_gop_file_is_decoded_from_near_it
     assert 20 <= len(demuxed) < 60
 
 
+@pytest.fixture
+def backs(monkeypatch):
+    """How far before the wanted start decoding was tried from, in seconds, at every try of a test."""
+    tried, frames_from = [], video._Decoding.frames_from
+    monkeypatch.setattr(video._Decoding, "frames_from", lambda decoding, start, back: (
+        tried.append(back), frames_from(decoding, start, back))[1])
+    return tried
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_a_segment_that_an_index_leads_to_the_middle_of_a_group_of_pictures_of_begins_at_a_keyframe(tmp_path, backs,
+                                                                                                   codec):
+    path = tmp_path / "a.ts"  # has no index: a place by its bytes
+    write_video(path, 480, codec, fps=24, b_frames=3, options=OPEN_GOP[codec])
+    for start in (6, 8.1, 15.4):
+        assert read(path, start, start + 0.5)[1] == [i for i in range(480) if start <= i / 24 < start + 0.5]
+    assert max(backs) <= 2
+
+
+class Seeking:
+    """A container that seeks as told."""
+
+    def __init__(self, container, seek):
+        self._container, self.seek = container, seek
+
+    def __getattr__(self, name):
+        return getattr(self._container, name)
+
+
+def test_a_file_that_cannot_be_sought_in_is_decoded_from_its_beginning(tmp_path, monkeypatch, backs):
+    def refuse(*_, **__):
+        raise av.error.PermissionError(1, "Operation not permitted")
+
+    write_video(tmp_path / "a.mp4", 480)
+    opened = video._open
+    monkeypatch.setattr(video, "_open", lambda path: Seeking(opened(path), refuse))
+    assert read(tmp_path / "a.mp4", 15, 15.5)[1] == list(range(360, 372))
+    assert backs == list(video.SEEK_BACK)
+
+
+@pytest.mark.parametrize("start", [1e18, 1e300])
+def test_a_start_behind_all_time_is_refused_in_a_line(tmp_path, start):
+    write_video(tmp_path / "a.mp4", 48)
+    assert "no frame in this segment" in reason(tmp_path / "a.mp4", start, None)
+    assert "ends at" in reason(tmp_path / "a.mp4", start, start * 2)
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm"])
 def test_time_counts_from_the_files_beginning_wherever_its_clock_starts(tmp_path, name):
     path = tmp_path / name
@@ -248,10 +301,11 @@ def test_a_last_frame_that_is_held_for_seconds_belongs_to_the_clip(tmp_path):
         assert read(tmp_path / name)[0] == pytest.approx(times, abs=TICK)
 
 
-def write_open_gop_cut(path, gop=30):
+def write_open_gop_cut(path, gop=30, skipped=0):
     """Write an open-GOP file of 90 frames without its first group of pictures, as a cut without re-encoding leaves it.
 
-    The pictures behind its first keyframe ask the decoder to forget others that are not there.
+    The pictures behind its first keyframe ask the decoder to forget others that are not there. So many frames are kept
+    in front of the file's 0 s, for decoding alone.
     """
     whole = path.with_name("whole.mp4")
     write_video(whole, 90, gop=gop, b_frames=3, options=OPEN_GOP["libx264"])
@@ -262,7 +316,8 @@ def write_open_gop_cut(path, gop=30):
         start = packets[first].pts
         for packet in packets[first:]:
             if packet.pts >= start:  # those before it refer to what was cut off
-                packet.stream = stream
+                shift = start + round(skipped / 24 / packet.time_base) if skipped else 0
+                packet.stream, packet.pts, packet.dts = stream, packet.pts - shift, packet.dts - shift
                 target.mux(packet)
 
 
@@ -272,6 +327,13 @@ def test_a_file_cut_in_front_of_an_open_gop_keeps_every_frame(tmp_path, name):
     found_times, numbers = read(tmp_path / name)
     assert numbers == list(range(30, 90))
     assert found_times == pytest.approx([i / 24 for i in range(60)], abs=2 * TICK)
+
+
+def test_frames_that_an_edit_list_hides_behind_a_cut_are_decoded_and_not_waited_for(tmp_path):
+    write_open_gop_cut(tmp_path / "a.mp4", skipped=8)
+    found_times, numbers = read(tmp_path / "a.mp4")
+    assert numbers == list(range(38, 90))
+    assert found_times == pytest.approx([i / 24 for i in range(52)], abs=2 * TICK)
 
 
 def test_damage_among_the_first_pictures_is_refused_although_errors_may_pass_there(tmp_path):
@@ -305,6 +367,31 @@ def test_an_avi_holds_no_times_of_showing_and_its_frames_come_at_their_rate(tmp_
         assert read(path, start, end)[1] == [i for i in range(60) if start <= i / 24 < end], (start, end)
 
 
+@pytest.mark.parametrize("frames", [1, 2, 3, 4])
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_a_short_avi_has_all_its_frames_although_the_decoder_waits_for_more(tmp_path, codec, frames):
+    write_video(tmp_path / "a.avi", frames, codec, b_frames=2)
+    found_times, numbers = read(tmp_path / "a.avi")
+    assert numbers == list(range(frames))
+    assert found_times == pytest.approx([i / 24 for i in range(frames)], abs=TICK)
+
+
+def test_pictures_of_an_avi_that_begin_after_the_sound_keep_their_delay(tmp_path):
+    write_video(tmp_path / "a.avi", timestamps=[1 + Fraction(i, 24) for i in range(48)], b_frames=2, sound=(0, 3))
+    found_times, numbers = read(tmp_path / "a.avi")
+    assert numbers == list(range(48))
+    assert found_times == pytest.approx([1 + i / 24 for i in range(48)], abs=0.1)  # by a clock of frames
+
+
+def test_an_avi_that_was_written_into_a_pipe_is_refused_with_the_way_to_an_index(tmp_path):
+    path = tmp_path / "a.avi"
+    write_video(path, 48)
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + b"\xff" * 4 + content[8:content.rindex(b"idx1")])
+    for segment in [(), (1, 1.5)]:
+        assert "ffmpeg -i FILE -c copy clip.avi" in reason(path, *segment)
+
+
 def test_joined_transport_streams_are_refused_wherever_they_are_asked_for(tmp_path):
     for first in (0, 48):
         write_video(tmp_path / f"{first}.ts", 48, first=first)
@@ -333,7 +420,8 @@ def test_text_behind_the_last_box_is_no_truncation(tmp_path, text):
     assert read(path)[1] == list(range(24))
 
 
-@pytest.mark.parametrize("name", ["dunk:1.mp4", "file:a.mp4", "http:a.mp4", "a%03d.mp4"])
+@pytest.mark.parametrize("name", ["dunk:1.mp4", "file:a.mp4", "http:a.mp4", "a%03d.mp4", "-i.mp4", "concat:a|b.mp4",
+                                  "data:video", "pipe:0"])
 def test_names_of_files_are_no_protocols(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "a.mp4", 24)
@@ -378,9 +466,12 @@ def test_half_the_rate_is_every_second_frame(tmp_path):
     assert read(tmp_path / "a.mp4", fps=12)[1] == list(range(0, 96, 2))
 
 
-def test_a_higher_rate_than_the_files_keeps_every_frame_once(tmp_path):
+@pytest.mark.parametrize("fps", [240, 1e9])
+def test_a_higher_rate_than_the_files_keeps_every_frame_once(tmp_path, fps):
     write_video(tmp_path / "a.mp4", 24, fps=24)
-    assert read(tmp_path / "a.mp4", fps=240)[1] == list(range(24))
+    assert read(tmp_path / "a.mp4", fps=fps)[1] == list(range(24))
+    write_video(tmp_path / "late.mkv", timestamps=[0, 0.1, 1e6, 1e6 + 0.1])
+    assert read(tmp_path / "late.mkv", fps=fps)[1] == [0, 1, 2, 3]
 
 
 # How frames look
@@ -433,6 +524,25 @@ def test_frames_are_upright_by_the_exif_of_motion_jpeg(tmp_path, orientation, st
         packet.stream, packet.pts, packet.dts, packet.time_base = stream, 0, 0, Fraction(1, 24)
         container.mux(packet)
     assert read(path)[1] == [5]
+
+
+@pytest.mark.parametrize(("how", "stored"), [
+    ("flip=horizontal", lambda image: image[:, ::-1]), ("rotate=180", lambda image: image[::-1, ::-1])])
+def test_frames_are_upright_where_the_first_picture_alone_says_how(tmp_path, how, stored):
+    path = tmp_path / "a.mkv"
+    images = [np.ascontiguousarray(stored(draw_number(i))) for i in range(48)]
+    write_images(tmp_path / "plain.mkv", images, [Fraction(i, 24) for i in range(48)],
+                 options=OPTIONS["libx264"](12, 0))
+    with av.open(str(tmp_path / "plain.mkv")) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        said = av.bitstream.BitStreamFilterContext(f"h264_metadata=display_orientation=insert:{how}",
+                                                   source.streams.video[0])
+        first, *rest = (packet for packet in source.demux(video=0) if packet.size)
+        for packet in [*said.filter(first), *rest]:
+            packet.stream = stream
+            target.mux(packet)
+    assert read(path)[1] == list(range(48))
+    assert read(path, 1, 1.5)[1] == list(range(24, 36))
 
 
 PATCHES = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 150, 100],
@@ -627,12 +737,16 @@ def final_reason(path):
     return reason(path)
 
 
-def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    write_video(tmp_path / "a.mp4", 5)
+@pytest.mark.parametrize(("name", "codec", "pixel_format"), [
+    ("a.mp4", "libx264", "yuv420p"), ("a.webm", "libvpx-vp9", "yuv420p"), ("a.avi", "mjpeg", "yuvj420p"),
+    ("a.mkv", "ffv1", "yuv420p"), ("a.mov", "png", "rgb24")])
+def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch, name, codec, pixel_format):
+    write_images(tmp_path / name, [draw_number(i) for i in range(5)], [Fraction(i, 24) for i in range(5)], codec,
+                 pixel_format)
     monkeypatch.setattr(video, "MOST_PIXELS", 128 * 96 - 1)
-    assert "128x96 pixels, too large" in final_reason(tmp_path / "a.mp4")
+    assert "128x96 pixels, too large" in final_reason(tmp_path / name)
     monkeypatch.setattr(video, "MOST_PIXELS", 1 << 20)
-    assert len(list(read_frames(tmp_path / "a.mp4"))) == 5
+    assert len(list(read_frames(tmp_path / name))) == 5
 
 
 def test_an_encrypted_file_is_called_so(tmp_path):
@@ -640,6 +754,9 @@ def test_an_encrypted_file_is_called_so(tmp_path):
            "encryption_kid": "a7e61c373e219033c21091fa607bf3b8"}
     write_video(tmp_path / "a.mp4", 24, container_options=key)
     assert "encrypted" in final_reason(tmp_path / "a.mp4")
+    write_video(tmp_path / "a.webm", 24, "libvpx-vp9")
+    encrypt_webm(tmp_path / "a.webm")
+    assert "encrypted" in final_reason(tmp_path / "a.webm")
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.h264", "libx264"), ("a.hevc", "libx265")])
@@ -655,9 +772,12 @@ def test_a_colour_matrix_that_cannot_be_converted_is_named(tmp_path, number, nam
     assert f"matrix {name}" in final_reason(tmp_path / "a.mp4")
 
 
-def test_a_folder_of_pictures_is_called_a_folder(tmp_path):
+def test_what_is_a_folder_or_a_device_is_called_so_and_not_waited_for(tmp_path):
     (tmp_path / "clip").mkdir()
-    assert "is a folder" in final_reason(tmp_path / "clip")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "zero.mp4").symlink_to("/dev/zero")
+    for name in ("clip", "pipe.mp4", "zero.mp4"):
+        assert "is a folder or a device" in final_reason(tmp_path / name)
 
 
 def test_what_pyav_raises_is_the_files_and_what_our_own_lines_raise_is_a_bug(tmp_path, monkeypatch):
@@ -826,6 +946,19 @@ def test_frames_are_those_of_ffmpegs_own_program(real_videos, name):
     assert np.array(times) == pytest.approx(expected_times - expected_times[0], abs=1e-3)
     expected = np.frombuffer(run.stdout, np.uint8).reshape(len(images), *images[0].shape)
     assert max(np.abs(a.astype(int) - b).mean() for a, b in zip(images, expected, strict=True)) < 1
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv411p", "yuv410p", "yuv444p10le", "gray", "bgra"])
+def test_colours_are_those_of_ffmpegs_own_program(tmp_path, pixel_format):
+    if not shutil.which("ffmpeg"):
+        pytest.skip("no ffmpeg here")
+    noise = np.random.default_rng(0).integers(0, 256, (3, 30, 40, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    write_images(tmp_path / "a.mkv", noise, [Fraction(i, 24) for i in range(3)], "ffv1", pixel_format)
+    run = subprocess.run(["ffmpeg", "-i", str(tmp_path / "a.mkv"), "-pix_fmt", "rgb24", "-f", "rawvideo", "-"],
+                         capture_output=True, check=True)
+    expected = np.frombuffer(run.stdout, np.uint8).reshape(noise.shape)
+    images = np.stack([image for _, image in read_frames(tmp_path / "a.mkv")])
+    assert np.abs(images.astype(int) - expected).mean() < 1
 
 
 def test_the_damaged_real_file_is_refused(real_videos):

@@ -1,8 +1,10 @@
 """A web server on this machine that serves files, well or badly."""
 
+import contextlib
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 
 class VideoServer:
@@ -27,7 +29,7 @@ class VideoServer:
                 self.serve(with_body=True)
 
             def serve(self, with_body):
-                name = self.path.lstrip("/").partition("?")[0]
+                name = urlsplit(self.path).path.lstrip("/")  # also where it is a proxy
                 wanted = self.headers.get("Range", "bytes=0-")
                 start = int(wanted.removeprefix("bytes=").split("-")[0])
                 path = server.folder / name
@@ -42,7 +44,8 @@ class VideoServer:
                     return
                 self.start(content, start)
                 if with_body:
-                    self.wfile.write(content[start:])
+                    with contextlib.suppress(OSError):  # a look at the first bytes is enough for some
+                        self.wfile.write(content[start:])
 
             def start(self, content, start=0):
                 self.send_response(206 if "Range" in self.headers else 200)
@@ -76,6 +79,26 @@ class VideoServer:
     def close(self):
         self._http.shutdown()
         self._http.server_close()
+
+
+def redirect(handler, address):
+    """Answer with another address."""
+    handler.refuse(302, Location=address)
+    return True
+
+
+def pour(handler, kind, encoding=None):
+    """Answer with a body that does not end."""
+    handler.close_connection = True
+    handler.send_response(200)
+    handler.send_header("Content-Type", kind)
+    if encoding:
+        handler.send_header("Content-Encoding", encoding)
+    handler.end_headers()
+    with contextlib.suppress(OSError):  # the other side has enough
+        while True:
+            handler.wfile.write(bytes(1 << 16) if kind != "text/html" else b"<html>" + b" " * (1 << 16))
+    return True
 
 
 def drop_halfway(name, handler, content, count):
