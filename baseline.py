@@ -47,18 +47,6 @@ def predict(samples, video, labels, template=LABEL_TEMPLATE):
     return predictions
 
 
-def require_same_clips(video, dataset):
-    """Raise InputError if converted embeddings, which got their ids by position, have other clips than a dataset."""
-    if "made_by" in video.meta:
-        items = artifacts.read_index(dataset, "frames")["items"]
-        other = [item["id"] for item in items
-                 if item["id"] in video and item["stop"] - item["start"] != video.length(item["id"])]
-        if other:
-            raise console.InputError(
-                f"{video.path}: {console.some_of(other)} have other numbers of frames in {dataset}, so that ids are "
-                "wrong; convert the videos again with --subactions processed_dataset.npy, the published scripts' own")
-
-
 def parse_args(argv=None):
     parser = console.parser(__doc__)
     parser.add_argument("--input_dataset", required=True, help="processed_dataset.npy; only its index is read")
@@ -77,7 +65,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     with predictions_output(args.output):
-        samples, dataset = artifacts.read_samples(args.input_dataset)
+        samples, dataset, clips = artifacts.read_samples(args.input_dataset)
         video = artifacts.read_array(args.video_embeddings, "video_embeddings")
         device = console.pick_device(args.device)
         artifacts.require_checkpoint(video)
@@ -86,7 +74,7 @@ def main(argv=None):
             raise console.InputError(f"{video.path}: its index does not name the checkpoint; give it as --model")
         checkpoint = find_checkpoint(name, args.trust_pickle_weights)
         artifacts.require_made_with(video, checkpoint)
-        require_same_clips(video, args.input_dataset)
+        artifacts.require_same_state(video, clips, args.input_dataset, "encode_videos.py")
         known = {sample.id for sample in samples}
         not_scored = {id: f"not in {video.path.name}" if id in known else "not in the dataset"
                       for id in sorted(known ^ set(video))}

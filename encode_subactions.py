@@ -7,9 +7,6 @@ not normalised. A sentence that occurs more than once is encoded once.
 """
 
 import actalign  # isort: skip  # noqa: F401 - before what takes long to load
-import contextlib
-import functools
-
 import numpy as np
 
 from actalign import artifacts, console
@@ -46,22 +43,20 @@ def distinct_sentences(subactions, template):
                               for sentence in of_option))
 
 
-def earlier_sentences(writer, subactions, template):
-    """{sentence: (D,) embedding} of what an ArrayWriter holds of the options of a list of SubActions.
+def earlier_sentences(writer, template):
+    """{sentence: (D,) embedding} of what an ArrayWriter holds, as far as its items tell the domain.
 
     Raises InputError if its rows are not as written.
     """
     known = {}
-    names = {key: (option, of_sample.sample.domain) for of_sample in subactions
-             for key, option in zip(of_sample.sample.keys, of_sample.sample.options, strict=True)}
     for item in writer.items.values():
-        rows = writer.read(item["start"], item["stop"])
+        rows, domain = writer.read(item["start"], item["stop"]), item.get("domain")
         artifacts.require_checksum(writer, item, artifacts.Checksum(rows))
-        for option in item["options"]:
+        for option in item["options"] if domain is not None or template == SUBACTION_TEMPLATE else ():
             of_option = rows[option["start"] - item["start"]:option["stop"] - item["start"]]
-            if option["key"] in names:
-                sentences = [sentence_of(template, text, *names[option["key"]]) for text in option["texts"]]
-                known.update(zip(sentences, of_option, strict=True))
+            name = option["key"].removesuffix(f" in {domain}")
+            known.update(zip((sentence_of(template, text, name, domain) for text in option["texts"]), of_option,
+                             strict=True))
     return known
 
 
@@ -87,23 +82,18 @@ def main(argv=None):
     dtype = resolve_dtype(args.dtype, device, checkpoint)
     batch_size = args.batch_size or (BATCH_SIZE if device.type == "cuda" else BATCH_SIZE_ELSEWHERE)
     settings = {**checkpoint.settings(dtype), "template": args.template}
-    open_output = functools.partial(ArrayWriter, args.output, KIND, settings, {"model": args.model})
+    wanted = {of_sample.sample.id: of_sample for of_sample in subactions if any(of_sample.texts)}
     encoded = 0
-    with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(open_output(overwrite=args.overwrite))
-        changed = [of_sample.sample.id for of_sample in subactions if (item := writer.items.get(of_sample.sample.id))
-                   and item["options"] != options_of(of_sample, item["start"])]
-        lacks_some = any(of_sample.sample.id not in writer for of_sample in subactions)
-        known = earlier_sentences(writer, subactions, args.template) if changed or lacks_some else {}
-        if changed:
-            console.log.info(f"sub-actions of {len(changed)} samples have changed; texts encoded before are kept")
-            stack.close()  # which finishes what an earlier run left, so that none of it is lost
-            writer = stack.enter_context(open_output(overwrite=True))
+    with ArrayWriter(args.output, KIND, settings, {"model": args.model}, args.overwrite) as writer:
+        again = {id for id, item in writer.items.items()
+                 if id in wanted and item["options"] != options_of(wanted[id], item["start"])}
+        known = earlier_sentences(writer, args.template) if again or wanted.keys() - writer.items.keys() else {}
+        writer.follow({id: {"domain": of_sample.sample.domain} for id, of_sample in wanted.items()}, again)
         kept = len(writer.items)
         for of_sample in subactions:
             if not any(of_sample.texts):
                 writer.missing.add(of_sample.sample.id, "no option has sub-actions", retry=False)
-        todo = [of_sample for of_sample in subactions if of_sample.sample.id not in writer and any(of_sample.texts)]
+        todo = [of_sample for id, of_sample in wanted.items() if id not in writer]
         if todo:
             from actalign.siglip import load_siglip
 

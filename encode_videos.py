@@ -17,7 +17,7 @@ PATCHES_A_CORE = 8192  # of frames at once on a CPU; more gain nothing and take 
 LEAST_A_CORE, MOST_A_CORE = 8, 32  # frames
 
 # What later stages need to know of a clip besides its embeddings.
-CLIP_FIELDS = ("domain", "video", "fps", "timestamps", "note", "phases")
+CLIP_FIELDS = (*artifacts.QUESTION, "video", "start_timestamp", "end_timestamp", "fps", "timestamps", "note", "phases")
 
 
 def encode_videos(frames, writer, encoder):
@@ -26,7 +26,7 @@ def encode_videos(frames, writer, encoder):
     frames  ArrayArtifact of kind "frames"    writer  ArrayWriter of kind "video_embeddings"    encoder  Siglip
     Returns the number of frames encoded. Raises InputError if the frames of a clip are not those that were written.
     """
-    clips = [item for item in frames.items if item["id"] not in writer]
+    clips = sorted((item for item in frames.items if item["id"] not in writer), key=lambda clip: clip["start"])
     total = sum(clip["stop"] - clip["start"] for clip in clips)
     batches = clips_of_batches(clips, encoder.batch_size)
     encoded = encoder.encode_batches(_read_batches(frames, batches, encoder.batch_size))
@@ -37,8 +37,7 @@ def encode_videos(frames, writer, encoder):
                 parts.append(embeddings[rows])
                 bar.update(len(parts[-1]))
                 if clip["stop"] <= start + len(embeddings):  # else it goes on in the next batch
-                    fields = {name: clip[name] for name in CLIP_FIELDS if name in clip}
-                    writer.append(clip["id"], np.concatenate(parts), frames_checksum=clip["checksum"], **fields)
+                    writer.append(clip["id"], np.concatenate(parts))
                     parts = []
     return total
 
@@ -99,10 +98,14 @@ def main(argv=None):
     encoded, stopwatch = 0, console.Stopwatch()
     with ArrayWriter(args.output, "video_embeddings", checkpoint.settings(dtype), {"model": args.model},
                      args.overwrite) as writer:
-        for id, item in writer.items.items():
-            if id in frames and frames.item(id)["checksum"] != item.get("frames_checksum"):
-                raise console.InputError(f"{args.output}: clip {id} was encoded from other frames than those in "
-                                         f"{args.input}; start over with --overwrite")
+        if untold := [id for id, item in writer.items.items() if "frames_checksum" not in item]:
+            raise console.InputError(f"{args.output}: does not say which frames {console.some_of(untold)} were encoded "
+                                     "from; choose another --output, or start over with --overwrite")
+        source = {clip["id"]: {"frames_checksum": clip["checksum"], **{name: clip[name] for name in CLIP_FIELDS
+                                                                       if name in clip}} for clip in frames.items}
+        again = {id for id, item in writer.items.items() if id in source
+                 and item["frames_checksum"] != source[id]["frames_checksum"]}
+        writer.follow(source, again)
         kept = len(writer.items)
         if any(id not in writer for id in frames):
             from actalign.siglip import load_siglip

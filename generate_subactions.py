@@ -1,7 +1,7 @@
 """Stage 3: ask a language model for the ordered sub-actions of every option of every sample.
 
 Reads the index of processed_dataset.npy, writes generated_subactions.json. To change the prompt, edit
-generate_prompt(). What the output holds already is not asked again.
+generate_prompt(). What the output holds already is not asked again; labels, options and domains follow the dataset.
 
     python generate_subactions.py --input processed_dataset.npy --output generated_subactions.json --temp 0.2
     python generate_subactions.py --check generated_subactions.json
@@ -125,7 +125,7 @@ class Question:
 
 
 def collect_questions(samples, generated):
-    """The Questions that are left. Raises InputError if an entry with a sample's id has other options."""
+    """The Questions that are left."""
     groups = defaultdict(list)
     for sample in samples:
         groups[sample.domain, frozenset(sample.options)].append(generated.subactions_of(sample))
@@ -292,9 +292,10 @@ def main(argv=None):
         console.say(*check_file(args.check, args.text_model, args.min_subactions))
         return
     console.require_folder_of(args.output)
-    samples, _ = artifacts.read_samples(args.input)
+    samples, *_ = artifacts.read_samples(args.input)
     with files.Lock(args.output):
         generated = GeneratedFile(args.output, partial(generated_with, args), args.overwrite)
+        generated.follow(samples)
         questions = collect_questions(samples, generated)
         asked = [question for question in questions if question.options][:args.limit]
         if args.dry_run:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actalign import artifacts, console, cores, dataset
+from actalign import artifacts, console, cores, dataset, files
 from actalign.artifacts.writer import ArrayWriter
 from actalign.download import YOUTUBE_URL, VideoError, Videos, place_of
 
@@ -29,6 +29,8 @@ CHUNK_FRAMES = 32  # frames that a worker hands over at once
 BYTES_IN_FLIGHT = 1 << 28  # of decoded frames that may wait for their turn, for each worker
 SOURCE_FRAME_RATE = 32  # frames/s, ActionAtlas's average; for the estimate of --dry_run
 DECODED_RATE = 150  # frames/s and worker from 1080 lines, measured on one core (benchmarks/decoding.py)
+# Of what a clip's frames are made, besides the settings of the run; where it has changed, they are decoded again.
+MADE_FROM = ("youtube_id", "video", "video_file", "start_timestamp", "end_timestamp", "masks")
 
 
 class ClipBug(VideoError):
@@ -145,26 +147,23 @@ def _write_clip(writer, sample, chunks):
             timestamps += chunk_timestamps
             item.write(frames)
         span = timestamps[-1] - timestamps[0]
-        item.fields.update(
-            known_fields(sample), choices=list(sample.labels), timestamps=timestamps, extra=sample.extra,
-            fps=round((len(timestamps) - 1) / span, 3) if span else None, masked_frames=len(sample.masks.boxes))
+        item.fields.update(timestamps=timestamps, fps=round((len(timestamps) - 1) / span, 3) if span else None)
     return len(timestamps)
 
 
-def known_fields(sample):
-    """What an item says of its clip by the dataset."""
-    return sample.record() | {"video": sample.video, "start_timestamp": sample.start, "end_timestamp": sample.end,
-                              "note": sample.note, "phases": sample.phases}
-
-
-def require_same_samples(writer, samples):
-    """Raise InputError if a clip that is there already now has other options, another answer or another segment."""
-    for sample in samples:
-        item = writer.items.get(sample.id)
-        for key, value in known_fields(sample).items() if item else ():
-            if item.get(key) != value:
-                raise console.InputError(f"{writer.path}: sample {sample.id} is there with {key} {item.get(key)!r}, "
-                                         f"the dataset has {value!r}; start over with --overwrite")
+def known_fields(sample, videos):
+    """What an item says of its clip by the dataset, as it is read back, and which local file was behind its name."""
+    boxes = sample.masks.boxes
+    fields = sample.record() | {
+        "video": sample.video, "start_timestamp": sample.start, "end_timestamp": sample.end,
+        "choices": list(sample.labels), "extra": sample.extra, "masked_frames": len(boxes),
+        "note": sample.note, "phases": sample.phases,
+        "masks": artifacts.metadata_checksum(list(boxes.items())) if boxes else None}
+    with contextlib.suppress(VideoError, OSError):
+        if path := videos.local_path(sample):
+            stat = path.stat()
+            fields["video_file"] = [stat.st_size, stat.st_mtime_ns]
+    return files.parse_json(files.dump_json(fields))
 
 
 def estimate(samples, videos, args):
@@ -226,16 +225,20 @@ def main(argv=None):
         raise console.InputError(f"--videos_dir {args.videos_dir}: no such folder; give one that is there")
     if args.cookies and not args.cookies.is_file():
         raise console.InputError(f"--cookies {args.cookies}: no such file; export it from a browser in Netscape format")
-    samples = dataset.load_samples(args.dataset, args.split)[:args.limit]
+    samples = dataset.load_samples(args.dataset, args.split)
     if masked := sum(bool(sample.masks) for sample in samples):
         console.log.info(f"{masked} of {len(samples)} samples have masks; what they cover is blurred")
     folder, downloads = args.videos_dir or Path(args.dataset).parent, Path(args.output).with_suffix(".videos")
     settings = {"image_size": args.image_size, "resample": args.resample, "fps": args.fps}
     stopwatch, frames, bugs = console.Stopwatch(), 0, []
     with ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset}, args.overwrite) as writer:
-        require_same_samples(writer, samples)
+        local = Videos(folder, downloads, ())
+        source = {sample.id: known_fields(sample, local) for sample in samples}
+        again = {id for id, item in writer.items.items() for name in MADE_FROM
+                 if name in item and item[name] != source.get(id, item).get(name, item[name])}
+        writer.follow(source, again, MADE_FROM)
         kept = len(writer.items)
-        left = [sample for sample in samples if sample.id not in writer]
+        left = [sample for sample in samples[:args.limit] if sample.id not in writer]
         todo = [sample for sample in left if args.retry_missing or not writer.missing.is_final(sample.id)]
         videos = Videos(folder, downloads, todo, args.keep_videos, args.video_url, cookies=args.cookies,
                         browser=args.cookies_from_browser, most_bytes=args.max_video_gb * 1e9)

@@ -317,6 +317,8 @@ def main(argv=None):
             scale = other.logit_scale, other.logit_bias
         subactions = read_subactions(args.subactions)
         ids = {*video, *(of_sample.sample.id for of_sample in subactions)}
+        artifacts.require_same_state(video, (of_sample.sample.record() for of_sample in subactions), args.subactions,
+                                     "encode_videos.py and generate_subactions.py")
         samples, not_scored = join(subactions, video, texts)
         del subactions  # of 100,000 samples they take most of a gigabyte, and the index of `texts` holds them too
         settings = {"name": method.alignment, "similarity": method.similarity, "contrast": method.orders,

@@ -1,6 +1,7 @@
 """A SigLIP checkpoint without its model: its flags, fingerprint, scale, bias, and tokenizer."""
 
 import contextlib
+import json
 import os
 import zipfile
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import xxhash
 
 from actalign import console
 from actalign.console import InputError
-from actalign.files import dump_json, parse_json, read_bytes, reason_of, write_json
+from actalign.files import parse_json, read_bytes, reason_of, write_json
 
 SO400M = "google/siglip-so400m-patch14-384"
 MODEL_TYPE = "siglip"  # SigLIP, and the fixed-resolution checkpoints of SigLIP 2
@@ -24,13 +25,11 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 BFLOAT16_UNITS = ("avx512_bf16", "amx_bf16")
 BFLOAT16_WIDTH = 512
 
-CONFIG = "config.json"
-# What else decides an embedding: how texts become tokens, and frames become pixels. Those that exist count.
-PROCESSOR_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json",
-                   "added_tokens.json", "processor_config.json", "preprocessor_config.json")
-# What of config.json says who made the weights, or how to compute, and not what.
-NOTES = {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "attn_implementation",
-         "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset"}
+# What decides an embedding besides the weights: the model, how texts become tokens, and frames become pixels.
+FILES = ("config.json", "tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json",
+         "added_tokens.json", "processor_config.json", "preprocessor_config.json")
+# Of config.json, and whatever names an attn_implementation: who made the weights, and how to compute, not what.
+NOTES = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
 MOST_REMEMBERED = 100  # checkpoints
 
 
@@ -116,32 +115,28 @@ def find_checkpoint(name, trust_pickle_weights=False):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type != MODEL_TYPE:
             raise InputError(f"--model {name}: is a {config.model_type!r} checkpoint; give a SigLIP one like {SO400M}")
-        weights, pickled = _find_weights(name, trust_pickle_weights)
-        others = [path for file in (CONFIG, *PROCESSOR_FILES) if (path := _find(name, file))]
+        weights, pickled, others = _find_files(name, trust_pickle_weights)
         fingerprint, scale, bias = _remembered([*weights, *others], lambda: _read(name, weights, pickled, others))
         vision = config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
         return Checkpoint(str(name), fingerprint, scale, bias, vision.hidden_size, patches, pickled)
 
 
-def _find(name, file):
-    """The path of a checkpoint's file, None if it has no such file."""
-    from transformers.utils import cached_file
-
-    return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
-
-
-def _find_weights(name, trust_pickle_weights):
-    """(the paths of a checkpoint's weights, whether they are a pickle)."""
-    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
+def _find_files(name, trust_pickle_weights):
+    """(paths of a checkpoint's weights, whether they are a pickle, paths of those of FILES that it has)."""
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME, cached_file
     from transformers.utils.hub import get_checkpoint_shard_files
 
-    if path := _find(name, SAFE_WEIGHTS_NAME):
-        return [path], False
-    if path := _find(name, SAFE_WEIGHTS_INDEX_NAME):
-        return get_checkpoint_shard_files(name, path)[0], False
-    if trust_pickle_weights and (path := _find(name, WEIGHTS_NAME)):
-        return [path], True
+    def find(file):
+        return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+
+    others = list(filter(None, map(find, FILES)))
+    if path := find(SAFE_WEIGHTS_NAME):
+        return [path], False, others
+    if path := find(SAFE_WEIGHTS_INDEX_NAME):
+        return get_checkpoint_shard_files(name, path)[0], False, others
+    if trust_pickle_weights and (path := find(WEIGHTS_NAME)):
+        return [path], True, others
     raise InputError(f"--model {name}: has no weights as safetensors; give a checkpoint that has, or with "
                      f"--trust_pickle_weights one whose {WEIGHTS_NAME} you trust, since a pickle can run code")
 
@@ -159,10 +154,13 @@ def _read(name, weights, pickled, others):
     for key, tensor in sorted(tensors.items()):
         state.update(f"{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
         state.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    for path in others:
-        content, file = Path(path).read_bytes(), Path(path).name
-        content = dump_json(_deciding(parse_json(content))) if file == CONFIG else content
-        state.update(f"{file} {len(content)}\n".encode() + content)
+    for path in map(Path, others):
+        content = path.read_bytes()
+        if path.name == FILES[0]:
+            deciding = json.loads(content, object_hook=lambda part: {
+                key: part[key] for key in sorted(part) if key not in NOTES and "attn_implementation" not in key})
+            content = json.dumps(deciding).encode()
+        state.update(f"{path.name} {len(content)}\n".encode() + content)
     scale, bias = (float(tensors[key].float().ravel()[0]) if key in tensors else np.nan
                    for key in ("logit_scale", "logit_bias"))
     if not np.isfinite([scale, bias]).all():
@@ -170,26 +168,14 @@ def _read(name, weights, pickled, others):
     return [state.hexdigest(), scale, bias]
 
 
-def _deciding(config):
-    """A configuration without its NOTES, at every level."""
-    if not isinstance(config, dict):
-        return config
-    return {key: _deciding(config[key]) for key in sorted(config) if key not in NOTES}
-
-
 def _remembered(files, read):
-    """What `read` gives of a checkpoint's files, from the user's cache where they are the same by place, size and time.
-
-    A cache that cannot be read or written costs time and is no failure.
-    """
+    """What `read` gives of files, from the user's cache where they have the places, sizes and times that they had."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "actalign", "checkpoints.json")
-    stats = [(os.path.realpath(file), os.stat(file)) for file in files]
-    key = xxhash.xxh3_128_hexdigest(repr([(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-                                          for path, stat in stats]).encode())
+    stats = ((os.path.realpath(file), os.stat(file)) for file in files)
+    key = repr([(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats])
     known = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = parse_json(read_bytes(cache))
-    known = known if isinstance(known, dict) else {}
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        known.update(parse_json(read_bytes(cache)))
     found = known.get(key)
     if not (isinstance(found, list) and [*map(type, found)] == [str, float, float]):
         found = read()

@@ -57,7 +57,7 @@ def read_rows(path, most=math.inf):
 def read_same_run(path):
     """[(SubActions, K numbers of rows that the published script made of them)] of a generated_subactions.json."""
     entries, subactions = read_json(path, "list of samples with sub-actions"), read_subactions(path)
-    if any("generated_with" in entry for entry in entries):
+    if any({"generated_with", "removed"} & entry.keys() for entry in entries):
         raise InputError(f"{path}: was written by this project, not by the array's run; give the file of that run, "
                          "or its processed_dataset.npy for videos")
     found = []

@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from actalign.artifacts import MissingItems
+from actalign.artifacts import MissingItems, tell_changes
 from actalign.console import InputError
 from actalign.dataset import Sample, require_unique_ids, sample_from_record
 from actalign.files import Journal, read_json, write_json
@@ -31,8 +31,8 @@ class SubActions:
         return {option: texts for option, texts in zip(self.sample.options, self.texts, strict=True) if texts}
 
 
-def read_subactions(path):
-    """The SubActions of every sample of a generated_subactions.json, as a list.
+def read_subactions(path, with_removed=False):
+    """The SubActions of every sample of a generated_subactions.json, as a list; those that left the dataset if wanted.
 
     Raises InputError if the file is no list of samples with options and lists of texts, or ids repeat.
     """
@@ -41,7 +41,8 @@ def read_subactions(path):
         raise InputError(f"{path}: is no list of samples; give an output of generate_subactions.py")
     subactions = [subactions_from_entry(entry, path) for entry in entries]
     require_unique_ids([of_sample.sample for of_sample in subactions], path)
-    return subactions
+    return [of_sample for of_sample, entry in zip(subactions, entries, strict=True)
+            if with_removed or not entry.get("removed")]
 
 
 def subactions_from_entry(entry, source, sample=None):
@@ -58,7 +59,9 @@ def subactions_from_entry(entry, source, sample=None):
     keys = sample.keys
     options = set(map(folded_key, sample.options))
     folded = {folded_key(key): texts for key, texts in by_key.items() if key not in keys}
-    texts = [(by_key[key] if key in by_key else folded.get(folded_key(key))) or [] for key in keys]
+    before = (f"{option} in {entry.get('domain')}" for option in sample.options)  # the same, unless `sample` has moved
+    texts = [by_key.get(key) or folded.get(folded_key(key)) or folded.get(folded_key(earlier)) or []
+             for key, earlier in zip(keys, before, strict=True)]
     if not any(texts) and (bare := next((key for key in by_key if folded_key(key) in options), None)):
         key = keys[[*map(folded_key, sample.options)].index(folded_key(bare))]
         raise InputError(f"{source}: sample {sample.id} has sub-actions under {bare!r}, where {key!r} is expected; "
@@ -88,8 +91,9 @@ class GeneratedFile:
     """generated_subactions.json while it grows: answers go to a journal one by one, the file is replaced at the end.
 
     It begins with the file, and the journal of a run that was killed; with `overwrite` with neither, and the file stays
-    until all is done. What was said and could not be used goes to NAME.replies.jsonl. One run at a time may have it:
-    see `files.Lock`.
+    until all is done. What was said and could not be used goes to NAME.replies.jsonl. What was paid for stays: entries
+    of samples that left the dataset at the end, as "removed", and beside a sample's options those that it had before.
+    One run at a time may have it: see `files.Lock`.
     generated_with: function from a Sample to {"model", "temperature", "prompt"} of this run. Raises InputError if the
     file is no such list, or has sub-actions with another of them. Where it does not say, they are taken as they are.
     """
@@ -107,7 +111,8 @@ class GeneratedFile:
         journal = journal[1:] if journal[:1] == [STARTED_OVER] else journal
         there = []
         if self.path.exists() and not self._starts_over:
-            there += zip(read_subactions(path), read_json(path), strict=True)
+            there += zip(read_subactions(path, with_removed=True), read_json(path), strict=True)
+        self._in_file = [entry for _, entry in there]
         there += [(subactions_from_entry(entry, self._journal.path), entry) for entry in journal]
         self.missing = MissingItems(path, {of_sample.sample.id for of_sample, _ in there if not of_sample.lacking})
         for of_sample, entry in there:
@@ -119,13 +124,36 @@ class GeneratedFile:
                         raise InputError(f"{path}: sample {id} was generated with another {name}; run with the same "
                                          "settings, choose another --output, or start over with --overwrite")
 
+    def follow(self, samples):
+        """Have the entries say what the samples say now; what they have of options that stay is kept."""
+        ids, updated = {sample.id for sample in samples}, []
+        for sample in samples:
+            entry = self._entries.get(sample.id)
+            if entry and ("removed" in entry or sample_from_record(entry, self.path).record() != sample.record()):
+                entry = self._entry(sample, self.subactions_of(sample).known)
+                earlier = entry.get("generated_with")
+                if isinstance(earlier, dict) and "prompt" in earlier:  # which names the options
+                    entry["generated_with"] = {**earlier, "prompt": self._generated_with(sample)["prompt"]}
+                self._entries[sample.id] = entry
+                updated.append(sample.id)
+        gone = [id for id, entry in self._entries.items() if id not in ids and "removed" not in entry]
+        tell_changes(self.path, {"gone": gone, "with other options, labels or domains": updated})
+        self.missing.follow({sample.id: {} for sample in samples if self.subactions_of(sample).lacking})
+
+    def _entry(self, sample, known):
+        """The entry of a sample with {option: phrases}, and what it had of options that are not its any more."""
+        entry = {name: value for name, value in self._entries.get(sample.id, {}).items() if name != "removed"}
+        there, domains = entry.get("subactions"), (sample.domain, entry.get("domain"))
+        own = {folded_key(f"{option} in {domain}") for option in sample.options for domain in domains}
+        by_key = {key: list(known[option]) for key, option in zip(sample.keys, sample.options, strict=True)
+                  if option in known}
+        others = {key: texts for key, texts in (there if isinstance(there, dict) else {}).items()
+                  if folded_key(key) not in own}
+        return {**entry, **sample.record(), "subactions": {**by_key, **others}}
+
     def subactions_of(self, sample):
-        """The SubActions of a sample, empty if it is not there. Raises InputError if it is there with other options."""
-        entry = self._entries.get(sample.id, sample.record())
-        there = sample_from_record(entry, self.path)
-        if sorted(map(folded_key, there.keys)) != sorted(map(folded_key, sample.keys)):
-            raise InputError(f"{self.path}: sample {sample.id} is there with other options; choose another --output")
-        return subactions_from_entry(entry, self.path, sample)
+        """The SubActions of a sample, empty if it is not there."""
+        return subactions_from_entry(self._entries.get(sample.id, sample.record()), self.path, sample)
 
     def add(self, samples, texts, problems, temperature):
         """Commit {option: phrases} and {option: why it has none} of samples that share their options.
@@ -136,10 +164,8 @@ class GeneratedFile:
             own = self.subactions_of(sample).known
             known = {**texts, **own}
             if known != own or sample.id not in self._entries:
-                by_key = {key: list(known[option]) for key, option in zip(sample.keys, sample.options, strict=True)
-                          if option in known}
-                entry = {**self._entries.get(sample.id, {}), **sample.record(), "subactions": by_key,
-                         "generated_with": {**self._generated_with(sample), "temperature": temperature}}
+                entry = self._entry(sample, known)
+                entry["generated_with"] = {**self._generated_with(sample), "temperature": temperature}
                 if self._is_new:
                     self._journal.replace([STARTED_OVER])
                     self._is_new = False
@@ -167,7 +193,7 @@ class GeneratedFile:
         return f", {self._replies.path} holds what was said" if self._replies.path.exists() else ""
 
     def finish(self, order, is_done=True):
-        """Replace the file by all entries: samples in `order` (ids) first, then what else it held.
+        """Replace the file by all entries: samples in `order` (ids) first, then those that were removed.
 
         A file that is started over is replaced only if that is done and there is anything.
         """
@@ -176,7 +202,9 @@ class GeneratedFile:
         self.missing.save()
         if self._starts_over and not (is_done and any(entry.get("subactions") for entry in self._entries.values())):
             return
-        if self._journal.path.exists():
-            ordered = {id: self._entries[id] for id in order if id in self._entries}
-            write_json(self.path, list({**ordered, **self._entries}.values()), indent=True)
-            self._journal.remove()
+        ordered = {id: self._entries[id] for id in order if id in self._entries}
+        gone = [{**entry, "removed": True} for id, entry in self._entries.items() if id not in ordered]
+        if (entries := [*ordered.values(), *gone]) != self._in_file:
+            write_json(self.path, entries, indent=True)
+        self._journal.remove()
+        self.missing.save()

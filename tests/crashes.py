@@ -226,14 +226,32 @@ def process_data_extended_stage(folder):
     return run, lambda out: run(out, "--limit", "2")
 
 
-def _frames(folder, count=4):
+def process_data_changed_stage(folder):
+    from conftest import write_manifest
+
+    run, _ = process_data_stage(folder)
+
+    def prepare(out):
+        manifest = folder / "clips.jsonl"
+        changed = manifest.read_bytes()
+        gone, *rows = [{"video": f"{name}.mp4", "domain": "yoga", "choices": ["a", "b"]} for name in (0, 3, 1, 2)]
+        rows[0]["start_timestamp"], rows[1]["choices"] = 0.05, ["b", "a"]
+        write_manifest(manifest, [{**gone, "id": "gone"}, *rows])
+        run(out)
+        manifest.write_bytes(changed)
+
+    return run, prepare
+
+
+def _frames(folder, count=4, options=("dunk", "lay-up"), lengthen=0):
+    """Frames of so many clips; with `lengthen` another state of the same: the first ones are gone, the last longer."""
     from made_artifacts import make_entries
 
     from actalign.artifacts.writer import ArrayWriter
 
-    entries = make_entries({f"clip-{n}": ["dunk", "lay-up"] for n in range(count)})
-    with ArrayWriter(folder / "frames.npy", "frames", {"image_size": 48, "fps": None}) as writer:
-        for number, entry in enumerate(entries):
+    entries = make_entries({f"clip-{n}": options for n in range(lengthen, count + lengthen)})
+    with ArrayWriter(folder / "frames.npy", "frames", {"image_size": 48, "fps": None}, overwrite=True) as writer:
+        for number, entry in enumerate(entries[::-1] if lengthen else entries):
             fields = {key: value for key, value in entry.items() if key not in ("id", "subactions")}
             fields["question"] = "Which of these is it? " * 500  # results that repeat it take some writes
             frames = np.random.default_rng(number).integers(0, 256, (3 + number, 48, 48, 3), dtype=np.uint8)
@@ -256,6 +274,16 @@ def encode_videos_stage(folder):
         nothing_before
 
 
+def encode_videos_changed_stage(folder):
+    run, _ = encode_videos_stage(folder)
+
+    def prepare(out):
+        run(out)
+        _frames(folder, options=("dunk", "pass"), lengthen=1)
+
+    return run, prepare
+
+
 def encode_videos_overwriting_stage(folder):
     run, _ = encode_videos_stage(folder)
     return lambda out: run(out, "--overwrite"), run
@@ -274,6 +302,16 @@ def generate_subactions_stage(folder):
                                          "--base_url", url, "--workers", "1", "--min_subactions", "2"])
 
     return run, nothing_before
+
+
+def generate_subactions_changed_stage(folder):
+    run, _ = generate_subactions_stage(folder)
+
+    def prepare(out):
+        run(out)
+        _frames(folder, options=("dunk", "pass"), lengthen=1)
+
+    return run, prepare
 
 
 def _serve_answers():
@@ -459,8 +497,11 @@ def _cached_checkpoint(folder):
 
 STAGES = {
     "process_data": process_data_stage, "process_data, more clips": process_data_extended_stage,
+    "process_data, changed": process_data_changed_stage,
     "encode_videos": encode_videos_stage, "encode_videos --overwrite": encode_videos_overwriting_stage,
+    "encode_videos, changed": encode_videos_changed_stage,
     "generate_subactions": generate_subactions_stage,
+    "generate_subactions, changed": generate_subactions_changed_stage,
     "encode_subactions": encode_subactions_stage, "encode_subactions, edited": encode_subactions_edited_stage,
     "baseline": baseline_stage, "seq_alignment": seq_alignment_stage, "seq_alignment, again": seq_alignment_again_stage,
     "convert": convert_stage, "seq_alignment --report --figures, links": report_stage,

@@ -36,9 +36,16 @@ def no_waiting_for_the_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-def write(path, ids, settings=SETTINGS, overwrite=False, failing=()):
-    """A stage: write the rows of `ids` one by one; `failing` ones cannot be made."""
+def write(path, ids, settings=SETTINGS, overwrite=False, failing=(), source=None):
+    """A stage: write the rows of `ids` one by one; `failing` ones cannot be made.
+
+    source: {id: fields} to follow; rows are made from the field "clip".
+    """
     with ArrayWriter(path, KIND, settings, {"model": "tiny"}, overwrite) as writer:
+        if source is not None:
+            again = {id for id, item in writer.items.items()
+                     if id in source and item.get("clip", 1) != source[id]["clip"]}
+            writer.follow(source, again, ["clip"])
         for id in ids:
             if id in failing:
                 writer.missing.add(id, "cannot be decoded", retry=True)
@@ -76,6 +83,20 @@ def interrupt_here():
     raise KeyboardInterrupt
 
 
+def source_of(ids, **fields):
+    """A source of samples that all say the same."""
+    return {id: {"clip": 1, "label": "old", **fields} for id in ids}
+
+
+def leave_unfinished(path, ids):
+    """A run that stops after it wrote these."""
+    with contextlib.suppress(RuntimeError), ArrayWriter(path, KIND, SETTINGS, {"model": "tiny"}) as writer:
+        writer.follow(source_of(ids))
+        for id in ids:
+            writer.append(id, ROWS[id], fps=25.0)
+        raise RuntimeError
+
+
 # What was there before, and the run that is stopped and then run again.
 FIRST, ALL = ["clip-0", "clip-1"], ["clip-0", "clip-1", "clip-2", "clip-3"]
 RUNS = {
@@ -90,6 +111,24 @@ RUNS = {
         {"ids": ALL}),
     "another try": (lambda path: write(path, FIRST, failing=["clip-1"]), {"ids": [*FIRST, "clip-2"]}),
     "nothing to do": (lambda path: write(path, FIRST), {"ids": FIRST}),
+    "other labels": (lambda path: write(path, ALL, source=source_of(ALL)), {"ids": ALL, "source": source_of(
+        ALL, label="new")}),
+    "another order": (lambda path: write(path, ALL, source=source_of(ALL)),
+                      {"ids": ALL, "source": source_of(ALL[::-1])}),
+    "one gone": (lambda path: write(path, ALL), {"ids": [], "source": source_of(["clip-0", "clip-2", "clip-3"])}),
+    "the last one gone": (lambda path: write(path, ALL), {"ids": [], "source": source_of(ALL[:3])}),
+    "one made again and one added": (
+        lambda path: write(path, FIRST, source=source_of(FIRST)),
+        {"ids": [*FIRST, "clip-2"], "source": {"clip-2": {"clip": 1}, "clip-0": {"clip": 2}, "clip-1": {"clip": 1}}}),
+    "all made again": (lambda path: write(path, FIRST, source=source_of(FIRST)),
+                       {"ids": FIRST, "source": source_of(FIRST, clip=2)}),
+    "all made again, of an unfinished run": (lambda path: leave_unfinished(path, FIRST),
+                                             {"ids": FIRST, "source": source_of(FIRST, clip=2)}),
+    "one gone and one added, of an unfinished run": (
+        lambda path: leave_unfinished(path, ALL),
+        {"ids": ["clip-4"], "source": source_of(["clip-4", "clip-0", "clip-2"])}),
+    "one gone, of an unfinished run": (lambda path: leave_unfinished(path, ALL),
+                                       {"ids": [], "source": source_of(ALL[:3])}),
 }
 
 
@@ -428,6 +467,79 @@ def test_other_settings_are_refused_by_name(tmp_path, finished):
     assert contents(tmp_path) == before
     write(path, ALL)
     assert_holds(path, ALL)
+
+
+# Following a source
+
+
+def test_a_source_that_changed_is_followed_and_only_what_it_decides_is_written_again(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "a.npy"
+    write(path, ALL, source=source_of(ALL))
+    rows = np.load(path)
+    source = {"clip-4": {"clip": 1}, "clip-3": {"clip": 1, "label": "new"}, "clip-0": {"clip": 1, "label": "old"},
+              "clip-1": {"clip": 2, "label": "old"}}
+    written = []
+    write_rows = ArrayWriter.write_rows
+    monkeypatch.setattr(ArrayWriter, "write_rows",
+                        lambda self, rows: written.append(len(rows)) or write_rows(self, rows))
+    write(path, ["clip-4", "clip-1", "clip-0", "clip-3"], source=source)
+    assert sum(written) == len(ROWS["clip-4"]) + len(ROWS["clip-1"])
+    assert_holds(path, source)
+    artifact = read_array(path, KIND)
+    assert [artifact.item(id).get("label") for id in source] == [None, "new", "old", "old"]
+    np.testing.assert_array_equal(np.load(path)[:len(rows)], rows)
+    index = json.loads(path.with_suffix(".json").read_text())
+    assert index["gaps"] == len(ROWS["clip-1"]) + len(ROWS["clip-2"])
+    assert caplog.messages[-1].endswith("follows what changed: 1 samples gone (clip-2), 1 samples to be made again "
+                                        "(clip-1), 1 samples with other metadata (clip-3)")
+    write(path, ALL, overwrite=True)
+    assert "gaps" not in json.loads(path.with_suffix(".json").read_text())
+
+
+def test_other_labels_replace_the_index_and_leave_the_array_alone(tmp_path):
+    path = tmp_path / "a.npy"
+    write(path, ALL, source=source_of(ALL))
+    before = path.stat()
+    write(path, ALL, source=source_of(ALL[::-1], label="new"))
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert_holds(path, ALL[::-1])
+    assert {item["label"] for item in read_array(path, KIND).items} == {"new"}
+    assert sorted(contents(tmp_path)) == ["a.json", "a.npy"]
+
+
+def test_a_source_that_says_what_is_there_changes_nothing(tmp_path, caplog):
+    path = tmp_path / "a.npy"
+    write(path, ALL, source=source_of(ALL))
+    before = {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in tmp_path.iterdir()}
+    write(path, ALL, source=source_of(ALL))
+    assert {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in tmp_path.iterdir()} == before
+    assert caplog.messages == []
+
+
+def test_a_source_of_other_samples_is_refused(tmp_path):
+    path = tmp_path / "a.npy"
+    write(path, FIRST)
+    before = contents(tmp_path)
+    refusal(lambda: write(path, ["clip-4"], source=source_of(["clip-4"])), "a.npy", "none of these samples", "--output")
+    assert contents(tmp_path) == before
+
+
+def test_what_failed_is_forgotten_when_it_is_gone_or_would_be_made_from_something_else(tmp_path):
+    path, missing = tmp_path / "a.npy", tmp_path / "a.missing.json"
+    write(path, ALL, failing=ALL[1:], source=source_of(ALL))
+    with ArrayWriter(path, KIND, SETTINGS) as writer:
+        for id in ALL[1:]:
+            writer.missing.add(id, "gone", retry=False)
+    write(path, [], source=source_of(ALL[:3]))
+    assert [entry["id"] for entry in json.loads(missing.read_text())] == ["clip-1", "clip-2"]
+    write(path, ["clip-1"], failing=["clip-1"], source=source_of(ALL[:3]))
+    with ArrayWriter(path, KIND, SETTINGS) as writer:
+        writer.follow({**source_of(ALL[:3]), "clip-1": {"clip": 2}}, made_from=["clip"])
+        writer.missing.add("clip-2", "gone", retry=False)
+        assert not writer.missing.is_final("clip-1")
+        assert writer.missing.is_final("clip-2")
+    assert json.loads(missing.read_text()) == [
+        {"id": "clip-2", "reason": "gone", "retry": False, "made_from": {"clip": 1}}]
 
 
 def test_other_notes_are_no_other_settings(tmp_path):

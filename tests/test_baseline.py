@@ -184,5 +184,34 @@ def test_converted_embeddings_of_other_clips_than_the_datasets_are_refused(stage
         writer.append("b", np.ones((3, found.width), np.float32), fps=None)
     assert stage() == 2
     captured = capsys.readouterr()
-    assert "b have other numbers of frames" in captured.err
-    assert captured.err.splitlines()[-1].count("--subactions processed_dataset.npy") == 1
+    assert "sample b has another number of frames" in captured.err
+    assert "convert what the published scripts wrote with --subactions" in captured.err.splitlines()[-1]
+
+
+WORDS = {"domain": "yoga", "cleaned_options": ["dunk", "lay-up", "pass"], "correct_answer_index": 1}
+
+
+@pytest.mark.parametrize(("changed", "what"), [
+    ({"domain": WORDS["domain"]}, "domain"), ({"cleaned_options": WORDS["cleaned_options"]}, "options"),
+    ({"correct_answer_index": 1}, "answer"), ({"correct_answer_index": None}, "answer"), ("frames", "frames")])
+def test_embeddings_of_another_state_of_the_dataset_are_refused(stage, checkpoint, capsys, changed, what):
+    found, entries = find_checkpoint(str(checkpoint)), make_entries(OPTIONS, {"a": 1, "b": 0})
+    frames = read_array(stage.folder / "processed_dataset.npy", "frames")
+
+    def write(**of_b):
+        with ArrayWriter(stage.folder / "video.npy", "video_embeddings", found.settings("float32"),
+                         {"model": str(checkpoint)}, overwrite=True) as writer:
+            for entry in entries:
+                fields = {**{name: entry[name] for name in WORDS}, **(of_b if entry["id"] == "b" else {})}
+                fields.setdefault("frames_checksum", frames.item(entry["id"])["checksum"])
+                writer.append(entry["id"], np.ones((2, found.width), np.float32), fps=25.0, **fields)
+
+    write()
+    assert stage() == 0
+    write(**({"frames_checksum": "0" * 32} if changed == "frames" else changed))
+    capsys.readouterr()
+    assert stage() == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"video.npy: sample b has another {what} in " in captured.err
+    assert "run encode_videos.py again" in captured.err

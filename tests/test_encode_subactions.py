@@ -35,6 +35,18 @@ def count_encoded(monkeypatch):
     return seen
 
 
+def rows_of(stage):
+    """{id: its embeddings}, in order"""
+    artifact = read_array(stage.path, "subaction_embeddings")
+    return {id: artifact.embeddings(id) for id in artifact}
+
+
+def assert_same_rows(found, expected):
+    assert list(found) == list(expected)
+    for id, rows in expected.items():
+        assert np.array_equal(found[id], rows)
+
+
 def test_rows_are_the_texts_of_each_option_in_order(stage, checkpoint):
     import torch
 
@@ -84,9 +96,63 @@ def test_changed_subactions_are_encoded_and_the_others_kept(stage, monkeypatch, 
     entries[0]["subactions"]["hook shot in sport"][1] = "the arm comes over the head"
     assert stage(entries) == 0
     assert seen == ["the arm comes over the head"]
-    changed = np.load(stage.path)
+    changed = rows_of(stage)
     assert stage(entries, "--overwrite") == 0
-    assert np.array_equal(changed, np.load(stage.path))
+    assert_same_rows(changed, rows_of(stage))
+
+
+def in_other_domain(entries):
+    return [{**entry, "domain": "basketball", "subactions": {
+        key.replace(" in sport", " in basketball"): texts for key, texts in entry["subactions"].items()}}
+            for entry in entries]
+
+
+def in_another_order(entries):
+    return [{**entry, "cleaned_options": entry["cleaned_options"][::-1],
+             "subactions": dict(reversed(entry["subactions"].items()))} for entry in reversed(entries)]
+
+
+def with_a_sample_less(entries):
+    return [{**entries[1], "removed": True}, entries[0]]
+
+
+def with_another_sample_of_known_texts(entries):
+    return [{**entries[0], "id": "new"}, *entries]
+
+
+@pytest.mark.parametrize("change", [in_other_domain, in_another_order, with_a_sample_less,
+                                    with_another_sample_of_known_texts])
+@pytest.mark.parametrize("flags", [[], ["--template", "a video of {subaction}"]])
+def test_what_changed_about_known_texts_is_followed_without_encoding(stage, monkeypatch, change, flags):
+    entries = make_entries(OPTIONS)
+    assert stage(entries, *flags) == 0
+    seen = count_encoded(monkeypatch)
+    assert stage(change(entries), *flags) == 0
+    assert seen == []
+    followed = rows_of(stage)
+    items = read_array(stage.path, "subaction_embeddings").items
+    assert stage(change(entries), "--overwrite", *flags) == 0
+    assert_same_rows(followed, rows_of(stage))
+    for item, fresh in zip(items, read_array(stage.path, "subaction_embeddings").items, strict=True):
+        assert [(option["key"], option["texts"]) for option in item["options"]] == [
+            (option["key"], option["texts"]) for option in fresh["options"]]
+
+
+def test_a_domain_in_the_template_is_encoded_again_and_what_is_not_told_is_not_guessed(stage, monkeypatch):
+    entries, template = make_entries({"a": ["dunk"], "b": ["lay-up"]}), "{subaction}, {domain}"
+    assert stage(entries, "--template", template) == 0
+    seen = count_encoded(monkeypatch)
+    assert stage([entries[0], in_other_domain(entries)[1]], "--template", template) == 0
+    assert seen == [f"lay-up phase {m}, basketball" for m in range(3)]
+    index = stage.path.with_suffix(".json")
+    content = json.loads(index.read_text())
+    content["version"] = 2
+    for item in content["items"]:
+        del item["metadata_checksum"], item["domain"]
+    index.write_text(json.dumps(content))
+    seen.clear()
+    assert stage([{**entries[0], "id": "c"}, *entries], "--template", template) == 0
+    assert sorted(seen) == [f"{option} phase {m}, sport" for option in ("dunk", "lay-up") for m in range(3)]
 
 
 @pytest.mark.parametrize("change", ["a text", "a sample"])
@@ -192,18 +258,6 @@ def test_a_run_never_mixes_two_templates(stage, capsys, first, second):
     assert stage(make_entries(OPTIONS), *second, "--overwrite") == 0
 
 
-def test_an_index_from_before_templates_has_the_plain_one(stage, monkeypatch):
-    assert stage(make_entries({"a": OPTIONS["a"]})) == 0
-    index = stage.path.with_suffix(".json")
-    content = json.loads(index.read_text())
-    assert content["meta"].pop("template") == "{subaction}"
-    index.write_text(json.dumps(content))
-    assert stage(make_entries(OPTIONS), "--template", TEMPLATE) == 2
-    seen = count_encoded(monkeypatch)
-    assert stage(make_entries(OPTIONS)) == 0
-    assert sorted(seen) == ["dunk phase 0", "dunk phase 1", "dunk phase 2"]
-
-
 def test_changed_subactions_are_encoded_within_the_template_and_the_others_kept(stage, monkeypatch):
     entries = make_entries(OPTIONS)
     assert stage(entries, "--template", TEMPLATE) == 0
@@ -211,9 +265,9 @@ def test_changed_subactions_are_encoded_within_the_template_and_the_others_kept(
     entries[0]["subactions"]["hook shot in sport"][1] = "dunk phase 0"  # which was encoded, but not of a hook shot
     assert stage(entries, "--template", TEMPLATE) == 0
     assert seen == ["hook shot of sport: dunk phase 0"]
-    changed = np.load(stage.path)
+    changed = rows_of(stage)
     assert stage(entries, "--template", TEMPLATE, "--overwrite") == 0
-    assert np.array_equal(changed, np.load(stage.path))
+    assert_same_rows(changed, rows_of(stage))
 
 
 def test_a_template_without_the_subaction_is_refused(stage, capsys):

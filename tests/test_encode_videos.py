@@ -221,22 +221,60 @@ def test_clips_that_were_added_since_are_encoded_as_if_they_had_been_there(encod
     assert content(path) == content(whole)
 
 
-def test_frames_that_changed_since_are_refused(encode, tmp_path, capsys):
-    own, path = tmp_path / "own.npy", tmp_path / "v.npy"
-    write_frames(own)
+def remade(path, lengths=LENGTHS, others=(), **fields):
+    """Write the frames of `write_frames` anew; the clips in `others` have other frames, all have these fields."""
+    with ArrayWriter(path, "frames", {"image_size": 48, "fps": None}, overwrite=True) as writer:
+        for id, T in lengths.items():
+            rng = np.random.default_rng([int(id in others), *id.encode()])
+            said = {"domain": "yoga", "fps": 25.0, "timestamps": [t / 25 for t in range(T)],
+                    "cleaned_options": ["x", "y"], **fields}
+            writer.append(id, rng.integers(0, 256, (T, 48, 48, 3), np.uint8), **said)
+    return path
+
+
+def test_clips_whose_frames_changed_are_encoded_again_and_gone_ones_dropped(encode, tmp_path, capsys):
+    own, path, fresh = write_frames(tmp_path / "own.npy"), tmp_path / "v.npy", tmp_path / "fresh.npy"
+    assert encode(path, input=own) == 0
+    before = rows(path)
+    remade(own, {"new": 4, "e": 9, "c": 12, "a": 7}, others=["c"])
+    capsys.readouterr()
+    assert encode(path, input=own) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("2 clips encoded (16 frames")
+    assert "follows what changed: 2 samples gone (b, d), 1 samples to be made again (c)" in captured.err
+    assert encode(fresh, input=own) == 0
+    after = rows(path)
+    assert list(after) == list(rows(fresh)) == ["new", "e", "c", "a"]
+    for id, embeddings in rows(fresh).items():
+        assert after[id] == pytest.approx(embeddings, rel=1e-4, abs=1e-5)
+        assert np.array_equal(after[id], before.get(id)) == (id in ("a", "e"))
+
+
+def test_labels_and_times_that_changed_are_taken_over_without_encoding(encode, tmp_path, capsys, monkeypatch):
+    own, path = write_frames(tmp_path / "own.npy"), tmp_path / "v.npy"
+    assert encode(path, input=own) == 0
+    written, words = path.stat().st_mtime_ns, {"domain": "judo", "cleaned_options": ["y", "z"], "fps": 5.0,
+                                               "correct_answer_index": 1, "start_timestamp": 2.5}
+    remade(own, dict(reversed(LENGTHS.items())), **words)
+    capsys.readouterr()
+    monkeypatch.setattr("actalign.siglip.load_siglip", lambda *args: pytest.fail("the model was loaded again"))
+    assert encode(path, input=own) == 0
+    assert "5 samples with other metadata" in capsys.readouterr().err
+    assert path.stat().st_mtime_ns == written
+    embeddings = artifacts.read_array(path, "video_embeddings")
+    assert list(embeddings) == list(LENGTHS)[::-1]
+    assert all({name: item[name] for name in words} == words for item in embeddings.items)
+
+
+def test_frames_of_other_clips_are_refused(encode, tmp_path, capsys):
+    own, path = write_frames(tmp_path / "own.npy"), tmp_path / "v.npy"
     assert encode(path, input=own) == 0
     before = content(path)
-    for file in (own, own.with_suffix(".json")):
-        file.unlink()
-    write_frames(own, seed=1)
+    remade(own, {"new": 4})
     capsys.readouterr()
     assert encode(path, input=own) == 2
-    error = error_line(capsys)
-    assert "other frames" in error
-    assert "--overwrite" in error
+    assert "has none of these samples, but a, b, c and 2 more" in error_line(capsys)
     assert content(path) == before
-    assert encode(path, "--overwrite", input=own) == 0
-    assert content(path) != before
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
@@ -457,5 +495,5 @@ def test_embeddings_that_do_not_say_what_they_were_made_from_are_refused(encode,
         writer.append("a", np.ones((7, 64), np.float32))
     before = content(path)
     assert encode(path) == 2
-    error_line(capsys)
+    assert "does not say which frames a were encoded from" in error_line(capsys)
     assert content(path) == before

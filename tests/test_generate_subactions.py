@@ -1198,13 +1198,14 @@ def test_what_a_twin_has_costs_neither_request_nor_key(tmp_path, stage, server):
 
 def test_a_file_of_the_published_code_is_taken_as_it_is(stage, server):
     entries = make_entries(OPTIONS, answers={"a": -1, "b": 1})
+    arguments = dataset(stage, [{**entry, "domain": "Sport"} for entry in make_entries(OPTIONS, {"a": None, "b": 1})])
     for entry in entries:
         entry["domain"] = "Sport"
         entry["subactions"] = {key.replace(" in sport", " in Sport"): texts for key, texts in
                                entry["subactions"].items()}
     stage.path.write_text(json.dumps(entries, indent=4))
     before = stage.path.read_bytes()
-    assert stage() == 0
+    assert stage(*arguments) == 0
     assert server.requests == []
     assert stage.path.read_bytes() == before
 
@@ -1440,11 +1441,109 @@ def test_two_hundred_samples_in_parallel_killed_halfway_and_rerun_ask_nothing_tw
     assert (tmp_path / "killed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
-def test_entries_with_other_options_than_the_dataset_are_refused(stage, capsys):
-    stage.path.write_text(json.dumps(make_entries({"a": ["something", "else"]})))
+# Following the dataset
+
+
+def dataset(stage, entries):
+    """The arguments of a run on another dataset."""
+    folder = stage.folder / f"dataset-{len(list(stage.folder.iterdir()))}"
+    folder.mkdir()
+    return "--input", str(write_frames_index(folder, entries))
+
+
+def entries_of(stage):
+    """{id: entry} of the file, in order"""
+    return {entry["id"]: entry for entry in json.loads(stage.path.read_text())}
+
+
+def asked_options(server):
+    return [line[2:] for prompt in server.prompts for line in prompt.splitlines() if line.startswith("- ")]
+
+
+@pytest.mark.parametrize("change", [{"correct_answer_index": 1}, {"correct_answer_index": None}, {"domain": "judo"},
+                                    {"cleaned_options": ["jump shot", "hook shot"]}, {"question": "Which?"}])
+def test_what_the_dataset_says_is_taken_over_and_nothing_is_asked(stage, server, capsys, change):
+    assert stage() == 0
+    texts = entries_of(stage)["a"]["subactions"]
+    server.requests.clear()
+    capsys.readouterr()
+    entries = make_entries(OPTIONS)
+    arguments = dataset(stage, [{**entries[0], **change}, *entries[1:]])
+    assert stage(*arguments) == 0
+    assert "follows what changed: 1 samples with other options, labels or domains (a)" in capsys.readouterr().err
+    assert server.requests == []
+    entry = entries_of(stage)["a"]
+    assert {name: entry[name] for name in change} == change
+    domain = entry["domain"]
+    assert entry["subactions"] == {f"{option} in {domain}": texts[f"{option} in sport"]
+                                   for option in entry["cleaned_options"]}
     before = stage.path.read_bytes()
-    assert stage() == 2
-    assert "sample a is there with other options" in capsys.readouterr().err
+    assert stage(*arguments) == 0  # whose prompt is that of the options as they are now
+    assert stage.path.read_bytes() == before
+
+
+def test_only_a_renamed_option_is_asked_for_and_its_old_name_stays_paid(stage, server):
+    assert stage() == 0
+    before = entries_of(stage)
+    server.requests.clear()
+    entries = make_entries(OPTIONS)
+    entries[0]["cleaned_options"] = ["hook shot", "set shot"]
+    assert stage(*dataset(stage, entries)) == 0
+    assert asked_options(server) == ["set shot"]
+    assert list(entries_of(stage)["a"]["subactions"]) == ["hook shot in sport", "set shot in sport",
+                                                          "jump shot in sport"]
+    assert read_subactions(stage.path)[0].known.keys() == {"hook shot", "set shot"}
+    server.requests.clear()
+    assert stage() == 0
+    assert server.requests == []
+    after = entries_of(stage)
+    assert after["a"]["subactions"].pop("set shot in sport")
+    assert after == before
+
+
+def test_removed_samples_leave_every_reader_and_stay_paid(stage, server, capsys):
+    assert stage() == 0
+    before = stage.path.read_bytes()
+    server.requests.clear()
+    entries = make_entries({**OPTIONS, "d": ["serve"]})
+    assert stage(*dataset(stage, [entries[3], entries[2]])) == 0
+    assert asked_options(server) == ["serve"]
+    assert "follows what changed: 2 samples gone (a, b)" in capsys.readouterr().err
+    assert [of_sample.sample.id for of_sample in read_subactions(stage.path)] == ["d", "c"]
+    assert [(id, entry.get("removed")) for id, entry in entries_of(stage).items()] == [
+        ("d", None), ("c", None), ("a", True), ("b", True)]
+    assert stage() == 0
+    assert len(server.requests) == 1
+    without_d = [entry for entry in json.loads(stage.path.read_text()) if entry["id"] != "d"]
+    assert without_d == json.loads(before)
+
+
+def test_what_failed_is_named_only_while_it_lacks_something(stage, server):
+    server.answer = lambda prompt, count: "no" if "hook shot" in prompt or "dunk" in prompt else good_reply(prompt)
+    missing = stage.folder / "generated_subactions.missing.json"
+    arguments = dataset(stage, make_entries({**OPTIONS, "d": ["serve"]}))
+    assert stage(*arguments) == 0
+    assert [entry["id"] for entry in json.loads(missing.read_text())] == ["a", "b", "c"]
+    arguments = dataset(stage, make_entries({"d": ["serve"], "a": ["serve"], "b": OPTIONS["b"]}))
+    assert stage(*arguments, "--limit", "1") == 0
+    assert [entry["id"] for entry in json.loads(missing.read_text())] == ["b"]
+
+
+def test_without_a_key_labels_are_taken_over_all_the_same(stage, server, capsys):
+    assert stage() == 0
+    entries = make_entries({**OPTIONS, "d": ["serve"]}, {"a": 1, "b": 1, "c": 0, "d": 0})
+    arguments = ["--output", str(stage.path), *dataset(stage, entries)]
+    assert generate_subactions.main(arguments) == 2
+    assert "no API key" in capsys.readouterr().err
+    assert {id: entry["correct_answer_index"] for id, entry in entries_of(stage).items()} == {"a": 1, "b": 1, "c": 0}
+
+
+def test_a_dry_run_and_a_batch_take_nothing_over(stage, server):
+    assert stage() == 0
+    before = stage.path.read_bytes()
+    arguments = dataset(stage, make_entries({"a": ["set shot", "hook shot"], "c": ["dunk"]}, {"a": 1}))
+    assert stage(*arguments, "--dry_run") == 0
+    assert stage(*arguments, "--batch", str(stage.folder / "batch.jsonl")) == 0
     assert stage.path.read_bytes() == before
 
 

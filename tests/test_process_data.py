@@ -398,19 +398,136 @@ def test_other_settings_are_refused_and_overwrite_is_named(done, videos, tmp_pat
     assert content(path) != content(done)
 
 
-@pytest.mark.parametrize("change", [{"answer": 2}, {"choices": ["a", "b", "c"]}, {"domain": "judo"},
-                                    {"start_timestamp": 0.5}, {"video": "long.mp4"}])
-def test_a_dataset_that_changed_is_refused(videos, own_videos, tmp_path, capsys, change):
+# Following a dataset that changed
+
+
+@pytest.fixture
+def decoded_again(monkeypatch):
+    """A list of the videos that are decoded from here on."""
+    paths, read = [], video.read_frames
+    monkeypatch.setattr(video, "read_frames", lambda path, *rest: paths.append(path.name) or read(path, *rest))
+    return paths
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+
+
+def words(path):
+    """{id: what an item says, but for where its rows are}"""
+    return {item["id"]: {key: value for key, value in item.items() if key not in ("start", "stop")}
+            for item in artifacts.read_array(path, "frames").items}
+
+
+@pytest.mark.parametrize("change", [{"answer": 2}, {"choices": ["a", "b", "c"]}, {"domain": "judo"}, {"answer": None},
+                                    {"question": "Which?", "note": [1.5, {"deep": None}]}])
+def test_labels_that_changed_are_taken_over_and_nothing_is_decoded(own_videos, tmp_path, decoded_again, capsys, change):
+    path, fresh = tmp_path / "p.npy", tmp_path / "fresh.npy"
+    assert run(own_videos, path) == 0
+    written = path.stat().st_mtime_ns
+    first, *others = rows_of(own_videos)
+    write_manifest(own_videos / "manifest.jsonl", [first | change, *others])
+    decoded_again.clear()
+    capsys.readouterr()
+    assert run(own_videos, path) == 0
+    assert "follows what changed: 1 samples with other metadata (plain)" in capsys.readouterr().err
+    assert (decoded_again, path.stat().st_mtime_ns) == ([], written)
+    assert run(own_videos, fresh) == 0
+    assert content(path) == content(fresh)
+
+
+def replace_video(folder, row):
+    (folder / "plain.mp4").unlink()
+    write_video(folder / "plain.mp4", 40, first=500)
+    return row
+
+
+def add_masks(folder, row):
+    box = [{"description": "text", "bounding_poly": {"vertices": [[2, 2], [20, 2], [20, 20], [2, 20]]}}]
+    return row | {"frames_to_obfuscate": {"1": box}}
+
+
+@pytest.mark.parametrize("change", [
+    lambda folder, row: row | {"start_timestamp": 0.5}, lambda folder, row: row | {"start_timestamp": 0.0},
+    lambda folder, row: row | {"video": "long.mp4"}, replace_video, add_masks])
+def test_a_clip_of_another_segment_or_video_or_masks_is_decoded_again_alone(own_videos, tmp_path, decoded_again, capsys,
+                                                                           change):
+    path, fresh = tmp_path / "p.npy", tmp_path / "fresh.npy"
+    assert run(own_videos, path) == 0
+    first, *others = rows_of(own_videos)
+    write_manifest(own_videos / "manifest.jsonl", [change(own_videos, first), *others])
+    decoded_again.clear()
+    capsys.readouterr()
+    assert run(own_videos, path) == 0
+    assert "follows what changed: 1 samples to be made again (plain)" in capsys.readouterr().err
+    assert len(decoded_again) == 1
+    assert run(own_videos, fresh) == 0
+    assert words(path) == words(fresh)
+    assert list(words(path)) == list(words(fresh))
+    assert np.array_equal(artifacts.read_array(path, "frames").rows("plain"),
+                          artifacts.read_array(fresh, "frames").rows("plain"))
+
+
+def test_rows_that_left_leave_the_artifact_and_the_missing_list_and_new_ones_stand_in_order(own_videos, tmp_path,
+                                                                                          decoded_again):
+    path, fresh = tmp_path / "p.npy", tmp_path / "fresh.npy"
+    rows = rows_of(own_videos)
+    lost = {**rows[0], "id": "lost", "video": "lost.mp4"}
+    write_manifest(own_videos / "manifest.jsonl", [lost, *rows[:4]])
+    assert run(own_videos, path) == 0
+    assert list(missing(path)) == ["lost"]
+    write_manifest(own_videos / "manifest.jsonl", [rows[5], rows[3], rows[0]])
+    decoded_again.clear()
+    assert run(own_videos, path) == 0
+    assert decoded_again == ["long.mp4"]
+    assert run(own_videos, fresh) == 0
+    assert words(path) == words(fresh)
+    assert numbers(path) == {id: CLIPS[id] for id in ("end", "ten-bit", "plain")}
+    assert list(numbers(path)) == ["end", "ten-bit", "plain"]
+    assert files_of(path) == ["p.json", "p.npy"]
+
+
+def test_a_row_that_is_given_up_is_tried_again_once_it_is_corrected(own_videos, tmp_path):
     path = tmp_path / "p.npy"
-    assert run(own_videos, path, "--limit", 2) == 0
+    rows = rows_of(own_videos)
+    write_manifest(own_videos / "manifest.jsonl", [{**rows[0], "video": None, "youtube_id": "no/id"}, rows[1]])
+    assert run(own_videos, path) == 0
+    assert missing(path)["plain"]["retry"] is False
+    assert missing(path)["plain"]["made_from"]["youtube_id"] == "no/id"
+    write_manifest(own_videos / "manifest.jsonl", rows[:2])
+    assert run(own_videos, path) == 0
+    assert list(numbers(path)) == ["plain", "vp9"]
+
+
+def test_a_video_that_is_no_longer_there_keeps_its_clip(own_videos, tmp_path):
+    path = tmp_path / "p.npy"
+    assert run(own_videos, path) == 0
     before = content(path)
-    rows = [json.loads(line) for line in (videos / "manifest.jsonl").read_text().splitlines()]
-    write_manifest(own_videos / "manifest.jsonl", [rows[0] | change, *rows[1:]])
+    (own_videos / "plain.mp4").unlink()
+    assert run(own_videos, path) == 0
+    assert content(path) == before
+
+
+def test_a_dry_run_follows_nothing(own_videos, tmp_path, capsys):
+    path = tmp_path / "p.npy"
+    assert run(own_videos, path) == 0
+    before = content(path)
+    first, *others = rows_of(own_videos)
+    write_manifest(own_videos / "manifest.jsonl", [first | {"start_timestamp": 1.0}, *others[:-1]])
+    assert run(own_videos, path, "--dry_run") == 0
+    assert "1 clips to process" in capsys.readouterr().out
+    assert content(path) == before
+
+
+def test_another_dataset_is_refused(own_videos, tmp_path, capsys):
+    path = tmp_path / "p.npy"
+    assert run(own_videos, path, "--limit", 1) == 0
+    before = content(path)
+    write_manifest(own_videos / "manifest.jsonl", [{**row, "id": f"other-{row['id']}"} for row in rows_of(own_videos)])
     assert run(own_videos, path) == 2
     error = capsys.readouterr().err
     assert_one_line(error)
-    assert "plain" in error
-    assert "--overwrite" in error
+    assert "has none of these samples, but plain;" in error
     assert content(path) == before
 
 

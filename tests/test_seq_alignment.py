@@ -137,6 +137,29 @@ def test_a_sample_missing_from_any_artifact_changes_no_other_score(stage):
     assert missing == {"a": "not among the generated sub-actions"}
 
 
+@pytest.mark.parametrize(("changed", "what"), [
+    ({"domain": "yoga"}, "domain"), ({"cleaned_options": ["lay-up", "dunk"]}, "options"),
+    ({"cleaned_options": ["dunk", "pass"]}, "options"), ({"correct_answer_index": 1}, "answer")])
+def test_videos_of_another_state_of_the_dataset_than_the_subactions_are_refused(stage, capsys, changed, what):
+    def write(entries):
+        with ArrayWriter(stage.folder / "video_embeddings.npy", "video_embeddings", CHECKPOINT,
+                         overwrite=True) as writer:
+            for entry in entries:
+                fields = {name: entry[name] for name in ("domain", "cleaned_options", "correct_answer_index")}
+                writer.append(entry["id"], random_rows(LENGTHS[entry["id"]], "x", 0), **fields)
+
+    first, second, third = stage.entries
+    write(stage.entries)
+    assert stage() == 0
+    write([first, {**second, **changed}, third])
+    capsys.readouterr()
+    assert stage() == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"video_embeddings.npy: sample b has another {what} in " in captured.err
+    assert "run encode_videos.py and generate_subactions.py again" in captured.err
+
+
 def test_an_option_without_subactions_is_named_and_its_sample_not_scored(stage, capsys):
     everything, _ = scores_of(stage)
     entries = make_entries(OPTIONS, {"a": 1, "b": None, "c": 2})

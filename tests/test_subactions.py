@@ -29,7 +29,7 @@ def entry_of(tmp_path, subactions):
     """The entry that a GeneratedFile writes for some SubActions, but for how they were generated."""
     generated = GeneratedFile(tmp_path / "written.json", lambda sample: {"model": "x"})
     generated.add([subactions.sample], subactions.known, {}, 0.5)
-    generated.finish([])
+    generated.finish([subactions.sample.id])
     entry, = json.loads((tmp_path / "written.json").read_text())
     assert entry.pop("generated_with") == {"model": "x", "temperature": 0.5}
     return entry

@@ -7,15 +7,16 @@
      "meta": {what made the array: checkpoint, scale, bias, ...},
      "items": [{"id": "yoga-03", "start": 0, "stop": 96, "checksum": "...", ..., "metadata_checksum": "..."}, ...]}
 
-Rows of the items follow one another without gaps. Everything joins by `id`, never by position. The checksum of an
-item's rows (xxh3-128) tells them from others, and they are compared with it when they are read; its metadata_checksum
-(xxh3-64) does the same for all else that the item says. What could not be made is named in `NAME.missing.json`.
-writer.py beside this file writes such pairs.
+No row belongs to two items; of items that were forgotten a gap may be left, whose rows `"gaps"` counts. Everything
+joins by `id`, never by position. The checksum of an item's rows (xxh3-128) tells them from others, and they are
+compared with it when they are read; its metadata_checksum (xxh3-64) does the same for all else that the item says.
+What could not be made is named in `NAME.missing.json`. writer.py beside this file writes such pairs.
 
     python -m actalign.artifacts convert OLD NEW    makes such an artifact of what the published scripts wrote
 """
 
 import hashlib
+import itertools
 import math
 import os
 import warnings
@@ -25,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from actalign.console import InputError
+from actalign.console import InputError, log, some_of
 from actalign.dataset import sample_from_record
 from actalign.files import Journal, dump_json, fingerprint, read_json, reason_of, write_json
 
@@ -47,6 +48,10 @@ MAKERS = {
 AXES = {"frames": 4, "video_embeddings": 2, "subaction_embeddings": 2}
 FLOATS = ("float16", "float32", "float64")
 DTYPES = {"frames": ("uint8",), "video_embeddings": FLOATS, "subaction_embeddings": FLOATS}
+
+# What is asked of a clip, by the names of `Sample.record`; and by what else embeddings tell what they were made from.
+QUESTION = {"domain": "domain", "cleaned_options": "options", "correct_answer_index": "answer"}
+STATE = {"length": "number of frames", "frames_checksum": "frames", **QUESTION}
 
 Checksum = xxhash.xxh3_128  # of an item's rows, which may come in any number of parts
 
@@ -71,7 +76,7 @@ def partial_path(path):
 
 
 def metadata_checksum(item):
-    """The checksum of all that an item of an index says."""
+    """The checksum of all that an item of an index says, or of another JSON value."""
     return xxhash.xxh3_64_hexdigest(dump_json(item))
 
 
@@ -223,8 +228,9 @@ def header_problem(index, kind):
     if not (isinstance(shape, list) and all(type(n) is int for n in shape) and len(shape) == AXES[kind]
             and shape[0] >= 0 and all(0 < n < 1 << 32 for n in shape[1:]) and (kind != "frames" or shape[3] == 3)):
         return f"has no proper shape of {kind}"
-    if index.get("dtype") not in DTYPES[kind] or not isinstance(index.get("meta"), dict):
-        return "has no proper dtype or meta"
+    if (index.get("dtype") not in DTYPES[kind] or not isinstance(index.get("meta"), dict)
+            or type(index.get("gaps", 0)) is not int):
+        return "has no proper dtype, meta or gaps"
     return None
 
 
@@ -235,13 +241,13 @@ def items_problem(header, items, rows=None):
     """
     if not isinstance(items, list) or not items:
         return "names no samples"
-    seen, end = set(), 0
+    seen, spans = set(), []
     for item in items:
         if not isinstance(item, dict) or not isinstance(item.get("id"), str):
             return "has an item without an id"
         start, stop = item.get("start"), item.get("stop")
-        if type(start) is not int or type(stop) is not int or start != end or not start < stop < MOST_ROWS:
-            return f"gives sample {item['id']} the rows {start}:{stop}, which do not follow row {end}"
+        if type(start) is not int or type(stop) is not int or not 0 <= start < stop < MOST_ROWS:
+            return f"gives sample {item['id']} the rows {start}:{stop}"
         if not isinstance(item.get("checksum"), str):
             return f"has no checksum for sample {item['id']}"
         if item["id"] in seen:
@@ -252,8 +258,12 @@ def items_problem(header, items, rows=None):
         if told != metadata_checksum(item) and (told is not None or header["version"] > OLDEST_VERSION):
             return f"says of sample {item['id']} what was not written there"
         seen.add(item["id"])
-        end = stop
-    return None if rows in (None, end) else f"ends at row {end} of {rows}"
+        spans.append((start, stop))
+    spans.sort()
+    if any(start < end for (_, end), (start, _) in itertools.pairwise(spans)):
+        return "gives two samples the same rows"
+    used = sum(stop - start for start, stop in spans) + header.get("gaps", 0)
+    return None if rows is None or used == rows >= spans[-1][1] else f"has {used} rows of {rows}"
 
 
 def _options_are_sound(item):
@@ -319,13 +329,36 @@ def read_array(path, kind):
 
 
 def read_samples(path):
-    """(samples, source) of a dataset's index: a list of Sample, and what a result says of it so that it can be traced.
+    """(Samples, what a result says of their source, items for `require_same_state`) of a dataset's index.
 
     Raises InputError as `read_index` does.
     """
     where = index_path(path)
-    samples = [sample_from_record(item, where) for item in read_index(path, "frames")["items"]]
-    return samples, {"path": str(path), "fingerprint": fingerprint(where)}
+    items = read_index(path, "frames")["items"]
+    samples = [sample_from_record(item, where) for item in items]
+    for item in items:
+        item.update(length=item["stop"] - item["start"], frames_checksum=item["checksum"])
+    return samples, {"path": str(path), "fingerprint": fingerprint(where)}, items
+
+
+def tell_changes(path, changes):
+    """Log what of an output follows its source: {what became of samples: their ids}."""
+    if said := [f"{len(ids)} samples {what} ({some_of(ids)})" for what, ids in changes.items() if ids]:
+        log.info(f"{path} follows what changed: {', '.join(said)}")
+
+
+def require_same_state(video, items, source, stages):
+    """Raise InputError if video embeddings are of another state of the dataset than `items`, as far as both tell.
+
+    items: dicts with an id and any of STATE    source: where they are from    stages: that bring the two to one state
+    """
+    for item in items:
+        if (id := item["id"]) in video:
+            own = {**video.item(id), "length": video.length(id)}
+            for name, what in STATE.items():
+                if name in own and name in item and own[name] != item[name]:
+                    raise InputError(f"{video.path}: sample {id} has another {what} in {source}; run {stages} again, "
+                                     "or convert what the published scripts wrote with --subactions of its own run")
 
 
 def require_checkpoint(artifact):
@@ -376,6 +409,14 @@ class MissingItems:
                    for entry in entries):
             raise InputError(f"{self.path}: is no list of missing items of this project; move it away")
         self._entries = {entry["id"]: entry for entry in entries if entry["id"] not in done}
+        self._made_from = {}
+
+    def follow(self, source, made_from=()):
+        """Forget the items that `source`, {id: fields}, lacks, or of which a field in `made_from` has changed since."""
+        self._made_from = {id: {name: fields[name] for name in made_from if name in fields}
+                           for id, fields in source.items()}
+        self._entries = {id: entry for id, entry in self._entries.items() if id in source
+                         and entry.get("made_from", self._made_from[id]) == self._made_from[id]}
 
     def is_final(self, id):
         """Whether an item is named here and another try cannot help."""
@@ -383,7 +424,8 @@ class MissingItems:
 
     def add(self, id, reason, retry):
         """Name an item; `retry` tells whether running again may help."""
-        self._entries[id] = {"id": id, "reason": str(reason), "retry": bool(retry)}
+        made_from = {"made_from": self._made_from[id]} if self._made_from.get(id) else {}
+        self._entries[id] = {"id": id, "reason": str(reason), "retry": bool(retry), **made_from}
         self._journal.append(self._entries[id])
 
     def drop(self, id):

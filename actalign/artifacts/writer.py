@@ -24,12 +24,10 @@ from actalign.artifacts import (
     partial_path,
     read_array,
     read_rows,
+    tell_changes,
 )
-from actalign.console import InputError
+from actalign.console import InputError, some_of
 from actalign.files import Journal, Lock, begins_with, rename, sync, unshare, write_json_items
-from actalign.sentences import SUBACTION_TEMPLATE
-
-UNTOLD = {"template": SUBACTION_TEMPLATE}  # settings of indexes that are older than the flag
 
 
 class ArrayWriter:
@@ -53,6 +51,9 @@ class ArrayWriter:
         self.meta = {**settings, **(notes or {})}
         self._settings = settings
         self.items = {}
+        self.row_count = 0  # where the next item will start
+        self._source, self._is_journal_old = {}, False  # see `follow`
+        self._indexed = None  # the items of the finished index
         self._partial_path = partial_path(self.path)
         self._journal = Journal(partial_path(self._index_path))
         self._file = None  # open while rows are being written
@@ -76,6 +77,28 @@ class ArrayWriter:
     def __contains__(self, id):
         return id in self.items
 
+    def follow(self, source, again=(), made_from=()):
+        """Have the items say what `source`, {id: fields}, says, now and when they are written, and stand in its order.
+
+        Those that it lacks are forgotten, and those in the set `again`, to be written anew; their rows stay as a gap
+        until the artifact is started over. Call it before any row is written: the disk changes when one is, or at the
+        end.    made_from: names of fields, of whose change what is missing is to be tried again
+        Raises InputError if the source has none of the items.
+        """
+        if self.items and not self.items.keys() & source.keys():
+            raise InputError(f"{self.path}: has none of these samples, but {some_of(list(self.items))}; choose another "
+                             "--output, or start over with --overwrite")
+        kept = {id: {**self.items[id], **fields} for id, fields in source.items()
+                if id in self.items and id not in again}
+        tell_changes(self.path, {
+            "gone": [id for id in self.items if id not in source], "to be made again": sorted(again),
+            "with other metadata": [id for id, item in kept.items() if item != self.items[id]]})
+        self._source, self._is_journal_old = source, True
+        self.items, self.row_count = kept, _end(kept.values())
+        if not kept:  # started over: what was finished stays until the new one is
+            self._rows_path, self._was_finished = None, False
+        self.missing.follow(source, made_from)
+
     @contextlib.contextmanager
     def item(self, id):
         """One item, in as many chunks of rows as it takes; committed when the block ends, forgotten if it raises.
@@ -94,14 +117,14 @@ class ArrayWriter:
                 raise ValueError(f"item {id} has no rows")
             sync(self._file)
             entry = {"id": id, "start": self.row_count, "stop": self.row_count + item.rows,
-                     "checksum": item.checksum.hexdigest(), **item.fields}
+                     "checksum": item.checksum.hexdigest(), **self._source.get(id, {}), **item.fields}
             self._journal.append(_signed(entry))
         except BaseException:
             if self._file is not None:  # cut off what was written after the last committed item
                 self._close_rows()
                 os.truncate(self._partial_path, self._end_of(self.row_count))
             raise
-        self.items[id] = entry
+        self.items[id], self.row_count = entry, entry["stop"]
         self.missing.drop(id)
 
     def leave_unfinished(self):
@@ -135,11 +158,6 @@ class ArrayWriter:
             self._close_rows()
             self._lock.release()
 
-    @property
-    def row_count(self):
-        """The number of committed rows, where the next item will start."""
-        return next(reversed(self.items.values()))["stop"] if self.items else 0
-
     # what earlier runs left
 
     def _find_earlier(self):
@@ -156,11 +174,10 @@ class ArrayWriter:
             self._describe(header["dtype"], header["shape"][1:])
             kept = [item for item in items if self._end_of(item["stop"]) <= _size(self._partial_path)]
             if kept:
-                if len(kept) < len(items):
-                    self._journal.replace([header, *map(_signed, kept)])
                 self._take_over(header["meta"], kept, self._partial_path)
+                self._is_journal_old = len(kept) < len(items)
                 return
-            if not self._index_path.exists() and _size(self.path) == self._end_of(items[-1]["stop"]):
+            if not self._index_path.exists() and _size(self.path) == self._end_of(_end(items)):
                 self._take_over(header["meta"], items, self.path)
                 return
         if self._index_path.exists():
@@ -170,6 +187,7 @@ class ArrayWriter:
                 raise InputError(f"{self.path}: was saved by another program; choose another --output, or start over "
                                  "with --overwrite")
             self._take_over(artifact.meta, artifact.items, self.path)
+            self._rows, self._indexed = artifact.shape[0], artifact.items
         elif self.path.exists():
             raise InputError(f"{self.path}: its index {self._index_path.name} is missing; choose another --output, or "
                              "start over with --overwrite")
@@ -178,10 +196,11 @@ class ArrayWriter:
 
     def _take_over(self, meta, items, rows_path):
         for key, value in self._settings.items():
-            if (earlier := meta.get(key, UNTOLD.get(key))) != value:
-                raise InputError(f"{self.path}: was begun with {key} {earlier}, this run has {value}; run with the "
-                                 "same settings, choose another --output, or start over with --overwrite")
+            if meta.get(key) != value:
+                raise InputError(f"{self.path}: was begun with {key} {meta.get(key)}, this run has {value}; run with "
+                                 "the same settings, choose another --output, or start over with --overwrite")
         self.items = {item["id"]: item for item in items}
+        self.row_count = self._rows = _end(items)
         self._rows_path = rows_path
         self._was_finished = rows_path == self.path
 
@@ -201,8 +220,13 @@ class ArrayWriter:
         return self._header_size + rows * self._row_bytes
 
     def _header(self, rows):
+        gaps = rows - sum(item["stop"] - item["start"] for item in self.items.values())
         return {"format": FORMAT, "version": VERSION, "kind": self.kind, "dtype": self._dtype.name,
-                "shape": [rows, *self._row_shape], "meta": self.meta}
+                "shape": [rows, *self._row_shape], **({"gaps": gaps} if gaps > 0 else {}), "meta": self.meta}
+
+    def _renew_journal(self):
+        self._journal.replace([self._header(0), *map(_signed, self.items.values())])
+        self._is_journal_old = False
 
     def _begin(self, rows):
         """Open the partial files for appending rows such as these."""
@@ -214,10 +238,12 @@ class ArrayWriter:
             self._journal.replace([self._header(0)])
         elif self._rows_path == self.path:
             self._partial_path.unlink(missing_ok=True)  # a killed --overwrite's, whose rows are not the journal's
-            self._journal.replace([self._header(0), *map(_signed, self.items.values())])
+            self._renew_journal()
             self._rows_path = self._partial_path  # before the rows are: whoever is interrupted must not discard them
             rename(self.path, self._partial_path)
             self._index_path.unlink(missing_ok=True)
+        elif self._is_journal_old:
+            self._renew_journal()
         self._rows_path = self._partial_path
         unshare(self._partial_path)
         self._file = open(self._partial_path, "r+b")
@@ -243,6 +269,8 @@ class ArrayWriter:
         """Make the committed items the finished artifact."""
         self._close_rows()
         if self.items and self._rows_path == self._partial_path:
+            if self._is_journal_old:
+                self._renew_journal()
             unshare(self._partial_path)
             with open(self._partial_path, "r+b", buffering=0) as file:  # else an interrupt could write half of it twice
                 file.truncate(self._end_of(self.row_count))
@@ -250,10 +278,10 @@ class ArrayWriter:
                 sync(file)
             self._index_path.unlink(missing_ok=True)  # an old index must never stand beside the new array
             rename(self._partial_path, self.path)
-            self._rows_path = self.path
-        if self.items and not self._index_path.exists():
-            write_json_items(self._index_path, self._header(self.row_count), "items",
-                             map(_signed, self.items.values()))
+            self._rows_path, self._rows = self.path, self.row_count
+        items = list({**{id: self.items[id] for id in self._source if id in self.items}, **self.items}.values())
+        if items and not (self._index_path.exists() and items == self._indexed):
+            write_json_items(self._index_path, self._header(self._rows), "items", map(_signed, items))
         self._discard_partial()
 
 
@@ -286,6 +314,11 @@ def _npy_header(dtype, shape):
     np.lib.format.write_array_header_1_0(
         buffer, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
     return buffer.getvalue()
+
+
+def _end(items):
+    """The row after the last one of any items."""
+    return max((item["stop"] for item in items), default=0)
 
 
 def _size(path):
