@@ -44,7 +44,7 @@ KEY = re.compile(r"api.?key|unauthori[sz]ed|authenticat|authorization|credential
 PARTS = re.compile("(?P<temperature>temperature)|(?P<limit>max_completion_tokens|max_tokens)|"
                    "(?P<format>response_?format|json_object|schema|grammar)", re.IGNORECASE)
 HEADER_VARIABLES = {"OPENAI_ORG_ID": "[!-~]*", "OPENAI_PROJECT_ID": "[!-~]*",  # and what they may hold
-                    "OPENAI_CUSTOM_HEADERS": r"([\w-]+:[ -~]*\r?(\n|$))*"}
+                    "OPENAI_CUSTOM_HEADERS": r"((?i:(?!content-length|transfer-enc))[\w-]+:[ -~]*\r?(\n|$))*"}
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")
 ANSWER_CODES = {"json_validate_failed", "tool_use_failed", "output_parse_failed"}  # which the server threw away
 CUT = "the answer was cut at the token limit (--max_tokens)"

@@ -822,6 +822,7 @@ def test_no_proxy_and_no_certificate_is_needed_on_this_machine(stage, server, en
     ({"OPENAI_CUSTOM_HEADERS": "X-Team: é"}, FAR, ["OPENAI_CUSTOM_HEADERS"]),
     ({"OPENAI_CUSTOM_HEADERS": "X-Team: a\nX Y: b"}, FAR, ["OPENAI_CUSTOM_HEADERS"]),
     ({"OPENAI_CUSTOM_HEADERS": "X-Team: a\nno colon"}, FAR, ["OPENAI_CUSTOM_HEADERS"]),
+    ({"OPENAI_CUSTOM_HEADERS": "X-Team: a\nContent-Length: 5"}, FAR, ["OPENAI_CUSTOM_HEADERS"]),
 ])
 def test_a_variable_that_cannot_be_used_is_named_in_one_line(stage, capsys, environment, variables, address, named):
     environment(**variables)
