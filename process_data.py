@@ -232,7 +232,7 @@ def main(argv=None):
     settings = {"image_size": args.image_size, "resample": args.resample, "fps": args.fps}
     stopwatch, frames, bugs = console.Stopwatch(), 0, []
     with ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset}, args.overwrite) as writer:
-        local = Videos(folder, downloads, ())
+        local = Videos(folder, folder / "no downloads", ())  # those are gone when their clips are done
         source = {sample.id: known_fields(sample, local) for sample in samples}
         again = {id for id, item in writer.items.items() for name in MADE_FROM
                  if name in item and item[name] != source.get(id, item).get(name, item[name])}

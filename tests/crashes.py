@@ -468,7 +468,7 @@ def baseline_stage(folder):
     frames, _ = _frames(folder, 16)
     checkpoint = _checkpoint(folder)
     items = json.loads(frames.with_suffix(".json").read_text())["items"]
-    path = write_video_embeddings(folder, {item["id"]: 3 for item in items}, features=64,
+    path = write_video_embeddings(folder, {item["id"]: item["stop"] - item["start"] for item in items}, features=64,
                                   settings=find_checkpoint(checkpoint).settings("float32"))
     arguments = ["--input_dataset", str(frames), "--video_embeddings", str(path), "--model", checkpoint]
     return lambda out: baseline.main([*arguments, "--device", "cpu", "--output", str(out / "predictions.json")]), \

@@ -42,7 +42,7 @@ def write_video_embeddings(folder, lengths, seed=0, name="video_embeddings.npy",
     path = folder / name
     with ArrayWriter(path, "video_embeddings", settings, {"model": "made-up"}) as writer:
         for id, T in lengths.items():
-            writer.append(id, random_rows(T, f"{id} video", seed, features), fps=25.0, frames_checksum="",
+            writer.append(id, random_rows(T, f"{id} video", seed, features), fps=25.0,
                           timestamps=[t / 25 for t in range(T)])
     return path
 
