@@ -195,6 +195,11 @@ def kill_here():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def stop_here():
+    """Wait for SIGCONT."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 # Stages: functions of a folder with inputs that return (run, prepare). run(out) is one run of the script, its exit
 # code; prepare(out) makes what was there before.
 
@@ -435,7 +440,13 @@ def linked_stage(folder):
         (out / "videos.npy").symlink_to(Path("store") / "array.npy")
         run(out)
 
-    return lambda out: run(out, "--overwrite"), prepare
+    def run_and_look(out):
+        code = run(out, "--overwrite")
+        if not (out / "videos.npy").is_symlink():
+            raise AssertionError("a link was replaced")
+        return code
+
+    return run_and_look, prepare
 
 
 def hard_linked_stage(folder):
@@ -612,7 +623,7 @@ class Harness:
                 self._require(False, f"{where} leaves {path.name} damaged: {error}")
 
     def with_readers(self):
-        """Have readers look at a run at its points, and a run between the looks of a reader; returns how often."""
+        """Have a reader look at a run at its points, and runs, whole or killed, between its looks; tell how often."""
         chosen = self._chosen(range(1, len(self.kinds) + 1))
         for number in chosen:
             self._renew()
@@ -626,13 +637,17 @@ class Harness:
             self._renew()
 
             def look(number=number):
-                with Looks(self._out, number, lambda: self._run(self._out)):
+                with Looks(self._out, number, stop_here):
                     look_at(self._out)
                 return 0
 
-            status, log = self._child(work=look)
-            self._require(status == 0 and contents(self._out) == self.whole, f"a run before a reader's look {number}",
-                          log)
+            reader = self._child(work=look, wait=False)
+            os.waitpid(reader, os.WUNTRACED)
+            self._child(*(len(self.kinds) // 2, kill_here) * (number % 2))
+            os.kill(reader, signal.SIGCONT)
+            status = os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1])
+            self._require(status == 0, f"a run before a reader's look {number}", self._log.read_text())
+            self._rerun(f"a reader's look {number}")
         return len(chosen) + len(between)
 
     def on_full_disk(self):
@@ -686,7 +701,7 @@ class Harness:
     def two_at_once(self):
         """Stop a run halfway, let another try, and then go on."""
         self._renew()
-        first = self._child(len(self.kinds) // 2, lambda: os.kill(os.getpid(), signal.SIGSTOP), wait=False)
+        first = self._child(len(self.kinds) // 2, stop_here, wait=False)
         _, status = os.waitpid(first, os.WUNTRACED)
         self._require(os.WIFSTOPPED(status), "a run that should wait has ended")
         left = contents(self._out)

@@ -133,7 +133,7 @@ class Report(Reader):
         return (folder / "r.html").read_text(encoding="utf-8")
 
     def check(self, whole, found):
-        if not found.endswith("</html>") or found.count("<script") != whole.count("<script"):
+        if not found.endswith("</html>") or found.count("<script") != found.count("</script>"):
             raise Wrong(f"page {found[-300:]}")
 
 
