@@ -228,7 +228,6 @@ def parse_choices(choices, where):
     Raises InputError if there is no option or an empty one.
     """
     from actalign.subactions import folded_key  # which imports this module
-
     if isinstance(choices, str):
         choices = _list_of_text(choices.strip())
     if not isinstance(choices, list | tuple) or not choices:

@@ -216,10 +216,11 @@ def download(url, path, cookies=None, browser=None, most_bytes=float("inf")):
         "cookiefile": io.StringIO(Path(cookies).read_text("utf-8", "replace")) if cookies else None}
     try:
         with yt_dlp.YoutubeDL(options) as ytdl:
-            handler, guard = ytdl._request_director.handlers["Urllib"], _Guard(url, most_bytes)
-            ytdl._request_director.handlers = {"Urllib": handler}
-            create = handler._create_instance
-            handler._create_instance = lambda **settings: (made := create(**settings)).add_handler(guard) or made
+            handlers, guard = ytdl._request_director.handlers, _Guard(url, most_bytes)
+            for name in handlers.keys() - {"Urllib"}:  # those of other libraries, past the guard
+                handlers.pop(name).close()
+            create = handlers["Urllib"]._create_instance
+            handlers["Urllib"]._create_instance = lambda **how: (made := create(**how)).add_handler(guard) or made
             info = ytdl.extract_info(url, download=True)
     except _Denied as error:
         for part in path.parent.glob(f"{path.name}.*"):
