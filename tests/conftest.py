@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from actalign import console
+
 ROOT = Path(__file__).resolve().parent.parent
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the libraries are imported, and by the processes that tests start
@@ -27,6 +29,12 @@ TINY_VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers":
                "image_size": 48, "patch_size": 8}
 TINY_TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
              "vocab_size": 300, "max_position_embeddings": 24, "projection_size": 64}
+
+
+@pytest.fixture(autouse=True)
+def no_progress_lines(monkeypatch):
+    """However slow the machine, a run in this process says only what the test is about."""
+    monkeypatch.setattr(console, "LOG_INTERVAL", 36_000)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Runs of process_data.py in processes of their own that stop in the middle of a clip and wait for a signal there."""
+"""Tests wait for states: runs in processes of their own that stop in the middle of an item and wait for a signal."""
 
 import subprocess
 import sys
@@ -8,26 +8,26 @@ import pytest
 
 LIMIT = 600  # s; no test waits for as long, unless something hangs
 
-# process_data.py with a brake: of the clip after so many that it wrote, the rows are handed over and not committed.
-HELD = """import itertools, sys, time
-import process_data
-clips, write_clip, number = int(sys.argv.pop(1)), process_data._write_clip, itertools.count()
+# A script with a brake: of the item after so many that it committed, the rows are handed over and not committed.
+HELD = """import importlib, itertools, sys, time
+from actalign.files import Journal
+script, items, append, number = sys.argv.pop(1), int(sys.argv.pop(1)), Journal.append, itertools.count()
 
-def hold(chunks):
-    yield from chunks
-    print("held", flush=True)
-    time.sleep(3600)
+def hold(journal, entry):
+    if next(number) == items:
+        print("held", flush=True)
+        time.sleep(3600)
+    return append(journal, entry)
 
-process_data._write_clip = lambda writer, sample, chunks: write_clip(
-    writer, sample, hold(chunks) if next(number) == clips else chunks)
-sys.argv[0] = "process_data.py"
-sys.exit(process_data.main())"""
+Journal.append = hold
+sys.argv[0] = script + ".py"
+sys.exit(importlib.import_module(script).main())"""
 
 
-def stop_after(clips, arguments, root, sign):
-    """Send a signal to a run that has written so many clips and is at the next. Returns (exit code, stderr)."""
-    process = subprocess.Popen([sys.executable, "-c", HELD, str(clips), *map(str, arguments)], cwd=root, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def stop_after(items, arguments, root, sign, script="process_data"):
+    """Send a signal to a run that has committed so many items and is at the next. Returns (exit code, stderr)."""
+    process = subprocess.Popen([sys.executable, "-c", HELD, script, str(items), *map(str, arguments)], cwd=root,
+                               text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert process.stdout.readline() == "held\n", process.communicate(timeout=LIMIT)[1]
         process.send_signal(sign)

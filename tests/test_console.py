@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from held_runs import LIMIT
 from refusals import refusal
 
 from actalign import console
@@ -107,7 +108,7 @@ def run_printing(**options):
     """(exit code, stderr) of the printing script; its output is buffered, as it is where it is no terminal."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     done = subprocess.run([sys.executable, "-c", PRINTING], cwd=ROOT, env=environment, stderr=subprocess.PIPE,
-                          text=True, timeout=60, check=False, **options)
+                          text=True, timeout=LIMIT, check=False, **options)
     return done.returncode, done.stderr
 
 

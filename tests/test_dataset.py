@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from held_runs import LIMIT
 from refusals import refusal
 
 from actalign.console import InputError
@@ -375,7 +376,7 @@ def test_row_that_is_null_is_refused(tmp_path, name, content):
         [sys.executable, "-c", "import sys\nfrom actalign.console import InputError\n"
          "from actalign.dataset import load_samples\n"
          "try:\n    load_samples(sys.argv[1], 'test')\nexcept InputError as error:\n    print(error)",
-         str(tmp_path / name)], capture_output=True, text=True, timeout=60, check=False)
+         str(tmp_path / name)], capture_output=True, text=True, timeout=LIMIT, check=False)
     assert loading.returncode == 0, loading.stderr[-500:]
     assert str(tmp_path / name) in loading.stdout
     assert len(loading.stdout.splitlines()) == 1

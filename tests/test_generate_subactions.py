@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from crashes import in_child
+from held_runs import LIMIT, wait_until
 from made_artifacts import make_entries, write_frames_index
 
 import generate_subactions
@@ -907,25 +908,31 @@ def test_what_a_reply_brought_before_the_quota_ran_out_is_kept(stage, server):
     assert len(server.requests) == 5
 
 
+def watched_models(monkeypatch):
+    """The list of the LanguageModels to be made, whose Event `stopped` says that nothing more is asked."""
+    made, init = [], LanguageModel.__init__
+    monkeypatch.setattr(LanguageModel, "__init__", lambda model, *arguments: (
+        made.append(model), init(model, *arguments))[1])
+    return made
+
+
 def test_answers_in_flight_when_the_quota_runs_out_are_kept_and_no_more_is_asked(stage, server, monkeypatch):
     monkeypatch.undo()  # real pauses: the busy thread is not waited for
-    broke = threading.Event()
+    all_asked, models = threading.Barrier(3), watched_models(monkeypatch)
 
     def answer(prompt, count):
+        all_asked.wait(LIMIT)
         if "hook" in prompt:  # slow, and then wrong: would be asked again
-            broke.wait(10)
-            time.sleep(0.3)
+            models[0].stopped.wait(LIMIT)
             return json.dumps({"hook shot": [f"hook shot {m}" for m in range(10)]})
         if "lay-up" in prompt:
             return 429, {"error": {"message": "slow down"}}, {"Retry-After": "500"}
-        time.sleep(0.3)
-        broke.set()
         return an_error(429, "no", code="insufficient_quota")
 
     server.answer = answer
     began = time.monotonic()
-    assert stage("--workers", "3") == 1
-    assert time.monotonic() - began < 8
+    assert stage("--workers", "3", "--timeout", str(LIMIT)) == 1
+    assert time.monotonic() - began < 500
     assert len(server.requests) == 3
     assert [of_sample.lacking for of_sample in read_subactions(stage.path)] == [["jump shot"]]
 
@@ -943,7 +950,7 @@ def test_every_reply_is_committed_before_the_next_question(stage, server):
 
 
 def test_answers_in_flight_when_the_disk_is_full_are_kept_if_there_is_room_again(stage, server, monkeypatch, capsys):
-    append, arrived = Journal.append, threading.Event()
+    append, both_asked, models = Journal.append, threading.Barrier(2), watched_models(monkeypatch)
 
     def append_all_but_one(journal, entry):
         if entry["id"] == "a":
@@ -951,11 +958,9 @@ def test_answers_in_flight_when_the_disk_is_full_are_kept_if_there_is_room_again
         append(journal, entry)
 
     def answer(prompt, count):
-        if "hook" in prompt:
-            arrived.wait(10)
-        else:
-            arrived.set()
-            time.sleep(0.5)
+        both_asked.wait(LIMIT)
+        if "hook" not in prompt:
+            models[0].stopped.wait(LIMIT)
         return good_reply(prompt)
 
     monkeypatch.setattr(Journal, "append", append_all_but_one)
@@ -973,21 +978,19 @@ def test_ctrl_c_ends_at_once_and_keeps_what_is_done(tmp_path, server, root):
 
     def answer(prompt, count):
         if count > 6:  # of four workers, two hang and two pause
-            reached.wait(20)
+            reached.wait(LIMIT)
             if count % 2:
-                return 429, {"error": {}}, {"Retry-After": "60"}
-            release.wait(60)
+                return 429, {"error": {}}, {"Retry-After": "600"}
+            release.wait()
         return good_reply(prompt)
 
     server.answer = answer
     process = subprocess.Popen([sys.executable, str(root / "generate_subactions.py"), "--input", str(frames),
-                                "--output", str(path), "--base_url", server.url], stderr=subprocess.PIPE, text=True)
-    reached.wait(20)
-    time.sleep(0.3)
+                                "--output", str(path), "--base_url", server.url, "--timeout", "36000"],
+                               stderr=subprocess.PIPE, text=True)
+    reached.wait(LIMIT)
     process.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    error = process.communicate(timeout=30)[1]
-    assert time.monotonic() - began < 5
+    error = process.communicate(timeout=LIMIT / 2)[1]
     release.set()
     assert process.returncode == 130
     assert "interrupted" in error
@@ -1428,11 +1431,13 @@ def test_two_hundred_samples_in_parallel_killed_halfway_and_rerun_ask_nothing_tw
     assert busiest == 8
     server.requests.clear()
     journal = tmp_path / "killed.json.partial"
+    release = threading.Event()
+    server.answer = lambda prompt, count: (count > 150 and release.wait(LIMIT), good_reply(prompt))[1]
     process = subprocess.Popen(command("killed.json"), stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 100):
-        time.sleep(0.02)
+    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 100)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    release.set()
     answered = {json.loads(line)["id"] for line in journal.read_bytes().split(b"\n")[:-1]}
     asked_before = len(server.requests)
     subprocess.run(command("killed.json"), check=True, capture_output=True)

@@ -628,8 +628,10 @@ def test_an_interrupted_and_a_killed_run_go_on_to_the_same_bytes(root, many, for
 
     code, stderr = stop_after(3, arguments, root, signal.SIGINT)
     assert code == 130
-    assert stderr.splitlines() == ["process_data: error: interrupted; what was finished is kept, "
-                                   "run the same command again to go on"]
+    # On a busy machine a line of progress stands before it.
+    assert stderr.endswith("process_data: error: interrupted; what was finished is kept, "
+                           "run the same command again to go on\n")
+    assert "Traceback" not in stderr
     assert committed(journal) == 3
 
     code, _ = stop_after(4, arguments, root, signal.SIGKILL)
@@ -742,7 +744,7 @@ def test_stopping_early_ends_the_threads(ahead):
         made.clear()
         with pytest.raises(KeyboardInterrupt):
             stop_early()
-        assert set(threading.enumerate()) == before
+        assert set(threading.enumerate()) <= before
         assert len(made) <= 4 * (ahead + 2) + 1  # a clip in hand is left, not finished
 
 
@@ -750,7 +752,7 @@ def test_a_run_that_ends_by_itself_ends_the_threads():
     before = set(threading.enumerate())
     clips = process_data.decoded_clips(range(5), lambda sample: iter([sample]), 3, 2)
     assert [list(chunks) for _, chunks in clips] == [[n] for n in range(5)]
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_no_clips_are_no_work():

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from held_runs import LIMIT
 from made_artifacts import (
     D,
     make_entries,
@@ -539,7 +540,7 @@ def in_interpreter(code):
     setup = "import re, time, numpy\n" \
             "def memory(): return int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) / 1024\n"
     ran = subprocess.run([sys.executable, "-c", setup + code], cwd=Path(published.__file__).parent.parent,
-                         capture_output=True, text=True, check=False, timeout=60)
+                         capture_output=True, text=True, check=False, timeout=LIMIT)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 

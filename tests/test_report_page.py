@@ -348,8 +348,11 @@ def first_heatmap(page):
     """The first similarity of the sample "plain", scrolled to, and the box of its plot."""
     heat = opened(page, "plain").locator(".heat").first
     heat.scroll_into_view_if_needed()
-    page.wait_for_timeout(100)
-    return heat, heat.locator(".plot").bounding_box()
+    before = None
+    while (box := heat.locator(".plot").bounding_box()) != before:  # plots above it may be drawn still
+        before = box
+        page.wait_for_timeout(100)
+    return heat, box
 
 
 def test_pointing_at_a_cell_shows_its_frame_time_sub_action_and_similarity(made, open_page):
@@ -505,8 +508,11 @@ def test_drawn_heatmaps_follow_from_light_to_dark(made, open_page):
     color = "plot => getComputedStyle(plot.querySelector('.xtick text')).fill"
     before = sample.locator(".plot").first.evaluate(color)
     page.emulate_media(color_scheme="dark")
-    page.wait_for_timeout(300)
-    assert sample.locator(".plot").first.evaluate(color) != before
+    for _ in range(300):
+        if sample.locator(".plot").first.evaluate(color) != before:
+            return
+        page.wait_for_timeout(100)
+    pytest.fail("the plots stay light")
 
 
 def test_the_colour_map_rises_in_grey(made, open_page):
