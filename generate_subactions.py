@@ -20,19 +20,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from actalign import artifacts, console, files, language_model
-from actalign.checkpoint import SO400M, load_tokenizer
+from actalign import artifacts, console, files, language_model, quality
+from actalign.checkpoint import SO400M, find_checkpoint, load_tokenizer, resolve_dtype
 from actalign.language_model import NoAnswer, answer_part
 from actalign.own_subactions import OwnSubactions
-from actalign.replies import MIN_SUBACTIONS, parse_reply, problem_of
-from actalign.sentences import MULTILINGUAL, TOO_LONG, UNKNOWN, Flaws
+from actalign.replies import MIN_SUBACTIONS, parse_reply
 from actalign.subactions import GeneratedFile, read_subactions
 
 MODEL = "gpt-5.4-mini"
 ATTEMPTS = 3  # questions about one option before its sample is recorded as failed
-CHARACTERS_A_TOKEN, TOKENS_A_PHRASE = 4, 15  # of English, for estimates
+TOKENS_A_PHRASE = 15  # of English, for estimates
 MOST_UNUSABLE = 10  # samples in a row that gained nothing; more say that the prompt or the model is wrong
-LONGEST_TEXT = 64 * CHARACTERS_A_TOKEN  # SigLIP reads 64 tokens
+BATCH_SIZE = 64  # texts that --check encodes at once
 
 
 def generate_prompt(options, domain, min_subactions=MIN_SUBACTIONS):
@@ -184,7 +183,7 @@ def generate_subactions(questions, generated, model, settings):
 def estimate(questions, settings):
     """What asking would take if the first answers can be used, and one full prompt, as lines."""
     prompts = [question.prompt(settings) for question in questions]
-    asked = sum(map(len, prompts)) // CHARACTERS_A_TOKEN
+    asked = sum(map(len, prompts)) // quality.CHARACTERS_A_TOKEN
     answered = sum(len(question.options) for question in questions) * settings.min_subactions * TOKENS_A_PHRASE
     return [f"{len(prompts)} requests for {sum(len(question.samples) for question in questions)} samples",
             f"about {asked} tokens asked and {answered} tokens answered", "", *"\n".join(prompts[:1]).splitlines()]
@@ -237,26 +236,38 @@ def batch_answer(line, settings, _):
     return language_model.read_answer(answer)
 
 
-def check_file(path, text_model, min_subactions):
-    """Lines about a generated_subactions.json: what is missing, repeated, or too long to be read whole. Yields them."""
-    subactions, flaws, options, flawed, unknown = read_subactions(path), None, 0, 0, 0
-    with suppress(console.InputError):
-        flaws = Flaws(load_tokenizer(text_model))
-    for of_sample in subactions:
-        found = flaws.of(of_sample) if flaws else [[(TOO_LONG, text) for text in texts if len(text) > LONGEST_TEXT]
-                                                   for texts in of_sample.texts]
-        for option, texts, of_option in zip(of_sample.sample.options, of_sample.texts, found, strict=True):
-            problems = [f"{kind}: {text!r}" for kind, text in of_option]
-            unknown += any(kind == UNKNOWN for kind, _ in of_option)
-            if problem := problem_of(texts, min_subactions):
-                problems.append(problem)
-            options, flawed = options + 1, flawed + bool(problems)
-            yield from (f"{of_sample.sample.id}, {option}: {problem}" for problem in problems)
-    if unknown:
-        yield (f"{unknown} options have texts that the tokenizer of {text_model} does not know; take a multilingual "
-               f"checkpoint for frames and texts, such as {MULTILINGUAL}")
-    how = "by the tokenizer of" if flaws else "estimated without"
-    yield f"{len(subactions)} samples with {options} options; {flawed} options to look at (lengths {how} {text_model})"
+def check_of(args, subactions):
+    """(quality.Check of a list of SubActions, what it looks with in words), as the parsed arguments ask for."""
+    encoder = video = tokenizer = None
+    if args.text_model:
+        from actalign.siglip import load_siglip
+
+        checkpoint, device = find_checkpoint(args.text_model), console.pick_device(args.device)
+        if args.video_embeddings:
+            video = artifacts.read_array(args.video_embeddings, "video_embeddings")
+            artifacts.require_made_with(video, checkpoint, "--text_model")
+        encoder = load_siglip(checkpoint, device, BATCH_SIZE, resolve_dtype("auto", device, checkpoint))
+        tokenizer, how = encoder.tokenizer, f"by {args.text_model}" + " and the frames" * bool(video)
+    else:
+        how = f"lengths estimated without {SO400M}; --text_model looks closer"
+        with suppress(console.InputError):
+            tokenizer, how = load_tokenizer(SO400M), f"lengths by the tokenizer of {SO400M}; --text_model looks closer"
+    return quality.Check(subactions, args.min_subactions, tokenizer, encoder, video), how
+
+
+def check_file(path, args):
+    """Print what there is to say of a generated_subactions.json, and write it as a table if that is asked for."""
+    if args.check_output:
+        console.require_folder_of(args.check_output)
+        quality.require_table(args.check_output)
+    subactions = read_subactions(path)
+    check, how = check_of(args, subactions)
+    findings = check.findings(subactions)
+    if args.check_output:
+        quality.write_table(args.check_output, findings)
+    console.say(*quality.lines(findings, subactions, how))
+    if args.check_output:
+        console.say(f"{len(findings)} findings -> {args.check_output}")
 
 
 def parse_args(argv=None):
@@ -281,9 +292,17 @@ def parse_args(argv=None):
     add("--dry_run", action="store_true", help="only say what would be asked and what it would take")
     add("--batch", metavar="FILE", help="write the requests for OpenAI's Batch API instead of asking")
     add("--batch_results", metavar="FILE", help="take the answers from a Batch result file")
-    add("--check", metavar="FILE", help="only tell what is missing, repeated or too long in a file")
-    add("--text_model", default=SO400M, help="checkpoint whose tokenizer --check takes")
+    add("--check", metavar="FILE",
+        help="only tell what of a file cannot be aligned with: what is missing, repeated, too long or in words that no "
+             "frame shows (actalign/words.txt)")
+    add("--text_model", metavar="CHECKPOINT",
+        help="SigLIP checkpoint for --check, whose text encoder tells which options and phases are the same to it")
+    add("--video_embeddings", metavar="NPY", help="those of that checkpoint, to tell phases that no frames are like")
+    add("--check_output", metavar="CSV", help="write what --check finds to a table")
+    console.add_device_argument(parser)
     args = parser.parse_args(argv)
+    if args.video_embeddings and not args.text_model:
+        parser.error("--video_embeddings: give --text_model, the checkpoint that made them")
     if not args.check and not (args.input and args.output):
         parser.error("--input and --output are needed")
     return args
@@ -293,7 +312,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     if args.check:
-        console.say(*check_file(args.check, args.text_model, args.min_subactions))
+        check_file(args.check, args)
         return
     console.require_folder_of(args.output)
     samples, *_ = artifacts.read_samples(args.input)

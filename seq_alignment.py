@@ -30,7 +30,7 @@ from actalign import (
 )
 from actalign.checkpoint import add_trust_argument, find_checkpoint
 from actalign.predictions import predictions_output, publish
-from actalign.subactions import options_of, read_subactions
+from actalign.subactions import is_of, read_subactions
 
 AUTO_SMOOTH = 1 / 3  # of a phase, for --smooth auto
 LONGEST_SMOOTH = 10**6  # frames or seconds
@@ -49,7 +49,7 @@ def join(subactions, video, texts):
     samples, not_scored = [], {}
     for of_sample in subactions:
         id = of_sample.sample.id
-        if id in texts and texts.item(id)["options"] != options_of(of_sample, texts.item(id)["start"]):
+        if id in texts and not is_of(texts.item(id), of_sample):
             raise console.InputError(f"{texts.path}: sample {id} was encoded from other sub-actions; run "
                                      "encode_subactions.py again")
         if of_sample.lacking:

@@ -1397,14 +1397,15 @@ def test_check_tells_what_is_missing_repeated_or_too_long(tmp_path, checkpoint, 
     del entries[1]["subactions"]["lay-up in sport"]
     path = tmp_path / "generated.json"
     path.write_text(json.dumps(entries))
-    assert generate_subactions.main(["--check", str(path), "--text_model", str(checkpoint)]) == 0
+    assert generate_subactions.main(["--check", str(path), "--text_model", str(checkpoint), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert "a, dunk: 1 of 10 phrases are repeated" in printed
-    assert f"a, hook shot: too long: '{'x' * 30}'" in printed
-    assert "b, lay-up: 0 phrases, at least 10 are needed" in printed
+    assert "a, dunk in sport: 1 of 10 phrases are repeated" in printed
+    assert f"a, hook shot in sport: too long: '{'x' * 30}' (31)" in printed
+    assert "b, lay-up in sport: 0 phrases, at least 10 are needed" in printed
     assert "2 samples with 3 options; 3 options to look at" in printed
-    assert generate_subactions.main(["--check", str(path), "--text_model", "no/such-model"]) == 0
+    assert generate_subactions.main(["--check", str(path)]) == 0
     assert "lengths estimated" in capsys.readouterr().out
+    assert generate_subactions.main(["--check", str(path), "--text_model", "no/such-model"]) == 2
 
 
 def test_two_hundred_samples_in_parallel_killed_halfway_and_rerun_ask_nothing_twice(tmp_path, server, root):
