@@ -6,16 +6,15 @@ Likeness is how alike two texts are to the encoder: 1 the same, 0 as alike as an
 import csv
 import itertools
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from actalign import alignment, cores, phases
+from actalign import cores
 from actalign.console import InputError, progress, some_of
-from actalign.evaluation import grouped
 from actalign.files import begins_with, read_bytes, replacing
 from actalign.replies import bare, problem_of
 from actalign.sentences import ALL_SAME, MULTILINGUAL, SAME_AS_ANOTHER, TOO_LONG, UNKNOWN, Flaws
@@ -191,6 +190,8 @@ class Check:
 
         Cosines, of the clips that take the option by the recommended method, or else the one that nearly does.
         """
+        from actalign import alignment, phases  # which take long to load
+
         method, meta, leads = alignment.METHODS["recommended"], self._video.meta, defaultdict(list)
         tasks = [(n, script) for one in subactions if one.sample.id in self._video
                  for n, script in enumerate(one.scripts) if not script.lacking]
@@ -240,11 +241,11 @@ def _unit(rows):
 
 def lines(findings, subactions, how):
     """What the terminal says: a line a finding, the worst first, and a summary. how: what was looked with."""
-    kinds = grouped((one.kind, one) for one in findings)
+    kinds = Counter(one.kind for one in findings)
     flawed = {(one.key, one.script, id) for one in findings if one.kind != OTHER_ORDER for id in one.ids}
     options = sum(len(one.sample.options) for one in subactions)
-    counts = ", ".join(f"{len(kinds[kind])} {kind}" for kind in KINDS if kind in kinds) or "nothing found"
-    advice = [f"{len(kinds[UNKNOWN])} texts are {UNKNOWN}; take a multilingual checkpoint for frames and texts, such "
+    counts = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kind in kinds) or "nothing found"
+    advice = [f"{kinds[UNKNOWN]} texts are {UNKNOWN}; take a multilingual checkpoint for frames and texts, such "
               f"as {MULTILINGUAL}"] if UNKNOWN in kinds else []
     return [*map(str, findings), *advice, f"{len(subactions)} samples with {options} options; {len(flawed)} options to "
                                            f"look at ({how}): {counts}"]
