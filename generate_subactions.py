@@ -10,12 +10,14 @@ Sub-actions of one's own (--subactions) stand in place of an answer.
 
 import actalign  # isort: skip  # noqa: F401 - before what takes long to load
 import hashlib
+import itertools
 import json
 import os
 import re
 import threading
 import urllib.parse
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,9 +30,13 @@ from actalign.replies import MIN_SUBACTIONS, parse_reply
 from actalign.subactions import GeneratedFile, read_subactions
 
 MODEL = "gpt-5.4-mini"
+MOST_SCRIPTS = 100
 ATTEMPTS = 3  # questions about one option before its sample is recorded as failed
 TOKENS_A_PHRASE = 15  # of English, for estimates
 MOST_UNUSABLE = 10  # samples in a row that gained nothing; more say that the prompt or the model is wrong
+VARIED = ("This is description {} of these actions, beside an earlier one: look at other moments and details, and take "
+          "other words.")  # where a server takes no seed
+SAME_AGAIN = "says what an earlier description says; look at other moments and details, and take other words"
 BATCH_SIZE = 64  # texts that --check encodes at once
 
 
@@ -87,10 +93,15 @@ def generated_with(settings, sample):
 
 @dataclass(eq=False)
 class Question:
-    """Samples with the same options in the same domain, asked for once; known: {option: phrases}, which grows."""
+    """Samples with the same options in the same domain, asked for once; known: {option: phrases}, which grows.
+
+    script: which of several, from 0; others: function that gives {(option, phrases)} of the others
+    """
 
     samples: list
     known: dict
+    script: int = 0
+    others: Callable = set
 
     @property
     def options(self):
@@ -111,12 +122,16 @@ class Question:
         while self.options and attempts:
             attempts -= 1
             try:
-                reply = answer(self.prompt(settings, told))
+                prompt = self.prompt(settings, told)
+                varied = f"{prompt}\n\n{VARIED.format(self.script + 1)}"
+                reply = answer(prompt, self.script, varied) if self.script else answer(prompt)
             except NoAnswer as error:
                 yield dict.fromkeys(self.options, str(error)), ""
                 return
             first = self.samples[0]
             found, told = parse_reply(reply.text, first.options, first.domain, settings.min_subactions)
+            again = [option for option in found if (option, found[option]) in self.others()]
+            told |= {option: SAME_AGAIN for option in again if found.pop(option)}
             told = {option: problem for option, problem in told.items() if option not in self.known}
             problems = {option: "; ".join(filter(None, [reply.text and problem, reply.flaw]))
                         for option, problem in told.items()}
@@ -126,14 +141,25 @@ class Question:
 
 
 def collect_questions(samples, generated):
-    """The Questions that are left."""
-    groups = defaultdict(list)
+    """The Questions that are left, those of the first script first."""
+    def others(group, script):
+        return {told for sample in group for n, one in enumerate(generated.subactions_of(sample).scripts) if n != script
+                for told in one.known.items()}
+
+    groups, questions = defaultdict(list), []
     for sample in samples:
         groups[sample.domain, frozenset(sample.options)].append(generated.subactions_of(sample))
-    questions = [Question([of_sample.sample for of_sample in group if of_sample.lacking],
-                          {option: texts for of_sample in group for option, texts in of_sample.known.items()})
-                 for group in groups.values()]
-    return [question for question in questions if question.samples]
+    for n, group in itertools.product(range(generated.scripts), groups.values()):
+        scripts = [of_sample.script(n) for of_sample in group]
+        if lacking := [script.sample for script in scripts if script.lacking]:
+            known = {option: texts for script in scripts for option, texts in script.known.items()}
+            questions.append(Question(lacking, known, n, partial(others, lacking, n)))
+    return questions
+
+
+def ids_of(questions):
+    """The ids of the samples of Questions, each once."""
+    return list(dict.fromkeys(sample.id for question in questions for sample in question.samples))
 
 
 def generate_subactions(questions, generated, model, settings):
@@ -152,7 +178,7 @@ def generate_subactions(questions, generated, model, settings):
                 asked = question.options
                 for problems, said in question.ask(model.ask, settings, settings.attempts):
                     with committing:
-                        generated.add(question.samples, question.known, problems, model.temperature)
+                        generated.add(question.samples, question.known, problems, model.temperature, question.script)
                         generated.keep_reply(question.samples, problems, said)
                 bar.update(len(question.samples))
                 with committing:
@@ -185,7 +211,7 @@ def estimate(questions, settings):
     prompts = [question.prompt(settings) for question in questions]
     asked = sum(map(len, prompts)) // quality.CHARACTERS_A_TOKEN
     answered = sum(len(question.options) for question in questions) * settings.min_subactions * TOKENS_A_PHRASE
-    return [f"{len(prompts)} requests for {sum(len(question.samples) for question in questions)} samples",
+    return [f"{len(prompts)} requests for {len(ids_of(questions))} samples",
             f"about {asked} tokens asked and {answered} tokens answered", "", *"\n".join(prompts[:1]).splitlines()]
 
 
@@ -194,36 +220,38 @@ def write_batch(path, questions, settings):
     console.require_folder_of(path)
     if os.path.exists(path):
         raise console.InputError(f"--batch {path}: is there already; remove it or choose another name")
-    choices = language_model.request_choices(settings.temp, SCHEMA, settings.max_tokens)
     with files.Lock(path), files.replacing(path) as file:
         for question in questions:
+            choices = language_model.request_choices(settings.temp, SCHEMA, settings.max_tokens, question.script)
             body = language_model.request_body(settings.model, question.prompt(settings), choices)
-            file.write(json.dumps({"custom_id": batch_id(question.samples[0], settings), "method": "POST",
-                                   "url": "/v1/chat/completions", "body": body}) + "\n")
+            id = batch_id(question.samples[0], settings, question.script)
+            file.write(json.dumps({"custom_id": id, "method": "POST", "url": "/v1/chat/completions", "body": body})
+                       + "\n")
 
 
-def batch_id(sample, settings):
-    """The custom_id of a request: the sample's id, and what tells apart other prompts, models and temperatures."""
-    how = json.dumps(generated_with(settings, sample), sort_keys=True)
+def batch_id(sample, settings, script=0):
+    """The custom_id of a request: the sample's id, and what tells apart other prompts, models, temperatures..."""
+    how = json.dumps(generated_with(settings, sample) | ({"script": script} if script else {}), sort_keys=True)
     return f"{sample.id}#{hashlib.blake2b(how.encode(), digest_size=4).hexdigest()}"
 
 
 def read_batch(path, questions, generated, settings):
     """Take the answers of a Batch result or error file by custom_id. Raises InputError if it answers no question."""
-    asked = {batch_id(sample, settings): question for question in questions for sample in question.samples}
+    asked = {batch_id(sample, settings, question.script): question for question in questions
+             for sample in question.samples}
     is_used = False
     for line in files.read_json(path, "Batch result file", lines=True):
         if question := asked.get(str(answer_part(line, "custom_id"))):
             is_used = True
             for problems, said in question.ask(partial(batch_answer, line, settings), settings, attempts=1):
-                generated.add(question.samples, question.known, problems, settings.temp)
+                generated.add(question.samples, question.known, problems, settings.temp, question.script)
                 generated.keep_reply(question.samples, problems, said)
     if questions and not is_used:
         raise console.InputError(f"--batch_results {path}: answers none of the questions that are left; give the "
                                  "results of --batch, and the same settings")
 
 
-def batch_answer(line, settings, _):
+def batch_answer(line, settings, *_):
     """The Answer in a line of a Batch result file. Raises NoAnswer if there is none."""
     line = language_model.without_key(line, api_key(settings))
     status, answer = answer_part(line, "response", "status_code"), answer_part(line, "response", "body")
@@ -283,6 +311,8 @@ def parse_args(argv=None):
     add("--base_url", default=os.environ.get("OPENAI_BASE_URL"), help="another server that speaks OpenAI's protocol")
     add("--prompt", choices=("context", "short"), default="context", help="short: the ablation without context")
     add("--min_subactions", type=count, default=MIN_SUBACTIONS, help="phrases an option needs (default: %(default)s)")
+    add("--scripts", type=console.number(int, 1, MOST_SCRIPTS), default=1, metavar="N",
+        help="ask N times for every option; seq_alignment.py --scripts averages their scores (default: %(default)s)")
     add("--max_tokens", type=count, help="limit of one answer (default: the server's own)")
     add("--attempts", type=count, default=ATTEMPTS, help="questions about one option (default: %(default)s)")
     add("--timeout", type=console.seconds, default=120, help="s to wait for an answer (default: %(default)s)")
@@ -318,7 +348,7 @@ def main(argv=None):
     samples, *_ = artifacts.read_samples(args.input)
     own = OwnSubactions(args.subactions) if args.subactions else None
     with files.Lock(args.output):
-        generated = GeneratedFile(args.output, partial(generated_with, args), args.overwrite)
+        generated = GeneratedFile(args.output, partial(generated_with, args), args.overwrite, args.scripts)
         generated.follow(samples)
         if own:
             own.require_used(samples)
@@ -340,23 +370,24 @@ def answer_questions(questions, asked, samples, generated, args):
     known = [question for question in questions if not question.options]  # other samples have the same options
     try:
         for question in known:
-            generated.add(question.samples, question.known, {}, args.temp)
+            generated.add(question.samples, question.known, {}, args.temp, question.script)
         if args.batch_results:
             read_batch(args.batch_results, asked, generated, args)
         elif asked:
-            choices = language_model.request_choices(args.temp, SCHEMA, args.max_tokens)
+            choices = language_model.request_choices(args.temp, SCHEMA, args.max_tokens, args.scripts > 1)
             model = language_model.LanguageModel(args.model, choices, *server_of(args), args.timeout)
             generate_subactions(asked, generated, model, args)
             tokens = f"; {model.tokens_asked} tokens asked, {model.tokens_answered} answered"
         is_done = True
     finally:
         generated.finish([sample.id for sample in samples], is_done)
-    todo, left = (sum(len(question.samples) for question in group) for group in (known + asked, questions))
-    left -= todo
-    failed = [sample.id for question in asked if question.options for sample in question.samples]
+    todo, failed = ids_of(known + asked), ids_of(question for question in asked if question.options)
+    handled = {*known, *asked}
+    left = len({*ids_of(question for question in questions if question not in handled)} - {*failed})
+    done, there = len({*todo} - {*failed}), len(samples) - len(ids_of(questions))
     why = (f" ({console.some_of(failed)}; {generated.missing.path} says why{generated.where_replies_are}, run again to "
            "ask again)") if failed else ""
-    console.say(f"{todo - len(failed)} samples generated, {len(samples) - todo - left} were there already, "
+    console.say(f"{done} samples generated, {there} were there already, "
                 f"{len(failed)} failed{why}{f', {left} left' if left else ''}{tokens} -> {args.output}")
     if 0 < len(failed) == len(samples) - left:
         raise console.StageError(f"no sample got all its sub-actions ({failed[0]}: "
