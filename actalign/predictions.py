@@ -55,6 +55,7 @@ def write_predictions(path, method, sources, predictions, not_scored, phases_of=
     write_json_items(path, header, "samples", (
         {**prediction.sample.record(), "scores": prediction.scores, "ranking": prediction.ranking,
          **({} if prediction.paths is None else {"paths": prediction.paths}),
+         **({} if prediction.by_script is None else {"script_scores": prediction.by_script}),
          **({} if prediction.order is None else {"order_p": prediction.order.p, "order_z": prediction.order.z,
                                                  "confidence": prediction.confidence,
                                                  "none_of_these": prediction.is_none}),
