@@ -5,7 +5,7 @@ generate_prompt(). What the output holds already is not asked again; labels, opt
 Sub-actions of one's own (--subactions) stand in place of an answer.
 
     python generate_subactions.py --input processed_dataset.npy --output generated_subactions.json --temp 0.2
-    python generate_subactions.py --check generated_subactions.json
+    python generate_subactions.py --check generated_subactions.json --text_model google/siglip-so400m-patch14-384
 """
 
 import actalign  # isort: skip  # noqa: F401 - before what takes long to load
@@ -19,13 +19,14 @@ import urllib.parse
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from actalign import artifacts, console, files, language_model, quality
 from actalign.checkpoint import SO400M, find_checkpoint, load_tokenizer, resolve_dtype
 from actalign.language_model import NoAnswer, answer_part
 from actalign.own_subactions import OwnSubactions
+from actalign.repairs import Repairs
 from actalign.replies import MIN_SUBACTIONS, parse_reply
 from actalign.subactions import GeneratedFile, read_subactions
 
@@ -96,12 +97,14 @@ class Question:
     """Samples with the same options in the same domain, asked for once; known: {option: phrases}, which grows.
 
     script: which of several, from 0; others: function that gives {(option, phrases)} of the others
+    told: {option: what is wrong with what there is}
     """
 
     samples: list
     known: dict
     script: int = 0
     others: Callable = set
+    told: dict = field(default_factory=dict)
 
     @property
     def options(self):
@@ -110,7 +113,12 @@ class Question:
 
     def prompt(self, settings, problems=None):
         """The text to ask with, given {option: what was wrong with an earlier answer}."""
-        return make_prompt(settings, self.samples[0], self.options, problems)
+        return make_prompt(settings, self.samples[0], self.options, problems or self.told)
+
+    def commit(self, generated, problems, said, temperature):
+        """Commit what is known by now, and {option: why it has no phrases} after a reply that said so."""
+        generated.add(self.samples, self.known, problems, temperature, self.script)
+        generated.keep_reply(self.samples, problems, said)
 
     def ask(self, answer, settings, attempts):
         """Learn from what `answer`, a function of a prompt, gives until every option is known or it has no answer.
@@ -135,17 +143,20 @@ class Question:
             told = {option: problem for option, problem in told.items() if option not in self.known}
             problems = {option: "; ".join(filter(None, [reply.text and problem, reply.flaw]))
                         for option, problem in told.items()}
-            told = told if reply.text else {}
+            told = {option: "; ".join(filter(None, [problem, self.told.get(option)]))
+                    for option, problem in told.items()} if reply.text else {}
             self.known.update({**found, **self.known})
             yield problems, (reply.text or reply.raw) if problems else ""
 
 
+def others_of(generated, samples, script):
+    """{(option, phrases)} of the samples' other scripts."""
+    return {told for sample in samples for n, one in enumerate(generated.subactions_of(sample).scripts) if n != script
+            for told in one.known.items()}
+
+
 def collect_questions(samples, generated):
     """The Questions that are left, those of the first script first."""
-    def others(group, script):
-        return {told for sample in group for n, one in enumerate(generated.subactions_of(sample).scripts) if n != script
-                for told in one.known.items()}
-
     groups, questions = defaultdict(list), []
     for sample in samples:
         groups[sample.domain, frozenset(sample.options)].append(generated.subactions_of(sample))
@@ -153,7 +164,7 @@ def collect_questions(samples, generated):
         scripts = [of_sample.script(n) for of_sample in group]
         if lacking := [script.sample for script in scripts if script.lacking]:
             known = {option: texts for script in scripts for option, texts in script.known.items()}
-            questions.append(Question(lacking, known, n, partial(others, lacking, n)))
+            questions.append(Question(lacking, known, n, partial(others_of, generated, lacking, n)))
     return questions
 
 
@@ -178,8 +189,7 @@ def generate_subactions(questions, generated, model, settings):
                 asked = question.options
                 for problems, said in question.ask(model.ask, settings, settings.attempts):
                     with committing:
-                        generated.add(question.samples, question.known, problems, model.temperature, question.script)
-                        generated.keep_reply(question.samples, problems, said)
+                        question.commit(generated, problems, said, model.temperature)
                 bar.update(len(question.samples))
                 with committing:
                     in_a_row[:] = [*in_a_row, question.samples[0].id] if question.options == asked else []
@@ -244,8 +254,7 @@ def read_batch(path, questions, generated, settings):
         if question := asked.get(str(answer_part(line, "custom_id"))):
             is_used = True
             for problems, said in question.ask(partial(batch_answer, line, settings), settings, attempts=1):
-                generated.add(question.samples, question.known, problems, settings.temp, question.script)
-                generated.keep_reply(question.samples, problems, said)
+                question.commit(generated, problems, said, settings.temp)
     if questions and not is_used:
         raise console.InputError(f"--batch_results {path}: answers none of the questions that are left; give the "
                                  "results of --batch, and the same settings")
@@ -281,6 +290,48 @@ def check_of(args, subactions):
         with suppress(console.InputError):
             tokenizer, how = load_tokenizer(SO400M), f"lengths by the tokenizer of {SO400M}; --text_model looks closer"
     return quality.Check(subactions, args.min_subactions, tokenizer, encoder, video), how
+
+
+@dataclass(eq=False)
+class Repair(Question):
+    """Asks again for options that a check found something in; `repairs`, a Repairs, takes what is better."""
+
+    repairs: Repairs = None
+    model: str = ""
+
+    def commit(self, generated, problems, said, temperature):
+        generated.keep_reply(self.samples, problems, said)
+        generated.reasons[self.samples[0].id] = "; ".join(problems.values())
+        for option in self.told:
+            if option in self.known or (option in problems and said):
+                self.repairs.judge(self.samples[0], option, self.script, self.told[option],
+                                   self.known.get(option, ()), self.model)
+
+
+def repair(samples, generated, args):
+    """Ask again for what the check finds, take what is better by it, and tell how many were asked, taken and left."""
+    repairs = Repairs(samples, generated, partial(check_of, args))
+    questions = []
+    for sample, n, told in repairs.questions():
+        script = generated.subactions_of(sample).script(n)
+        known = {option: texts for option, texts in zip(sample.options, script.texts, strict=True)
+                 if option not in told}
+        questions.append(Repair([sample], known, n, partial(others_of, generated, [sample], n), told, repairs,
+                                args.model))
+    asked = questions[:args.limit]
+    if args.dry_run:
+        console.say(*estimate(asked, args))
+        return
+    try:
+        if asked:
+            generate_subactions(asked, generated, model_of(args), args)
+    finally:
+        generated.finish([sample.id for sample in samples])
+    options, judged = sum(len(question.told) for question in asked), len(repairs.taken) + len(repairs.left)
+    console.say(f"{len(repairs.found)} scripts of options have something ({repairs.how}): {options} asked again in "
+                f"{len(asked)} questions, {len(repairs.taken)} taken, {len(repairs.left)} left as they were since the "
+                f"answer was not better, {options - judged} not answered; {len(repairs.before)} were asked before "
+                f"-> {args.output}")
 
 
 def check_file(path, args):
@@ -329,8 +380,13 @@ def parse_args(argv=None):
         help="SigLIP checkpoint for --check, whose text encoder tells which options and phases are the same to it")
     add("--video_embeddings", metavar="NPY", help="those of that checkpoint, to tell phases that no frames are like")
     add("--check_output", metavar="CSV", help="write what --check finds to a table")
+    add("--repair", action="store_true",
+        help="ask again for exactly what --check would find in the output, and take what is better by it")
     console.add_device_argument(parser)
     args = parser.parse_args(argv)
+    if args.repair and (args.check or args.batch or args.batch_results or args.overwrite):
+        parser.error("--repair: asks about what is there, and at once; leave --check, --batch, --batch_results and "
+                     "--overwrite out")
     if args.video_embeddings and not args.text_model:
         parser.error("--video_embeddings: give --text_model, the checkpoint that made them")
     if not args.check and not (args.input and args.output):
@@ -353,9 +409,11 @@ def main(argv=None):
         if own:
             own.require_used(samples)
             console.say(f"{generated.take(samples, own)} samples take their sub-actions from {args.subactions}")
-        questions = collect_questions(samples, generated)
+        questions = [] if args.repair else collect_questions(samples, generated)
         asked = [question for question in questions if question.options][:args.limit]
-        if args.dry_run:
+        if args.repair:
+            repair(samples, generated, args)
+        elif args.dry_run:
             console.say(*estimate(asked, args))
         elif args.batch and asked:
             write_batch(args.batch, asked, args)
@@ -374,8 +432,7 @@ def answer_questions(questions, asked, samples, generated, args):
         if args.batch_results:
             read_batch(args.batch_results, asked, generated, args)
         elif asked:
-            choices = language_model.request_choices(args.temp, SCHEMA, args.max_tokens, args.scripts > 1)
-            model = language_model.LanguageModel(args.model, choices, *server_of(args), args.timeout)
+            model = model_of(args)
             generate_subactions(asked, generated, model, args)
             tokens = f"; {model.tokens_asked} tokens asked, {model.tokens_answered} answered"
         is_done = True
@@ -392,6 +449,12 @@ def answer_questions(questions, asked, samples, generated, args):
     if 0 < len(failed) == len(samples) - left:
         raise console.StageError(f"no sample got all its sub-actions ({failed[0]}: "
                                  f"{generated.reasons.get(failed[0], 'it was not answered')})")
+
+
+def model_of(args):
+    """The LanguageModel that the arguments name."""
+    choices = language_model.request_choices(args.temp, SCHEMA, args.max_tokens, args.scripts > 1 or args.repair)
+    return language_model.LanguageModel(args.model, choices, *server_of(args), args.timeout)
 
 
 def api_key(args):

@@ -401,8 +401,8 @@ def main(argv=None):
         if args.report or args.figures:
             report.write(args, report.Run(
                 settings, predictions, not_scored, video, texts, frames, compared,
-                lambda sample: next(matrices_of(sample, [method.similarity]))[:len(sample.options)], tried, without_order, sources,
-                threshold))
+                lambda sample: next(matrices_of(sample, [method.similarity]))[:len(sample.options)], tried,
+                without_order, sources, threshold))
 
 
 if __name__ == "__main__":

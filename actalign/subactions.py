@@ -10,6 +10,7 @@ from actalign.console import InputError
 from actalign.dataset import Sample, require_unique_ids, sample_from_record
 from actalign.files import Journal, read_json, write_json
 
+REPAIRED = ("key", "script", "before")  # by which the record of a repair is told from others
 STARTED_OVER = {"started_over": True}  # first in the journal of a run that does not go on from the file
 
 
@@ -246,6 +247,28 @@ class GeneratedFile:
             self._is_new = False
         self._journal.append(entry)
         self._entries[id] = entry
+
+    def repair(self, of_sample, script, record):
+        """Commit what a SubActions' script says by now, and the record of what was asked again for."""
+        entry = self._entry(of_sample.sample, of_sample.script(script).known, script)
+        asked = [one for one in entry.get("repairs", ()) if any(one[name] != record[name] for name in REPAIRED)]
+        self._commit(of_sample.sample.id, {**entry, "repairs": [*asked, record]})
+
+    def repairs(self):
+        """{(key, script, texts): record} of `repair`, by the texts that were there and by those that were taken.
+
+        Raises InputError if the file has other records.
+        """
+        found = {}
+        for id, entry in self._entries.items():
+            try:
+                for one in entry.get("repairs", ()):
+                    found[one["key"], one["script"], tuple(one["before"])] = one
+                    if one["taken"]:
+                        found.setdefault((one["key"], one["script"], tuple(one["answer"])), one)
+            except (TypeError, KeyError, AttributeError):
+                raise InputError(f"{self.path}: sample {id} has repairs that no run wrote; take them out") from None
+        return found
 
     def keep_reply(self, samples, problems, said):
         """Keep what a model said of samples where {option: what was wrong with it}, if it said anything."""
