@@ -102,8 +102,8 @@ class Videos:
             name = file_name(sample)
             own = (self._folder / f"{name}{suffix}" for suffix in SUFFIXES if name)
             return next(filter(Path.is_file, own), None) or self._downloaded.get(name)
-        path = Path(os.path.normpath(self._folder / sample.video))
-        if not path.is_relative_to(os.path.normpath(self._folder)):
+        path = Path(os.path.abspath(self._folder / sample.video))
+        if not path.is_relative_to(os.path.abspath(self._folder)):
             raise VideoError(f"the path leaves the folder {self._folder}; move the file or give --videos_dir")
         return path if path.exists() else None
 

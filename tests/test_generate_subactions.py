@@ -806,7 +806,7 @@ def environment(monkeypatch):
 @pytest.mark.parametrize("variables", [
     {"ALL_PROXY": "socks5://127.0.0.1:9"}, {"HTTP_PROXY": "http://127.0.0.1:9"}, {"http_proxy": "127.0.0.1:9"},
     {"HTTP_PROXY": "ftp://x"}, {"OPENAI_CUSTOM_HEADERS": "X-Team: a:b\r\nX-B: c"}, {"SSL_CERT_FILE": "/no/such.pem"},
-    {"OPENAI_PROJECT_ID": "proj-1\n"}])
+    {"OPENAI_PROJECT_ID": "proj-1\n"}, {"OPENAI_ORG_ID": " "}])
 def test_no_proxy_and_no_certificate_is_needed_on_this_machine(stage, server, environment, variables):
     environment(**variables)
     assert stage() == 0

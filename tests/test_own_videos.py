@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,9 +161,12 @@ def test_urls_that_are_not_http_are_refused_and_not_asked_for_again(tmp_path, vi
     assert json.loads((tmp_path / "out.missing.json").read_text())[0]["retry"] is False
 
 
-def test_paths_that_leave_the_folder_are_refused_unless_it_is_named(tmp_path):
-    mine = tmp_path / "mine"
-    mine.mkdir()
+@pytest.mark.parametrize("is_here", [False, True])
+def test_paths_that_leave_the_folder_are_refused_unless_it_is_named(tmp_path, monkeypatch, is_here):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    mine = Path() if is_here else folder  # a dataset of the working directory is most often called by its name alone
     write_video(tmp_path / "outside.mp4", 6)
     write_video(mine / "inside.mp4", 6)
     rows = [{"id": "up", "video": "../outside.mp4"}, {"id": "absolute", "video": str(tmp_path / "outside.mp4")},
