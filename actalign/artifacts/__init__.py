@@ -50,8 +50,8 @@ FLOATS = ("float16", "float32", "float64")
 DTYPES = {"frames": ("uint8",), "video_embeddings": FLOATS, "subaction_embeddings": FLOATS}
 
 # What is asked of a clip, by the names of `Sample.record`; and by what else embeddings tell what they were made from.
-QUESTION = {"domain": "domain", "cleaned_options": "options", "correct_answer_index": "answer"}
-STATE = {"length": "number of frames", "frames_checksum": "frames", **QUESTION}
+QUESTION = {"domain": "domain", "cleaned_options": "list of options", "correct_answer_index": "answer"}
+STATE = {"length": "number of frames", "frames_checksum": "set of frames", **QUESTION}
 
 Checksum = xxhash.xxh3_128  # of an item's rows, which may come in any number of parts
 
