@@ -78,7 +78,8 @@ def rows_of(dataset, split):
         raise InputError(f"{dataset}: has no rows; give a dataset with one row a clip")
     if strange := [number for number, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
         raise InputError(f"{dataset}, row {strange[0]}: is no object with fields; mend it or take it out")
-    return Rows(dataset, *_with_known_columns(videonet.rows_of(rows, dataset), dataset), path.parent, hub)
+    rows, label = _with_known_columns(videonet.rows_of(rows, dataset), dataset)
+    return Rows(dataset, rows, None if hub else path.parent, hub, label)
 
 
 def _rows_of_folder(folder):
