@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from actalign.console import InputError, log, require_folder_of, say
-from actalign.files import begins_with, write_json
+from actalign.files import begins_with, parse_json, write_json
 
 NAME = "raivn/VideoNet"
 HUB_FOLDER = "videos"
@@ -31,8 +31,11 @@ def rows_of(rows, source):
 
 
 def _parts(row):
-    question = row.get("question")
-    return [part for part in question if isinstance(part, dict)] if isinstance(question, list) else []
+    try:  # the library `datasets` gives parts that have not the same fields as texts of JSON
+        parts = [parse_json(part) if isinstance(part, str) else part for part in row.get("question") or ()]
+    except (TypeError, ValueError):
+        return []
+    return [part for part in parts if isinstance(part, dict)]
 
 
 def _row_of(row, where):
