@@ -25,7 +25,7 @@ def parse_choices(choices, where):
     if isinstance(choices, str):
         choices = _list_of_text(choices.strip())
     if not isinstance(choices, list | tuple) or not choices:
-        raise InputError(f"{where}: has no options; give `choices` as a list or as lines \"1. name\"")
+        raise InputError(f"{where}: has no options; give `choices` as a list or as lines \"1. name\", or --options")
     labels = tuple(re.sub(rf"^\s*{position}[.)](?!\d)\s*", "", "" if choice is None else str(choice)).strip()
                    for position, choice in enumerate(choices, start=1))
     if "" in labels:

@@ -147,22 +147,32 @@ def load_samples(datasets, split="test", options=None, domain=None):
     return samples
 
 
-def _has(row, *names):
-    """Whether one of a row's fields says anything."""
-    return any(row.get(name) is not None and str(row[name]).strip() for name in names)
+def _has(row, name):
+    """Whether a row's field says anything."""
+    return row.get(name) is not None and not (isinstance(row[name], str) and not row[name].strip())
+
+
+def _text(row, name):
+    """The text of a row's field, "" where it has none."""
+    return row[name].strip() if isinstance(row.get(name), str) else ""
+
+
+def _choices_of(row):
+    return next((row[name] for name in CHOICES if _has(row, name)), None)
 
 
 def _complete(found, options, domain):
     """Give the rows of a list of Rows what they lack: options and domain as given, and what their answers tell."""
     rows = [row for of_one in found for row in of_one.rows]
     for row in rows:
-        row |= {"choices": options} if options and not _has(row, *CHOICES) else {}
-        row |= {"domain": domain} if domain and not _has(row, "domain") else {}
-    if not any(_has(row, *CHOICES) for row in rows):
+        if options and not _choices_of(row):
+            row["choices"] = options
+        if domain and not _has(row, "domain"):
+            row["domain"] = domain
+    if not any(map(_choices_of, rows)):
         _take_answers_as_options(found)
     for of_one in found:
-        cells = [row[name] for row in of_one.rows for name in CHOICES if isinstance(row.get(name), str)]
-        if separators := {*map(separator_of, cells)} - {None}:
+        if separators := {separator_of(_text(row, name)) for row in of_one.rows for name in CHOICES} - {None}:
             log.info("%s: options are separated by %s", of_one.source, " and ".join(sorted(separators)))
         if of_one.label:
             _take_as_answer(of_one)
@@ -172,11 +182,11 @@ def _take_answers_as_options(found):
     """Give every row of a list of Rows, none of which has options, the different answers by name of its domain."""
     names, rows = defaultdict(dict), [(row, of_one.label or "answer") for of_one in found for row in of_one.rows]
     for row, label in rows:
-        if _has(row, label) and not NUMBER.fullmatch(name := str(row[label]).strip()):
-            names[str(row.get("domain"))].setdefault(name.lower(), name)
+        if (name := _text(row, label)) and not NUMBER.fullmatch(name):
+            names[_text(row, "domain")].setdefault(name.lower(), name)
     if names:
         for row, _ in rows:
-            row["choices"] = sorted(names[str(row.get("domain"))].values())
+            row["choices"] = sorted(names[_text(row, "domain")].values())
         log.info("%s: has no options, so that every row gets all answers of its domain: %s", found[0].source,
                  some_of([f"{len(of_domain)} of {domain}" for domain, of_domain in names.items()]))
 
@@ -185,11 +195,10 @@ def _take_as_answer(found):
     """Have the `label` column of Rows be the answer, if it names an option in every row that has one."""
     source, rows, label = found.source, found.rows, found.label
     for number, row in enumerate(rows, start=1):
-        [options, *_] = [row[name] for name in CHOICES if _has(row, name)] or [[]]
-        options = parse_choices(options, f"{source}, row {number}")
-        if _has(row, label) and str(row[label]).strip().lower() not in map(str.lower, options):
-            log.info("%s: %s is not taken as the answer, since %r in row %d is none of the options", source, label,
-                     row[label], number)
+        options = map(str.lower, parse_choices(_choices_of(row), f"{source}, row {number}"))
+        if _has(row, label) and _text(row, label).lower() not in options:
+            log.info("%s: %s is not taken as the answer, since that of row %d is none of the options", source, label,
+                     number)
             return
     for row in rows:
         row["answer"] = row.get(label) if label == "action" else row.pop(label, None)

@@ -9,19 +9,22 @@ from pathlib import Path
 import av
 import pytest
 from drawn_videos import write_video
+from made_artifacts import make_entries, write_entries, write_subaction_embeddings, write_video_embeddings
 from refusals import refusal
 
 import process_data
+import seq_alignment
 from actalign import dataset
 from actalign.artifacts import read_array
 from actalign.console import parser
 from actalign.dataset import load_samples
 
 OPTIONS = ("Clapping, slow", "Café dance")
+LINES = "\n".join(OPTIONS)
 HEADER = ("video", "domain", "choices", "answer", "start_timestamp", "end_timestamp")
 
 
-def spell(delimiter=",", header=HEADER, options="\n".join(OPTIONS), times=("2", "3723.5"), encoding="utf-8",
+def spell(delimiter=",", header=HEADER, options=LINES, times=("2", "3723.5"), encoding="utf-8",
           domain="dance", answer="Café dance"):
     """The bytes of a table of two clips, of which the second has neither an answer nor times."""
     text = io.StringIO()
@@ -50,7 +53,7 @@ SPELLINGS = {
     "Windows-1252": ("a.csv", spell(encoding="cp1252"), ["warning: ", "is no UTF-8 and is read as Windows-1252"]),
     "options with |": ("a.csv", spell(options=" | ".join(OPTIONS)), ["options are separated by |"]),
     "options with ;": ("a.csv", spell(options=";".join(OPTIONS) + ";"), ["options are separated by ;"]),
-    "options with ; among ;": ("a.csv", spell(";", options="; ".join(OPTIONS)), ["options are separated by ;", "cells"]),
+    "options with ; among ;": ("a.csv", spell(";", options="; ".join(OPTIONS)), ["options are separated by ;", "cel"]),
     "options numbered": ("a.csv", spell(options=f"1. {OPTIONS[0]}\r\n2. {OPTIONS[1]}\r\n"), []),
     "options as a list": ("a.csv", spell(options=json.dumps(OPTIONS)), []),
     "clocks": ("a.csv", spell(times=("00:02", "1:02:03.50")), []),
@@ -77,7 +80,8 @@ def test_every_spelling_of_a_dataset_gives_the_same_samples_and_every_guess_is_s
     (tmp_path / name).write_bytes(content)
     one, two = load_samples(str(tmp_path / name))
     assert [(s.id, s.video, s.domain, s.labels, s.answer, s.start, s.end, s.extra) for s in (one, two)] == [
-        ("one", "one.mp4", "dance", OPTIONS, 1, 2, 3723.5, {}), ("two", "two.mp4", "dance", OPTIONS, None, None, None, {})]
+        ("one", "one.mp4", "dance", OPTIONS, 1, 2, 3723.5, {}),
+        ("two", "two.mp4", "dance", OPTIONS, None, None, None, {})]
     assert one.folder == tmp_path
     err = capsys.readouterr().err
     assert all(part in err for part in said), err
@@ -131,8 +135,9 @@ def test_several_datasets_of_every_kind_are_one_and_names_that_they_share_are_nu
                                                    ("{0} | {1}\n", "utf-16")])
 def test_options_come_from_a_text_file_too(clips, tmp_path, content, encoding):
     (tmp_path / "options.txt").write_bytes(content.format(*OPTIONS).encode(encoding))
-    assert load("--dataset", clips / "a.mp4", "--domain", "dance", "--options", tmp_path / "options.txt")[0].labels == OPTIONS
-    assert load("--dataset", clips / "a.mp4", "--domain", "dance", "--options", "|".join(OPTIONS))[0].labels == OPTIONS
+    for options in (tmp_path / "options.txt", "|".join(OPTIONS)):
+        [sample] = load("--dataset", clips / "a.mp4", "--domain", "dance", "--options", options)
+        assert sample.labels == OPTIONS
 
 
 def test_where_rows_have_answers_alone_the_options_are_the_answers_of_the_domain(tmp_path, capsys):
@@ -149,7 +154,7 @@ def test_a_column_that_names_no_option_is_no_answer_and_is_said_to_be_none(tmp_p
     (tmp_path / "a.csv").write_text("video,domain,choices,label\n1.mp4,yoga,tree|crow,tree\n2.mp4,yoga,tree|crow,1\n")
     assert [(sample.answer, sample.extra) for sample in load_samples(str(tmp_path / "a.csv"))] == [
         (None, {"label": "tree"}), (None, {"label": "1"})]
-    assert "label is not taken as the answer, since '1' in row 2 is none of the options" in capsys.readouterr().err
+    assert "label is not taken as the answer, since that of row 2 is none of the options" in capsys.readouterr().err
 
 
 def test_an_action_that_names_an_option_is_the_answer_and_stays_the_action(tmp_path):
@@ -175,7 +180,7 @@ REFUSED = {
     "an option twice": (["clips", "--domain", "d", "--options", "Dunk", "dunk"], ["--options", "Dunk, dunk"]),
     "no options": (["clips", "--domain", "d"], ["has no options", "--options"]),
     "no domain": (["clips", "--options", "a", "b"], ["has no domain", "--domain"]),
-    "no options file": (["clips", "--domain", "d", "--options", "nowhere.txt"], ["--options nowhere.txt", "No such file"]),
+    "no options file": (["clips", "--domain", "d", "--options", "nowhere.txt"], ["--options nowhere.txt", "No such"]),
     "options of another kind": (["clips", "--domain", "d", "--options", "odd.txt"], ["--options odd.txt", "decode"]),
     "no answer but numbers": (["numbers.csv"], ["numbers.csv, row 1", "no options"]),
     "a file in another format": (["odd.doc"], ["odd.doc", "is none of .csv"]),
@@ -190,6 +195,13 @@ def test_what_is_no_dataset_is_refused_in_one_line(clips, monkeypatch, arguments
     Path("odd.doc").touch()
     Path("numbers.csv").write_text("video,domain,label\na.mp4,yoga,1\n")
     refusal(lambda: load("--dataset", *arguments), *parts)
+
+
+@pytest.mark.parametrize("name", ["choices", "choices_str", "domain", "label", "key", "question", "start"])
+def test_fields_that_nest_deep_are_refused(tmp_path, name):
+    row = json.dumps({"video": "a.mp4", "domain": "d", name: 0}).replace("0", "[" * 1000 + "]" * 1000)
+    (tmp_path / "a.json").write_text(f"[{row}]")
+    refusal(lambda: load_samples(str(tmp_path / "a.json"), options=["a", "b"]), "a.json, row 1")
 
 
 def test_a_folder_that_may_not_be_read_is_refused_by_name(clips, monkeypatch):
@@ -242,3 +254,17 @@ def test_paths_of_a_dataset_of_ones_own_may_lead_anywhere_and_two_datasets_each_
     found, reasons = frames_of(tmp_path, "--dataset", tmp_path / "one/a.csv", tmp_path / "two/a.csv", *GIVEN)
     assert found == {"1": 5, "up": 7, "absolute": 7, "2": 6}
     assert reasons == {}
+
+
+def test_ids_that_are_paths_name_files_beside_one_another(tmp_path):
+    entries = make_entries({"sub/a": ["x", "y"], "sub/../b": ["x", "y"], "sub": ["x", "y"]})
+    write_entries(tmp_path / "s.json", entries)
+    videos = write_video_embeddings(tmp_path, {entry["id"]: 9 for entry in entries})
+    texts = write_subaction_embeddings(tmp_path, entries)
+    outputs = {"report": "r.html", "figures": "figures", "phases": "phases", "output": "p.json", "videonet": "v.json"}
+    assert seq_alignment.main([
+        "--subactions", str(tmp_path / "s.json"), "--video_embeddings", str(videos),
+        "--subaction_embeddings", str(texts),
+        *(part for flag, name in outputs.items() for part in (f"--{flag}", str(tmp_path / name)))]) == 0
+    assert len(list((tmp_path / "figures").glob("*.png"))) == len(list((tmp_path / "phases").glob("*.vtt"))) == 3
+    assert json.loads((tmp_path / "v.json").read_text()).keys() == {"sub/a", "sub/../b", "sub"}

@@ -1,4 +1,4 @@
-"""VideoNet: its questions as they are, videos of a folder or of the hub, and results as its own evaluation writes them."""
+"""VideoNet: its questions as they are, videos of a folder or of the hub, results as its own evaluation writes them."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ import seq_alignment
 from actalign import download
 from actalign.artifacts import read_array
 from actalign.dataset import load_samples
-from actalign.download import Videos, VideoError
+from actalign.download import VideoError, Videos
 from actalign.predictions import read_predictions
 
 ASKED = "Please respond with only the letter of the correct answer."
@@ -48,7 +48,8 @@ def test_questions_are_read_as_they_are(tmp_path, capsys):
     samples = load_samples(write_rows(tmp_path / "mcq_test.jsonl"))
     assert [(s.id, s.domain, s.labels, s.answer, s.video) for s in samples] == [
         ("505-mcq-test-2", "Break Dance", ("1990 spin", "round, \"flare\"", "C. walk", "ufo"), 2, "b-1.mp4"),
-        ("1-mcq-test-1", "Hand Sewing / Embroidery", ("tent stitch", "cross stitch", "d.o.t.", "seed stitch"), 1, "a-1.mp4"),
+        ("1-mcq-test-1", "Hand Sewing / Embroidery", ("tent stitch", "cross stitch", "d.o.t.", "seed stitch"), 1,
+         "a-1.mp4"),
         ("516-mcq-test-1", "Neurological Abnormalities", ("absence seizure", "tremor"), 0, "c-1.mp4")]
     assert samples[0].question == "Which of the following Break Dance actions is shown in the video?"
     assert "is read as questions of VideoNet" in capsys.readouterr().err
@@ -127,8 +128,8 @@ def test_rows_go_through_all_six_stages_to_accuracy_and_a_results_file(tmp_path,
             (baseline, ["--input_dataset", path["p.npy"], "--video_embeddings", path["v.npy"], "--device", "cpu",
                         "--output", path["b.json"]])):
         assert stage.main([*map(str, arguments)]) == 0, stage
-    align = ["--subactions", path["s.json"], "--video_embeddings", path["v.npy"], "--subaction_embeddings", path["t.npy"],
-             "--device", "cpu", "--output", path["a.json"], "--videonet", path["r.json"]]
+    align = ["--subactions", path["s.json"], "--video_embeddings", path["v.npy"], "--subaction_embeddings",
+             path["t.npy"], "--device", "cpu", "--output", path["a.json"], "--videonet", path["r.json"]]
     for _ in range(2):  # the second replaces what the first wrote
         capsys.readouterr()
         assert seq_alignment.main(align) == 0
