@@ -117,7 +117,7 @@ class _StderrHandler(logging.Handler):
         if sys.stderr.isatty():
             tqdm.write(line, file=sys.stderr)
         else:  # where a bar would be written anew
-            print(line, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{line}\n")
 
 
 log = logging.getLogger("actalign")
