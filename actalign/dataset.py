@@ -131,8 +131,9 @@ def load_samples(datasets, split="test", options=None, domain=None):
     _complete(found, options, domain)
     samples, taken = [], {}
     for source, rows, folder, hub, _ in found:
+        is_folder = Path(source).is_dir()
         for number, row in enumerate(rows, start=1):
-            if Path(source).is_dir():
+            if is_folder:
                 row["id"] = _unused(row["id"], taken)
             samples.append(sample_from_row(row, f"{source}, row {number}", taken, folder, hub))
             taken.setdefault(samples[-1].id, 1)
