@@ -1,10 +1,11 @@
 """Stage 1: cut every clip out of its video and store its frames, resized for SigLIP.
 
-Reads a dataset (ActionAtlas by default, or a .json, .jsonl, .csv or .parquet whose rows name local video files), writes
+Reads a dataset (ActionAtlas by default, or a file whose rows name videos, a folder of videos, videos), writes
 processed_dataset.npy: uint8 (frames of all clips, image_size, image_size, 3) RGB, with all metadata in its index.
 
     python process_data.py --output processed_dataset.npy
     python process_data.py --dataset my_clips.csv --output processed_dataset.npy
+    python process_data.py --dataset my_clips/ --options "hook shot" "jump shot" --domain basketball --output frames.npy
 """
 
 import actalign  # isort: skip  # noqa: F401 - before what takes long to load
@@ -191,11 +192,7 @@ def estimate(samples, videos, args):
 def parse_args(argv=None):
     parser = console.parser(__doc__)
     parser.add_argument("--output", required=True, help="where the frames go, a .npy file")
-    parser.add_argument("--dataset", default=dataset.ACTION_ATLAS,
-                        help="hub name, or a .json, .jsonl, .csv or .parquet file (default: %(default)s)")
-    parser.add_argument("--split", default="test", help="of a dataset on the hub (default: %(default)s)")
-    parser.add_argument("--videos_dir", type=Path,
-                        help="folder of the dataset's paths and of files named by youtube_id (default: the dataset's)")
+    dataset.add_arguments(parser)
     parser.add_argument("--keep_videos", action="store_true", help="keep downloads, in NAME.videos beside NAME.npy")
     parser.add_argument("--cookies", type=Path, help="cookie file (Netscape format) for downloads")
     parser.add_argument("--cookies_from_browser", metavar="BROWSER", help="take those of a browser such as firefox")
@@ -212,7 +209,6 @@ def parse_args(argv=None):
     parser.add_argument("--resample", choices=("bicubic", "bilinear"), default="bicubic",
                         help="how frames are resized: as the checkpoint's image processor does (default: %(default)s)")
     parser.add_argument("--fps", type=console.positive_float, help="keep so many frames a second (default: all)")
-    parser.add_argument("--limit", type=console.positive_int, help="only the first so many samples")
     console.add_overwrite_argument(parser)
     return parser.parse_args(argv)
 
@@ -221,18 +217,16 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     console.require_folder_of(args.output)
-    if args.videos_dir and not args.videos_dir.is_dir():
-        raise console.InputError(f"--videos_dir {args.videos_dir}: no such folder; give one that is there")
     if args.cookies and not args.cookies.is_file():
         raise console.InputError(f"--cookies {args.cookies}: no such file; export it from a browser in Netscape format")
-    samples = dataset.load_samples(args.dataset, args.split)
+    samples = dataset.load(args)
     if masked := sum(bool(sample.masks) for sample in samples):
         console.log.info(f"{masked} of {len(samples)} samples have masks; what they cover is blurred")
-    folder, downloads = args.videos_dir or Path(args.dataset).parent, Path(args.output).with_suffix(".videos")
+    downloads = Path(args.output).with_suffix(".videos")
     settings = {"image_size": args.image_size, "resample": args.resample, "fps": args.fps}
     stopwatch, frames, bugs = console.Stopwatch(), 0, []
-    with ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset}, args.overwrite) as writer:
-        local = Videos(folder, folder / "no downloads", ())  # those are gone when their clips are done
+    with ArrayWriter(args.output, "frames", settings, {"dataset": ", ".join(args.dataset)}, args.overwrite) as writer:
+        local = Videos(args.videos_dir, downloads / "none", ())  # those are gone when their clips are done
         source = {sample.id: known_fields(sample, local) for sample in samples}
         again = {id for id, item in writer.items.items() for name in MADE_FROM
                  if name in item and item[name] != source.get(id, item).get(name, item[name])}
@@ -240,7 +234,7 @@ def main(argv=None):
         kept = len(writer.items)
         left = [sample for sample in samples[:args.limit] if sample.id not in writer]
         todo = [sample for sample in left if args.retry_missing or not writer.missing.is_final(sample.id)]
-        videos = Videos(folder, downloads, todo, args.keep_videos, args.video_url, cookies=args.cookies,
+        videos = Videos(args.videos_dir, downloads, todo, args.keep_videos, args.video_url, cookies=args.cookies,
                         browser=args.cookies_from_browser, most_bytes=args.max_video_gb * 1e9)
         if args.dry_run:
             writer.leave_unfinished()

@@ -27,6 +27,7 @@ from actalign import (
     phases,
     report,
     trials,
+    videonet,
 )
 from actalign.checkpoint import add_trust_argument, find_checkpoint
 from actalign.predictions import predictions_output, publish
@@ -311,6 +312,7 @@ def parse_args(argv=None):
         help="tell by domain what is lost when clips run backwards, when sub-actions are shuffled, and when order is "
              "ignored: what order is worth")
     add("--output", help="write scores, rankings and paths to this predictions.json, and its .csv twin")
+    add("--videonet", metavar="JSON", help="write the answers to VideoNet's questions as its own evaluation does")
     add("--report", metavar="HTML", help="write a page that shows why each sample is answered as it is")
     add("--frames", metavar="NPY", help="processed_dataset.npy: pictures for --report and --figures")
     add("--compare", nargs="+", default=[], metavar="JSON",
@@ -344,6 +346,8 @@ def main(argv=None):
     method = method_of(args)
     if args.phases:
         exports.require_usable(args.phases)
+    if args.videonet:
+        videonet.require_usable(args.videonet)
     with report.outputs(args), predictions_output(args.output):
         video = artifacts.read_array(args.video_embeddings, "video_embeddings")
         texts = artifacts.read_array(args.subaction_embeddings, "subaction_embeddings")
@@ -394,6 +398,8 @@ def main(argv=None):
                    "video_embeddings": video.source(), "subaction_embeddings": texts.source()}
         publish(args.output, comparison.method_name(settings), settings, sources, predictions, not_scored, ids, beside,
                 notes, phases_of)
+        if args.videonet:
+            videonet.write_results(args.videonet, predictions)
         if args.phases:
             exports.export(Path(args.phases), args.phases_format, predictions, video, phases_of)
         tried = try_all(samples, method.orders or alignment.ORDERS, matrices_of) if args.alignment == ALL else []

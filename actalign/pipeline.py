@@ -7,13 +7,17 @@ Every stage's command is shown before it runs and can be run again alone. What i
 same command goes on after an interruption, and takes over what has changed.
 """
 
+import contextlib
 import importlib
 import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from actalign import artifacts, console, cores
+from actalign import artifacts, console, cores, dataset, tables
 from actalign.alignment import METHODS
 from actalign.checkpoint import SO400M, add_trust_argument, frame_needs
+from actalign.download import VideoError, Videos
+from actalign.files import read_json
 from actalign.own_subactions import OwnSubactions
 
 FILES = {"frames": "processed_dataset.npy", "video": "video_embeddings.npy", "subactions": "generated_subactions.json",
@@ -21,7 +25,8 @@ FILES = {"frames": "processed_dataset.npy", "video": "video_embeddings.npy", "su
          "report": "report.html"}
 OPERATIONS = 277e9 / 2  # a second and core, of siglip-so400m on a CPU in bfloat16 (docs/speed.md)
 MOST_MINUTES = 30  # of encoding on a CPU, for all clips together
-LEAST_RATE, USUAL_RATE = 4, 30  # frames/s: below the one phases are lost; the other is taken for what videos have
+LEAST_RATE, USUAL_RATE = 4, 30  # frames/s: below the one phases are lost; the other is what most videos have
+USUAL_SECONDS = 10  # of a clip whose video is still to be fetched
 
 
 def commands(folder, dataset, encoder, subactions=(), method=()):
@@ -52,10 +57,52 @@ def run(stages):
         stage.main.__wrapped__(flags)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What is known of a clip: its answer, and the scores and phases of its K options.
+
+    option      the answer, None where none of the options fits (`reject`) or there is none
+    confidence  of it, in 0..1, not calibrated; None where options cannot be compared by their order
+    scores      {option: score}, the greater the better       phases  {option: [phase]}, see docs/artifacts.md
+    reason      why the clip has no scores, else None
+    """
+
+    id: str
+    option: str | None = None
+    confidence: float | None = None
+    scores: dict = field(default_factory=dict)
+    phases: dict = field(default_factory=dict)
+    reason: str | None = None
+
+
+def read_answers(made):
+    """The Answers in the files of `run_all`: of the clips that were scored, and of those that could not be."""
+    content = read_json(made["predictions"], "predictions")
+    answers = [Answer(one["id"], None if one.get("none_of_these") else one["cleaned_options"][one["ranking"][0]],
+                      one.get("confidence"), dict(zip(one["cleaned_options"], one["scores"], strict=True)),
+                      dict(zip(one["cleaned_options"], one.get("phases", ()), strict=False)))
+               for one in content["samples"]]
+    missing = artifacts.missing_path(made["frames"])
+    failed = {one["id"]: one["reason"] for one in (read_json(missing) if missing.exists() else [])}
+    reasons = {one["id"]: one["reason"] for one in content["not_scored"]} | failed
+    return answers + [Answer(id, reason=reason) for id, reason in reasons.items()]
+
+
+def answer_lines(answers):
+    """The table of Answers that ends a run, and a line for every clip without one."""
+    rows = [(one.id, one.option or "none of these", "-" if one.confidence is None else f"{one.confidence:.2f}")
+            for one in answers if not one.reason]
+    return [*tables.table([("clip", "answer", "confidence"), *rows], texts=2),
+            *(f"{one.id}: no answer, {one.reason}" for one in answers if one.reason)]
+
+
 def run_all(args):
     """Run what the parsed flags ask for; returns {name: path} of FILES. Raises InputError and StageError."""
     folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise console.InputError(f"--output {folder}: is no folder; choose another") from None
     needs = frame_needs(args.model, args.trust_pickle_weights)
     options = args.options or (own_options(args) if args.subactions else [])
     clips = ["--dataset", *args.clips, *flags_of(args, "domain", "videos_dir")]
@@ -97,7 +144,7 @@ def rate_flags(args, clips, needs, frames):
     if frames.exists():
         rate = artifacts.read_index(frames, "frames")["meta"].get("fps")
         return ["--fps", f"{rate:g}"] if rate else []
-    seconds = 0.0
+    seconds = clip_seconds(clips)
     a_second = cores.count() * OPERATIONS / needs.operations  # frames
     rate = 60 * MOST_MINUTES * a_second / max(seconds, 1)
     if rate >= USUAL_RATE:
@@ -106,6 +153,28 @@ def rate_flags(args, clips, needs, frames):
     console.log.info(f"{rate} frames a second of {seconds:.0f} s of video, about {seconds * rate / a_second / 60:.0f} "
                      f"minutes on this CPU; --fps (all, or a number), --device or a smaller --model change that")
     return ["--fps", str(rate)]
+
+
+def clip_seconds(flags):
+    """The seconds of all clips that flags of process_data.py name, as far as they are known without fetching any."""
+    from actalign.video import video_seconds  # which loads FFmpeg
+
+    parser = console.parser("")
+    dataset.add_arguments(parser)
+    args, _ = parser.parse_known_args(flags)
+    console.log.disabled = True  # stage 1 says the same
+    try:
+        samples = dataset.load(args)
+    finally:
+        console.log.disabled = False
+    local, seconds = Videos(args.videos_dir, "none", ()), 0.0
+    for sample in samples:
+        path = None
+        with contextlib.suppress(VideoError, OSError):
+            path = local.local_path(sample)
+        end = video_seconds(path) if path and sample.end is None else sample.end
+        seconds += max((USUAL_SECONDS if end is None else end) - (sample.start or 0), 0)
+    return seconds
 
 
 def parse_args(argv=None):
@@ -144,4 +213,5 @@ def frame_rate(text):
 @console.script
 def main(argv=None):
     made = run_all(parse_args(argv))
-    console.say("", f"Why each clip was answered as it was: open {made['report']} in a browser.")
+    console.say("", *answer_lines(read_answers(made)), "",
+                f"Why each clip was answered as it was: open {made['report']} in a browser.")
