@@ -379,6 +379,10 @@ def main(argv=None):
         def phases_of(prediction):
             return phases_records(prediction, video, texts)
 
+        def options_of(prediction):
+            return [option for script in scripts_of(texts.item(prediction.sample.id), args.scripts)
+                    for option in script]
+
         stopwatch = console.Stopwatch()
         with_paths = bool(args.output or args.report or args.figures or args.phases)
         predictions = predict(samples, method, matrices_of, with_paths, bool(args.calibrate or args.reject),
@@ -393,11 +397,13 @@ def main(argv=None):
             predictions, more, threshold = judge(predictions, method, args, matrices_of)
             notes += more
         phases_of = phases_of if predictions and predictions[0].phases else None
+        found = phases.found_counts(predictions, options_of) if phases_of else []
+        notes += phases.found_lines(found)
         beside = {other.name: list(other.predictions.values()) for other in compared}
         sources = {"subactions": {"path": args.subactions, "fingerprint": files.fingerprint(args.subactions)},
                    "video_embeddings": video.source(), "subaction_embeddings": texts.source()}
         publish(args.output, comparison.method_name(settings), settings, sources, predictions, not_scored, ids, beside,
-                notes, phases_of)
+                notes, phases_of, found)
         if args.videonet:
             videonet.write_results(args.videonet, predictions)
         if args.phases:

@@ -1,5 +1,6 @@
 """Stage 6: smoothing, similarity, dynamic time warping, joining by id, and the script's results."""
 
+import csv
 import hashlib
 import json
 import re
@@ -562,3 +563,20 @@ def test_scripts_that_were_not_encoded_are_refused(stage, capsys):
     write_entries(stage.folder / "generated.json", with_scripts(stage.entries, 2))
     assert stage() == 2
     assert "run encode_subactions.py again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "scripts"), [([], 1), (["--scripts", "mean"], 3)])
+def test_how_often_each_sub_action_is_found_is_told_and_written(stage, capsys, flags, scripts):
+    write_scripts(stage, with_scripts(stage.entries, 3, 2))
+    found = predicted(stage, *flags)
+    rows = list(csv.DictReader((stage.folder / "found.csv").open()))
+    assert len(rows) == 4 * {1: 3, 3: 3 + 3 + 2}[scripts]  # options and their sub-actions
+    assert {row["script"] for row in rows} == {str(n) for n in range(scripts)}
+    clips = {"dunk in sport": "3", "hook shot in sport": "2", "jump shot in sport": "2", "lay-up in sport": "1"}
+    assert all(row["clips"] == clips[row["option"]] for row in rows)
+    told = sum(phase["found"] for one in found.values() for phases in one["phases"] for phase in phases)
+    assert sum(int(row["found"]) for row in rows if row["script"] == "0") == told
+    assert re.search(rf"^sub-actions: \d+ of {len(rows)} are found in a clip, ", capsys.readouterr().out, re.MULTILINE)
+    (stage.folder / "found.csv").write_text("mine")
+    assert stage("--output", str(stage.folder / "predictions.json")) == 2
+    assert (stage.folder / "found.csv").read_text() == "mine"
