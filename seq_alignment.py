@@ -414,7 +414,7 @@ def main(argv=None):
             report.write(args, report.Run(
                 settings, predictions, not_scored, video, texts, frames, compared,
                 lambda sample: next(matrices_of(sample, [method.similarity]))[:len(sample.options)], tried,
-                without_order, sources, threshold))
+                without_order, sources, threshold, found))
 
 
 if __name__ == "__main__":
