@@ -178,9 +178,9 @@ def hits_of(subactions, video, texts, method, scripts):
 
 
 def corrupt(of_sample, share, captions, rng):
-    """The texts of a SubActions told otherwise: each step reworded or not, and a share of them any other caption."""
-    return tuple(tuple(str(rng.choice(captions)) if rng.random() < share else reworded(text, rng)
-                       if rng.random() < 0.5 else text for text in texts) for texts in of_sample.texts)
+    """The texts of a SubActions of which a share is any other caption of the file."""
+    return tuple(tuple(str(rng.choice(captions)) if rng.random() < share else text for text in texts)
+                 for texts in of_sample.texts)
 
 
 def write_texts(path, subactions, embeddings, meta):
@@ -231,7 +231,8 @@ def measure_size(folder, checkpoint):
     rows = [("stage", "s", "MB of memory")]
     for name, command in stages.items():
         began = time.monotonic()
-        process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL,
+                                   env={**os.environ, "HF_HUB_OFFLINE": "1"})
         _, status, used = os.wait4(process.pid, 0)
         if status:
             raise SystemExit(f"{name}: {status}")
