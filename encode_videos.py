@@ -21,51 +21,29 @@ CLIP_FIELDS = (*artifacts.QUESTION, "video", "start_timestamp", "end_timestamp",
 
 
 def encode_videos(frames, writer, encoder):
-    """Embed the clips of `frames` that `writer` does not hold yet; batches run across the borders of clips.
+    """Embed the clips of `frames` that `writer` does not hold yet.
 
     frames  ArrayArtifact of kind "frames"    writer  ArrayWriter of kind "video_embeddings"    encoder  Siglip
     Returns the number of frames encoded. Raises InputError if the frames of a clip are not those that were written.
     """
     clips = sorted((item for item in frames.items if item["id"] not in writer), key=lambda clip: clip["start"])
     total = sum(clip["stop"] - clip["start"] for clip in clips)
-    batches = clips_of_batches(clips, encoder.batch_size)
-    encoded = encoder.encode_batches(_read_batches(frames, batches, encoder.batch_size))
-    parts = []  # embeddings so far of the clip in hand
+    read = ((clip, read_clip(frames, clip, encoder.part_size)) for clip in clips)
     with console.progress(total, "frames") as bar:
-        for (start, in_batch), embeddings in zip(batches.items(), encoded, strict=True):  # (n, D)
-            for clip, rows in in_batch:
-                parts.append(embeddings[rows])
-                bar.update(len(parts[-1]))
-                if clip["stop"] <= start + len(embeddings):  # else it goes on in the next batch
-                    writer.append(clip["id"], np.concatenate(parts))
-                    parts = []
+        for clip, parts in encoder.encode_clips(read):
+            writer.append(clip["id"], np.concatenate(parts))
+            bar.update(clip["stop"] - clip["start"])
     return total
 
 
-def clips_of_batches(clips, batch_size):
-    """{first row of a batch: [(clip, slice of the batch that is its)]}, in order, of the batches that the clips need.
-
-    Batches lie on one grid over all rows, whichever clips are asked for. So a frame has the same place in its batch in
-    every run, and after an interruption comes out the same to the last bit, however the cores share the work.
-    """
-    batches = {}
-    for clip in clips:
-        for start in range(clip["start"] // batch_size * batch_size, clip["stop"], batch_size):
-            rows = slice(max(clip["start"] - start, 0), clip["stop"] - start)
-            batches.setdefault(start, []).append((clip, rows))
-    return batches
-
-
-def _read_batches(frames, batches, batch_size):
-    """Yield the frames (n, H, W, 3) of every batch; InputError if they end a clip whose frames are not as written."""
-    checksum = artifacts.Checksum()  # of the clip in hand
-    for start, in_batch in batches.items():
-        read = frames.read(start, min(start + batch_size, frames.shape[0]))
-        for clip, rows in in_batch:
-            checksum.update(read[rows])
-            if clip["stop"] <= start + len(read):
-                artifacts.require_checksum(frames, clip, checksum)
-                checksum = artifacts.Checksum()
+def read_clip(frames, clip, count):
+    """Yield a clip's frames, so many at once (n, H, W, 3); InputError at the last if they are not as written."""
+    checksum = artifacts.Checksum()
+    for start in range(clip["start"], clip["stop"], count):
+        read = frames.read(start, stop := min(start + count, clip["stop"]))
+        checksum.update(read)
+        if stop == clip["stop"]:
+            artifacts.require_checksum(frames, clip, checksum)
         yield read
 
 
