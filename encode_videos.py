@@ -1,14 +1,18 @@
 """Stage 2: embed every frame of every clip with SigLIP's image encoder.
 
-Reads processed_dataset.npy, writes video_embeddings.npy: float32 (frames of all clips, D), not normalised.
+Reads processed_dataset.npy, or a dataset, whose clips it then decodes as stage 1 does, without frames on disk. Writes
+video_embeddings.npy: float32 (frames of all clips, D), not normalised; the same ones either way.
 
     python encode_videos.py --output video_embeddings.npy --device cuda:0
+    python encode_videos.py --dataset my_clips.csv --output video_embeddings.npy --device cuda:0
 """
 
 import actalign  # isort: skip  # noqa: F401 - before what takes long to load
+import functools
+
 import numpy as np
 
-from actalign import artifacts, console, cores
+from actalign import artifacts, clips, console, cores
 from actalign.artifacts.writer import ArrayWriter
 from actalign.checkpoint import add_encoder_arguments, find_checkpoint, resolve_dtype
 
@@ -17,7 +21,7 @@ PATCHES_A_CORE = 8192  # of frames at once on a CPU; more gain nothing and take 
 LEAST_A_CORE, MOST_A_CORE = 8, 32  # frames
 
 # What later stages need to know of a clip besides its embeddings.
-CLIP_FIELDS = (*artifacts.QUESTION, "video", "start_timestamp", "end_timestamp", "fps", "timestamps", "note", "phases")
+CLIP_FIELDS = (*artifacts.QUESTION, "question", "action", *clips.MADE_FROM, "fps", "timestamps", "note", "phases")
 
 
 def encode_videos(frames, writer, encoder):
@@ -47,6 +51,29 @@ def read_clip(frames, clip, count):
         yield read
 
 
+def encode_dataset(samples, writer, videos, encoder, workers, **settings):
+    """Decode and embed the clips that `writer` does not hold yet; what fails is named in its missing items.
+
+    samples  list of Sample    videos  Videos    encoder  Siglip    settings  those of the frames, `clips.settings_of`
+    Returns (number of frames encoded, lines about bugs that ended a clip).
+    """
+    total, bugs, stopwatch = 0, [], console.Stopwatch()
+    with (clips.decoding(samples, videos, workers, count=encoder.part_size, **settings) as decoded,
+          console.progress(len(samples), "clips") as bar):
+        passing = (clips.PassingClip(*clip) for clip in decoded)
+        for clip, parts in encoder.encode_clips((clip, clip) for clip in passing):
+            if clip.error:
+                clips.add_missing(writer, clip.sample, clip.error, bugs)
+            else:
+                writer.append(clip.sample.id, np.concatenate(parts), frames_checksum=clip.checksum.hexdigest(),
+                              **clips.times_of(clip.timestamps))
+                total += len(clip.timestamps)
+            videos.done(clip.sample)
+            bar.set_postfix_str(f"{stopwatch.rate(total)} frames/s", refresh=False)
+            bar.update()
+    return total, bugs
+
+
 def auto_batch_size(device, checkpoint):
     """Frames at once on a device; `Siglip` takes fewer where these do not fit."""
     if device.type != "cpu":
@@ -55,48 +82,100 @@ def auto_batch_size(device, checkpoint):
     return cores.count() * min(max(a_core, LEAST_A_CORE), MOST_A_CORE)
 
 
+class Model:
+    """The checkpoint that the flags name, on a device; the encoder is loaded when it is first asked for."""
+
+    def __init__(self, args):
+        self.device = console.pick_device(args.device)
+        self.checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
+        self.dtype = resolve_dtype(args.dtype, self.device, self.checkpoint)
+        self.batch_size = args.batch_size or auto_batch_size(self.device, self.checkpoint)
+        self.settings = self.checkpoint.settings(self.dtype)
+
+    @functools.cached_property
+    def encoder(self):
+        from actalign.siglip import load_siglip
+
+        return load_siglip(self.checkpoint, self.device, self.batch_size, self.dtype)
+
+    def require_frames(self, image_size, resample):
+        """Warn unless frames are those that the checkpoint's image processor would make."""
+        size, own = self.encoder.image_size, self.encoder.resample
+        if image_size != size or (resample or own) != own:
+            console.log.warning("the checkpoint's image processor makes other frames than these; take --image_size "
+                                f"{size} --resample {own}")
+
+
+def run_on_frames(args, model, frames):
+    """Embed the frames of --input."""
+    encoded = 0
+    notes = {"model": args.model, **{name: frames.meta.get(name) for name in clips.SETTINGS}}
+    with ArrayWriter(args.output, "video_embeddings", model.settings, notes, args.overwrite) as writer:
+        require_told(writer)
+        source = {clip["id"]: {"frames_checksum": clip["checksum"], **{name: clip[name] for name in CLIP_FIELDS
+                                                                       if name in clip}} for clip in frames.items}
+        again = {id for id, item in writer.items.items() if id in source
+                 and item["frames_checksum"] != source[id]["frames_checksum"]}
+        writer.follow(source, again)
+        kept, stopwatch = len(writer.items), console.Stopwatch()
+        if any(id not in writer for id in frames):
+            model.require_frames(frames.shape[1], frames.meta.get("resample"))
+            stopwatch = console.Stopwatch()  # without the loading
+            encoded = encode_videos(frames, writer, model.encoder)
+    console.say(f"{len(writer.items) - kept} clips encoded ({encoded} frames, {stopwatch.rate(encoded)} frames/s on "
+                f"{model.device}), {kept} were there already -> {args.output}")
+
+
+def run_on_dataset(args, model, samples):
+    """Decode and embed clips of --dataset."""
+    settings, encoded, bugs = clips.settings_of(args), 0, []
+    with ArrayWriter(args.output, "video_embeddings", {**model.settings, **settings}, {"model": args.model},
+                     args.overwrite) as writer:
+        require_told(writer)
+        left, todo, videos = clips.follow(samples, writer, args, CLIP_FIELDS)
+        kept, stopwatch = len(writer.items), console.Stopwatch()
+        if todo:
+            model.require_frames(args.image_size, args.resample)
+            stopwatch = console.Stopwatch()  # without the loading
+            encoded, bugs = encode_dataset(todo, writer, videos, model.encoder, args.workers, **settings)
+    clips.say_done(f"encoded ({encoded} frames, {stopwatch.rate(encoded)} frames/s on {model.device})", left, kept,
+                   writer, args, bugs)
+
+
+def require_told(writer):
+    """Raise InputError unless embeddings of earlier runs tell the frames that they were made from."""
+    if untold := [id for id, item in writer.items.items() if "frames_checksum" not in item]:
+        raise console.InputError(f"{writer.path}: does not say which frames {console.some_of(untold)} were encoded "
+                                 "from; choose another --output, or start over with --overwrite")
+
+
 def parse_args(argv=None):
     parser = console.parser(__doc__)
-    parser.add_argument("--input", default="processed_dataset.npy", help="frames (default: %(default)s)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--input", default="processed_dataset.npy", help="frames (default: %(default)s)")
+    source.add_argument("--dataset", help="instead of frames: hub name, or a .json, .jsonl, .csv or .parquet file, "
+                                          "whose clips are decoded here")
     parser.add_argument("--output", required=True, help="where the embeddings go, a .npy file")
     add_encoder_arguments(parser, f"frames at once; auto is {BATCH_SIZE} on CUDA, {LEAST_A_CORE} to {MOST_A_CORE} for "
                                   "every core of a CPU")
-    return parser.parse_args(argv)
+    decoding = clips.add_arguments(parser.add_argument_group("with --dataset, as in process_data.py"))
+    args = parser.parse_args(argv)
+    for action in decoding:
+        if not args.dataset and getattr(args, action.dest) != action.default:
+            parser.error(f"{action.option_strings[0]} is for --dataset; frames were made with process_data.py's flags")
+    return args
 
 
 @console.script
 def main(argv=None):
     args = parse_args(argv)
     console.require_folder_of(args.output)
-    frames = artifacts.read_array(args.input, "frames")
-    device = console.pick_device(args.device)
-    checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
-    dtype = resolve_dtype(args.dtype, device, checkpoint)
-    batch_size = args.batch_size or auto_batch_size(device, checkpoint)
-    encoded, stopwatch = 0, console.Stopwatch()
-    with ArrayWriter(args.output, "video_embeddings", checkpoint.settings(dtype), {"model": args.model},
-                     args.overwrite) as writer:
-        if untold := [id for id, item in writer.items.items() if "frames_checksum" not in item]:
-            raise console.InputError(f"{args.output}: does not say which frames {console.some_of(untold)} were encoded "
-                                     "from; choose another --output, or start over with --overwrite")
-        source = {clip["id"]: {"frames_checksum": clip["checksum"], **{name: clip[name] for name in CLIP_FIELDS
-                                                                       if name in clip}} for clip in frames.items}
-        again = {id for id, item in writer.items.items() if id in source
-                 and item["frames_checksum"] != source[id]["frames_checksum"]}
-        writer.follow(source, again)
-        kept = len(writer.items)
-        if any(id not in writer for id in frames):
-            from actalign.siglip import load_siglip
-
-            encoder = load_siglip(checkpoint, device, batch_size, dtype)
-            size, resample = encoder.image_size, encoder.resample
-            if frames.shape[1:3] != (size, size) or frames.meta.get("resample", resample) != resample:
-                console.log.warning("the checkpoint's image processor makes other frames than these; take --image_size "
-                                    f"{size} --resample {resample} in process_data.py")
-            stopwatch = console.Stopwatch()  # without the loading
-            encoded = encode_videos(frames, writer, encoder)
-    console.say(f"{len(writer.items) - kept} clips encoded ({encoded} frames, {stopwatch.rate(encoded)} frames/s on "
-                f"{device}), {kept} were there already -> {args.output}")
+    if args.dataset:
+        samples = clips.read_samples(args)
+        run_on_dataset(args, Model(args), samples)
+    else:
+        frames = artifacts.read_array(args.input, "frames")
+        run_on_frames(args, Model(args), frames)
 
 
 if __name__ == "__main__":
