@@ -2,6 +2,7 @@
 
 Reads the index of processed_dataset.npy, writes generated_subactions.json. To change the prompt, edit
 generate_prompt(). What the output holds already is not asked again; labels, options and domains follow the dataset.
+Sub-actions of one's own (--subactions) stand in place of an answer.
 
     python generate_subactions.py --input processed_dataset.npy --output generated_subactions.json --temp 0.2
     python generate_subactions.py --check generated_subactions.json
@@ -22,6 +23,7 @@ from functools import partial
 from actalign import artifacts, console, files, language_model
 from actalign.checkpoint import SO400M, load_tokenizer
 from actalign.language_model import NoAnswer, answer_part
+from actalign.own_subactions import OwnSubactions
 from actalign.replies import MIN_SUBACTIONS, parse_reply, problem_of
 from actalign.sentences import MULTILINGUAL, TOO_LONG, UNKNOWN, Flaws
 from actalign.subactions import GeneratedFile, read_subactions
@@ -262,6 +264,8 @@ def parse_args(argv=None):
     add, count = parser.add_argument, console.positive_int
     add("--input", help="processed_dataset.npy; only its index is read")
     add("--output", help="generated_subactions.json")
+    add("--subactions", metavar="FILE", help="sub-actions of your own: an option's name on a line, its phases indented "
+                                             "below it, or JSON; only what it lacks is asked for")
     add("--apikey", help="key of the API; better in the environment as OPENAI_API_KEY")
     add("--temp", type=console.temperature, default=0.2, help="temperature (default: %(default)s, the published one)")
     add("--model", default=MODEL, help="language model (default: %(default)s)")
@@ -293,9 +297,13 @@ def main(argv=None):
         return
     console.require_folder_of(args.output)
     samples, *_ = artifacts.read_samples(args.input)
+    own = OwnSubactions(args.subactions) if args.subactions else None
     with files.Lock(args.output):
         generated = GeneratedFile(args.output, partial(generated_with, args), args.overwrite)
         generated.follow(samples)
+        if own:
+            own.require_used(samples)
+            console.say(f"{generated.take(samples, own)} samples take their sub-actions from {args.subactions}")
         questions = collect_questions(samples, generated)
         asked = [question for question in questions if question.options][:args.limit]
         if args.dry_run:
@@ -345,7 +353,8 @@ def server_of(args):
     """(API key, address) of the server. Raises InputError if one cannot be used: HTTP libraries' own words quote it."""
     key = api_key(args)
     if not key and not (args.base_url or "").strip():
-        raise console.InputError("no API key; set OPENAI_API_KEY, or give --base_url of a local server")
+        raise console.InputError("no API key; set OPENAI_API_KEY or give --base_url of a local server, or write "
+                                 "the sub-actions yourself: --subactions FILE")
     if not re.fullmatch("[!-~]*", key):
         raise console.InputError("the API key holds a space, a line break or a letter that no key has; copy it again")
     address = (args.base_url or "").strip() or language_model.OPENAI

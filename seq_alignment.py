@@ -189,7 +189,7 @@ def try_controls(predictions, method, matrices_of):
 
 
 def judge(predictions, method, args, matrices_of):
-    """(predictions with what --calibrate and --reject make of them, lines about that)."""
+    """(predictions with what --calibrate and --reject make of them, lines about that, (threshold, origin) or None)."""
     threshold, origin = None, "as --reject says"
     if args.calibrate:
         predictions = confidence.calibrate(predictions)
@@ -198,7 +198,8 @@ def judge(predictions, method, args, matrices_of):
         threshold, origin = (chance_threshold(samples, method, matrices_of) if args.reject == "auto"
                              else (float(args.reject), origin))
         predictions = confidence.reject(predictions, threshold)
-    return predictions, confidence.lines(predictions, args.calibrate, threshold, origin)
+    return (predictions, confidence.lines(predictions, args.calibrate, threshold, origin),
+            None if threshold is None else (threshold, origin))
 
 
 def phases_records(prediction, video, texts):
@@ -338,13 +339,13 @@ def main(argv=None):
         stopwatch = console.Stopwatch()
         with_paths = bool(args.output or args.report or args.figures or args.phases)
         predictions = predict(samples, method, matrices_of, with_paths, with_order=bool(args.calibrate or args.reject))
-        notes = []
+        notes, threshold = [], None
         if predictions:
             notes = [f"{method}; {smoothing_note(samples, video, texts, args.smooth)}; "
                      f"{stopwatch.rate(len(samples))} samples/s", *phases.lines(predictions, video),
                      *comparison.lines(settings, predictions, compared)]
         if predictions and predictions[0].order:
-            predictions, more = judge(predictions, method, args, matrices_of)
+            predictions, more, threshold = judge(predictions, method, args, matrices_of)
             notes += more
         phases_of = phases_of if predictions and predictions[0].phases else None
         beside = {other.name: list(other.predictions.values()) for other in compared}
@@ -359,7 +360,8 @@ def main(argv=None):
         if args.report or args.figures:
             report.write(args, report.Run(
                 settings, predictions, not_scored, video, texts, frames, compared,
-                lambda sample: next(matrices_of(sample, [method.similarity])), tried, without_order))
+                lambda sample: next(matrices_of(sample, [method.similarity])), tried, without_order, sources,
+                threshold))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from actalign.console import InputError
 from actalign.files import parse_json, read_bytes, reason_of, write_json
 
 SO400M = "google/siglip-so400m-patch14-384"
+RESAMPLE_NAMES = {2: "bilinear", 3: "bicubic"}  # of Pillow's numbers, as checkpoints' processors hold them
 MODEL_TYPE = "siglip"  # SigLIP, and the fixed-resolution checkpoints of SigLIP 2
 LONGEST_TEXT = 10_000  # tokens; SigLIP reads 64
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -120,6 +121,28 @@ def find_checkpoint(name, trust_pickle_weights=False):
         vision = config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
         return Checkpoint(str(name), fingerprint, scale, bias, vision.hidden_size, patches, pickled)
+
+
+class FrameNeeds(NamedTuple):
+    """What frames a checkpoint takes, and what each costs."""
+
+    image_size: int
+    resample: str
+    operations: float  # of the vision tower for a frame: two for each product and sum
+
+
+def frame_needs(name, trust_pickle_weights=False):
+    """The FrameNeeds of a hub name or folder. Raises InputError if `find_checkpoint` does."""
+    import transformers
+
+    find_checkpoint(name, trust_pickle_weights)
+    with loading(name):
+        vision = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False).vision_config
+        images = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+    patches, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
+    of_layer = 2 * patches * (4 * width**2 + 2 * width * vision.intermediate_size) + 4 * patches**2 * width
+    return FrameNeeds(vision.image_size, RESAMPLE_NAMES.get(images.resample, "bicubic"),
+                      float(vision.num_hidden_layers * of_layer))
 
 
 def _find_files(name, trust_pickle_weights):

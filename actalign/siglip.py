@@ -9,10 +9,8 @@ import numpy as np
 import torch
 
 from actalign import cores
-from actalign.checkpoint import Tokenizer, loading
+from actalign.checkpoint import RESAMPLE_NAMES, Tokenizer, loading
 from actalign.console import InputError, StageError, log
-
-RESAMPLE_NAMES = {2: "bilinear", 3: "bicubic"}  # of Pillow's numbers, as checkpoints' processors hold them
 
 # Rows of a forward pass come in such multiples: CPU kernels treat the rest of an odd number of rows in another way.
 BATCH_MULTIPLE = 8

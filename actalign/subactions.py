@@ -155,6 +155,20 @@ class GeneratedFile:
         """The SubActions of a sample, empty if it is not there."""
         return subactions_from_entry(self._entries.get(sample.id, sample.record()), self.path, sample)
 
+    def take(self, samples, own):
+        """Have the samples' options consist of what an OwnSubactions tells of them; returns how many it changed."""
+        changed = 0
+        for sample in samples:
+            known = self.subactions_of(sample).known
+            if (found := own.of(sample)) and {**known, **found} != known:
+                entry = self._entry(sample, {**known, **found})
+                earlier = {} if found.keys() == set(sample.options) else entry.get("generated_with") or {}
+                self._entries[sample.id] = {**entry, "generated_with": {**earlier, "file": str(own.path)}}
+                changed += 1
+            if found.keys() == set(sample.options):
+                self.missing.drop(sample.id)
+        return changed
+
     def add(self, samples, texts, problems, temperature):
         """Commit {option: phrases} and {option: why it has none} of samples that share their options.
 
@@ -165,7 +179,8 @@ class GeneratedFile:
             known = {**texts, **own}
             if known != own or sample.id not in self._entries:
                 entry = self._entry(sample, known)
-                entry["generated_with"] = {**self._generated_with(sample), "temperature": temperature}
+                own_file = {name: of for name, of in (entry.get("generated_with") or {}).items() if name == "file"}
+                entry["generated_with"] = {**self._generated_with(sample), "temperature": temperature, **own_file}
                 if self._is_new:
                     self._journal.replace([STARTED_OVER])
                     self._is_new = False

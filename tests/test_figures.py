@@ -8,6 +8,7 @@ from PIL import Image
 from report_runs import LENGTHS, make_run, run_all
 
 import seq_alignment
+from actalign import report
 from actalign.dataset import Sample
 from actalign.evaluation import Prediction
 from actalign.report import figures
@@ -72,6 +73,15 @@ def test_a_figure_is_the_same_every_time(tmp_path):
         first, second = (tmp_path / folder / f"plain.{suffix}" for folder in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()
     assert len(list((tmp_path / "first").iterdir())) == 2
+
+
+def test_a_figure_tells_seconds_of_the_video(tmp_path, monkeypatch):
+    arguments = make_run(tmp_path, {"only": 9}, fields=lambda T: {"timestamps": [60.0 + t for t in range(T)]})
+    runs = []
+    monkeypatch.setattr(report, "write", lambda args, run: runs.append(run))
+    assert seq_alignment.main([*arguments, "--figures", str(tmp_path / "figures")]) == 0
+    panel = figures.draw(runs[0], runs[0].predictions[0]).axes[0]
+    assert [label.get_text() for label in panel.get_xticklabels()] == [f"{second} s" for second in range(60, 69)]
 
 
 def test_a_figure_without_order_has_no_path(tmp_path):

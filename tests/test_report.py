@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -51,6 +52,9 @@ def test_the_page_holds_the_paths_scores_and_texts_of_predictions_json(made):
         for option in options:
             k = option["index"]
             assert option["path"] == sample["paths"][k]
+            for shown, phase in zip(option["phases"], sample["phases"][k], strict=True):
+                assert [None if value == -1 else value for value in shown[:3]] == [
+                    phase["first_frame"], phase["last_frame"], phase["found"]]
             assert option["score"] == sample["scores"][k]
             assert option["name"] == sample["cleaned_options"][k]
             assert option["answer"] == (k == sample["correct_answer_index"])
@@ -163,7 +167,7 @@ def outcome(id, margin, right, domain="d"):
 
 
 def run_of(predictions, compared=None):
-    artifact = SimpleNamespace(path="a.npy", meta={"model": "tiny"})
+    artifact = SimpleNamespace(path="a.npy", meta={"model": "tiny"}, item=lambda _: {})
     method = {"name": "dtw", "similarity": "sigmoid", "contrast": 0}
     return Run(method, predictions, {}, artifact, artifact, None, [compared] if compared else [], None)
 
@@ -215,6 +219,72 @@ def test_confusions_are_counted_by_domain_and_the_frequent_come_first():
     assert (found[0]["truth"], found[0]["taken"]) == ("x", "y")
 
 
+def judged(n):
+    """Predictions, the first half right, with ever greater z, confidence and margin; the first is rejected."""
+    return [replace(outcome(f"{i:03d}", i + 1, i < n // 2), order=alignment.Contrast(*np.full((3, 2), float(i))),
+                    confidence=(i + 0.5) / n, is_none=i == 0) for i in range(n)]
+
+
+def test_confidences_are_measured_and_the_threshold_lies_on_the_curve():
+    found = page.sureness(run_of(judged(1000)))
+    assert found["error"] == pytest.approx(0.75)  # a half is told too little, the other too much
+    assert len(found["curve"]) == page.CURVE_POINTS
+    assert found["curve"][-1] == (1.0, 0.5)
+    assert (found["coverage"], found["lost"], found["spared"], found["rejected"]) == (0.999, 1, 0, 1)
+    assert found["kept"][0][1].value == 499 / 999
+    unknown = [replace(one, sample=replace(one.sample, answer=None)) for one in judged(3)]
+    assert page.sureness(run_of(unknown)) == {"n": 0, "least": 20, "rejected": 1}
+    assert page.sureness(run_of([outcome("a", 1, True)])) is None
+
+
+@pytest.mark.parametrize(("n", "groups"), [(0, 0), (19, 0), (20, 2), (49, 4), (1000, 5)])
+def test_margins_are_told_by_groups_of_like_ones(n, groups):
+    found = page.margin_groups([*judged(n), outcome("open", 0.5, None)])
+    assert len(found) == groups
+    if n == 20:
+        assert found == [(1, 10, 10, 10), (11, 20, 0, 10)]
+
+
+@pytest.mark.parametrize(("more", "part"), [(["--calibrate"], "Confidences are calibrated on the known answers"),
+                                            ([], "Confidences are not calibrated (<code>--calibrate</code>)")])
+def test_the_page_tells_how_sure_answers_are(tmp_path, more, part):
+    arguments = make_run(tmp_path, {f"clip {n}": 6 for n in range(24)})
+    assert seq_alignment.main([*arguments, *more, "--report", str(tmp_path / "r.html"), "--reject", "0.5"]) == 0
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert part in html
+    assert 'aria-label="Reliability diagram. Confidence ' in html
+    assert 'aria-label="Risk-coverage curve. Answering ' in html
+    assert "The mark is this run: above <i>z</i> = 0.50, " in html
+    assert re.search(r"<bdi>published, what it answers</bdi>", html)
+    assert len(re.findall("% of such are right", html)) == 24
+    assert {record["such"][3] for record in records_of(html).values()} == {12}
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, 1), (3, 3), (4, 0)])
+def test_a_datasets_notes_are_told_where_they_are_few(tmp_path, count, told):
+    arguments = make_run(tmp_path, {f"clip {n}": 3 + n % count for n in range(6)},
+                         fields=lambda T: {"note": f"note {T} <b>"})
+    assert seq_alignment.main([*arguments, "--report", str(tmp_path / "r.html")]) == 0
+    assert len(re.findall("<bdi>Note . &lt;b&gt;.</bdi>", (tmp_path / "r.html").read_text(encoding="utf-8"))) == told
+
+
+def test_the_footer_tells_what_the_run_was_made_from(tmp_path):
+    arguments = make_run(tmp_path)
+    entries = json.loads((tmp_path / "generated.json").read_text(encoding="utf-8"))
+    for n, entry in enumerate(entries[1:]):
+        entry["generated_with"] = {"model": f"model <{n % 2}>", "temperature": None, "prompt": f"{n} of {INJECTED}"}
+    (tmp_path / "generated.json").write_text(json.dumps(entries), encoding="utf-8")
+    assert seq_alignment.main([*arguments, "--report", str(tmp_path / "r.html"), "--output",
+                               str(tmp_path / "p.json")]) == 0
+    footer = (tmp_path / "r.html").read_text(encoding="utf-8").partition("<footer>")[2].partition("</footer>")[0]
+    for source in json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))["sources"].values():
+        assert source["fingerprint"] in footer
+    assert "model &lt;0&gt;, model &lt;1&gt;" in footer
+    assert "temperature" not in footer
+    assert "<bdi>0 of &lt;img" in footer
+    assert re.search(r"<time datetime=[^>]+>20\d\d-\d\d-\d\d \d\d:\d\d UTC</time>", footer)
+
+
 # The page as a file
 
 
@@ -222,10 +292,10 @@ def test_the_page_is_the_same_every_time_and_nothing_else_is_left(tmp_path):
     arguments = [*make_run(tmp_path), "--report", str(tmp_path / "report.html"), "--frames",
                  str(tmp_path / "frames.npy"), "--output", str(tmp_path / "predictions.json")]
     assert seq_alignment.main(arguments) == 0
-    first = (tmp_path / "report.html").read_bytes()
+    first = re.sub(b"<time.*</time>", b"", (tmp_path / "report.html").read_bytes())
     names = {path.name for path in tmp_path.iterdir()}
     assert seq_alignment.main(arguments) == 0  # which replaces a report
-    assert (tmp_path / "report.html").read_bytes() == first
+    assert re.sub(b"<time.*</time>", b"", (tmp_path / "report.html").read_bytes()) == first
     assert {path.name for path in tmp_path.iterdir()} == names
     assert not any(name.endswith(".tmp") for name in names)
 

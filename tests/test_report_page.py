@@ -12,7 +12,7 @@ from actalign.report.page import anchor
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The folder of a run on texts that do their worst. Not to be changed."""
-    return run_all(tmp_path_factory.mktemp("page"))
+    return run_all(tmp_path_factory.mktemp("page"), "--reject", "0.5")
 
 
 @pytest.fixture
@@ -62,7 +62,10 @@ def test_the_example_report_opens_and_tells_what_the_run_found(demo_folder, open
     page = open_page(demo_folder / "report.html")
     summary = json.loads((demo_folder / "predictions.json").read_text())["summary"]
     assert f"{100 * summary['top1']['accuracy']:.1f}%" in page.locator("h1").inner_text()
-    assert "exact McNemar test" in page.locator(".lead").inner_text()
+    assert "exact McNemar test" in page.locator(".lead").first.inner_text()
+    assert page.locator(".lead").nth(1).inner_text() == "A drawn world: nothing here is real sport."
+    assert "not calibrated" in page.locator("#sure ~ .note").inner_text()
+    assert page.locator("figure svg[aria-label]").count() == 2
     assert page.locator(".sample").count() == summary["scored"] == 80
     assert page.locator("#domains ~ .scroll tbody tr").count() == 5
     page.screenshot(path=tmp_path / "top.png")
@@ -126,6 +129,14 @@ def test_long_texts_do_not_widen_the_page(made, open_page, width, tmp_path):
     page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
 
 
+def test_no_cell_is_cut_at_400_pixels(tmp_path, open_page):
+    page = open_page(run_all(tmp_path, "--alignment", "all", "--controls", "--reject", "0.5") / "report.html", 400)
+    page.locator(".more > summary").first.click()
+    tables = page.locator(".scroll").evaluate_all("all => all.map(one => [one.scrollWidth, one.clientWidth])")
+    assert len(tables) >= 5
+    assert all(whole <= visible for whole, visible in tables), tables
+
+
 # The list
 
 
@@ -156,7 +167,7 @@ def test_the_list_is_filtered_by_domain(demo_folder, open_page):
     page = open_page(demo_folder / "report.html")
     page.locator("#domain").select_option(label="martial arts")
     assert shown(page) == [f"martial-arts-{n:02d}" for n in range(1, 17)]
-    page.locator("#domain").select_option(label="all")
+    page.locator("#domain").select_option(label="all domains")
     assert len(shown(page)) == 80
 
 
@@ -189,6 +200,147 @@ def test_a_link_opens_its_sample_even_where_it_was_filtered_away(made, open_page
     assert page.locator(".sample[open]").count() >= 2
 
 
+def test_the_list_is_filtered_and_sorted_by_confidence_and_by_none_of_these(made, open_page):
+    page = open_page(made / "report.html")
+    samples = json.loads((made / "predictions.json").read_text(encoding="utf-8"))["samples"]
+    confidences = {entry["id"]: entry["confidence"] for entry in samples}
+    page.locator("#confidence").select_option("0.5 0.8")
+    assert shown(page) == [id for id in LENGTHS if 0.5 <= confidences[id] < 0.8] == ["no/frames"]
+    assert "confidence 0.60" in page.locator(".sample:not([hidden]) summary").inner_text()
+    page.locator("#confidence").select_option("0 2")
+    for order, reverse in (("unsure", False), ("sure", True)):
+        page.locator("#sort").select_option(order)
+        assert shown(page) == sorted(LENGTHS, key=confidences.get, reverse=reverse)
+    page.get_by_label("none of these").check()
+    assert shown(page) == [entry["id"] for entry in samples if entry["none_of_these"]] == ["single frame"]
+    assert page.locator(".sample:not([hidden]) .tag").first.inner_text() == "none of these"
+    page.locator("#confidence").select_option("0.95 2")
+    page.get_by_role("button", name="Show all").click()
+    assert len(shown(page)) == 5
+
+
+# Time: phases, player, zoom
+
+
+def frame_of(sample):
+    """The frame that the player of an open sample is at."""
+    return int(sample.locator("input[type=range]").input_value())
+
+
+def cursors_of(sample):
+    """Where the cursors in all pictures of an open sample are, in pixels from the left."""
+    return sample.locator(".cursor").evaluate_all("all => all.map(one => one.getBoundingClientRect().left)")
+
+
+def test_phases_are_told_as_predictions_json_tells_them(made, open_page):
+    page = open_page(made / "report.html")
+    kinds = set()
+    for entry in json.loads((made / "predictions.json").read_text(encoding="utf-8"))["samples"]:
+        sample = opened(page, entry["id"])
+        for k, panel in zip(entry["ranking"], sample.locator(".option").all(), strict=True):
+            phases = entry["phases"][k]
+            bars = iter(panel.locator(".bar").all())
+            for m, (phase, when) in enumerate(zip(phases, panel.locator(".rows .when").all_inner_texts(), strict=True)):
+                if phase["first_frame"] is None:
+                    assert when == "skipped"
+                    kinds.add("skipped")
+                    continue
+                bar = next(bars)
+                assert when.startswith(f"{phase['start']:.2f}\u2013{phase['end']:.2f} s")
+                assert bar.inner_text().startswith(f"{m + 1} ")
+                assert when.endswith("not found") == ("not found: " in bar.text_content()) == (not phase["found"])
+                assert bar.get_attribute("class") == ("bar" if phase["found"] else "bar lost")
+                kinds.add(phase["found"])
+            assert next(bars, None) is None
+    assert kinds == {"skipped", True, False}
+
+
+@pytest.mark.parametrize("key", ["click", "Enter"])
+def test_a_phase_leads_to_its_first_frame_in_all_pictures(made, open_page, key):
+    page = open_page(made / "report.html")
+    sample = opened(page, "plain")
+    entry = json.loads((made / "predictions.json").read_text(encoding="utf-8"))["samples"][0]
+    k = entry["ranking"][1]
+    phases = [phase for phase in entry["phases"][k] if phase["first_frame"] is not None]
+    bars = sample.locator(".option").nth(1).locator(".bar")
+    before = cursors_of(sample)
+    if key == "click":
+        bars.nth(1).click()
+    else:
+        bars.first.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+    assert frame_of(sample) == phases[1]["first_frame"] > 0
+    assert bars.nth(1).get_attribute("aria-current") == "true"
+    after = cursors_of(sample)
+    assert len(after) == 1 + 3 + 3  # strip, timelines, similarities
+    assert max(after) - min(after) < 1 < min(after) - max(before)
+    assert phases[1]["subaction"] in sample.locator(".doing").text_content()
+
+
+def test_the_scrubber_steps_frames_and_tells_seconds_of_the_video(tmp_path, open_page):
+    arguments = make_run(tmp_path, {"only": 9}, fields=lambda T: {"timestamps": [60 + t / 4 for t in range(T)]})
+    assert seq_alignment.main([*arguments, "--report", str(tmp_path / "r.html")]) == 0
+    page = open_page(tmp_path / "r.html")
+    sample = opened(page, "only")
+    range_input = sample.locator("input[type=range]")
+    range_input.focus()
+    for key, when in [("ArrowRight", "60.25 s"), ("ArrowRight", "60.50 s"), ("ArrowLeft", "60.25 s"),
+                      ("End", "62.00 s"), ("ArrowRight", "62.00 s"), ("Home", "60.00 s")]:
+        page.keyboard.press(key)
+        assert sample.locator(".readout .when strong").inner_text() == when
+        assert range_input.get_attribute("aria-valuetext").startswith(f"{when}, ")
+        assert max(cursors_of(sample)) - min(cursors_of(sample)) < 1
+    box = range_input.bounding_box()  # whose thumb is 16 pixels wide
+    assert box["x"] + 8 == pytest.approx(cursors_of(sample)[0], abs=1)
+
+
+def test_a_clip_is_played_at_its_rate_until_it_ends_or_is_stopped(made, open_page):
+    page = open_page(made / "report.html")
+    sample = opened(page, "plain")
+    button = sample.locator(".play")
+    began = page.evaluate("performance.now()")
+    button.click()
+    sample.locator(".play:not(.playing)").wait_for()
+    assert frame_of(sample) == LENGTHS["plain"] - 1
+    assert page.evaluate("performance.now()") - began >= 1000 * (LENGTHS["plain"] - 1) / 25
+    button.click()  # again, from its beginning
+    page.keyboard.press("Space")
+    assert button.inner_text() == "play"
+    button.click()
+    sample.locator("summary").click()  # closed while it plays
+
+
+def test_all_pictures_of_a_sample_show_the_same_part_of_time(made, open_page):
+    page = open_page(made / "report.html")
+    page.locator(f"[id='{anchor('plain')}'] input[type=range]").focus()  # before a heatmap of it was drawn
+    sample = page.locator(f"[id='{anchor('plain')}']")
+    page.keyboard.press("End")
+    first = sample.locator(".strip .picture").first.evaluate("one => one.style.backgroundPosition")
+    sample.get_by_label("look closer").click()
+    opened(page, "plain")
+    wait_for_ranges(page, [11.5, 23.5])
+    assert sample.locator(".strip .picture").first.evaluate("one => one.style.backgroundPosition") != first
+    for line in sample.locator(".timeline").all():
+        box, bar = line.bounding_box(), line.locator(".bar").last.bounding_box()
+        assert bar["x"] + bar["width"] == pytest.approx(box["x"] + box["width"], abs=2)
+    page.keyboard.press("Tab")
+    sample.locator("input[type=range]").focus()
+    page.keyboard.press("Home")  # out of sight, so that what is seen follows
+    wait_for_ranges(page, [-0.5, 11.5])
+    sample.get_by_label("see more time").click()
+    wait_for_ranges(page, [-0.5, 23.5])
+    assert max(cursors_of(sample)) - min(cursors_of(sample)) < 1
+
+
+def wait_for_ranges(page, expected):
+    """Wait until every heatmap that is drawn of the sample "plain" shows these frames."""
+    page.wait_for_function("""([id, expected]) => {
+      const plots = [...document.getElementById(id).querySelectorAll(".plot")];
+      return plots.length && plots.every((plot) => plot.layout && String(plot.layout.xaxis.range) === String(expected));
+    }""", arg=[anchor("plain"), expected])
+
+
 # One cell
 
 
@@ -218,6 +370,8 @@ def test_pointing_at_a_cell_shows_its_frame_time_sub_action_and_similarity(made,
     similarity = next(line for line in lines if line.startswith("similarity "))
     assert float(similarity.split()[1]) == pytest.approx(z[m][t], rel=0.01)
     assert red_of(page, tip.locator(".picture").bounding_box()) == pytest.approx(5 * t, abs=6)
+    player = heat.locator("xpath=ancestor::details").locator(".player").bounding_box()
+    assert tip.bounding_box()["y"] >= player["y"] + player["height"]  # so it does not cover the film strip
     page.mouse.move(5, 5)
     assert tip.is_hidden()
 
@@ -231,8 +385,10 @@ def test_a_part_of_the_time_is_looked_at_closer(made, open_page):
     page.mouse.move(box["x"] + 12 + width, y, steps=4)
     page.mouse.up()
     point_until(page, box["x"] + 12 + width * 0.01, y, "frame 12")  # of 24, where the second half begins
+    wait_for_ranges(page, [11.5, 23.5])
     point_until(page, box["x"] + 12 + width * 0.01, y, "frame 0",
                 lambda: page.mouse.dblclick(box["x"] + 12 + width / 2, y))
+    wait_for_ranges(page, [-0.5, 23.5])
 
 
 def point_until(page, x, y, text, again=lambda: None):
@@ -264,8 +420,8 @@ def red_of(page, box):
 def test_a_heatmap_is_read_by_keyboard(made, open_page):
     page = open_page(made / "report.html")
     sample = opened(page, "plain")
-    sample.locator(".link").focus()
-    page.keyboard.press("Tab")
+    sample.locator(".bar").first.focus()
+    page.keyboard.press("Tab")  # the bars of a timeline are one stop
     heat = sample.locator(".heat").first
     assert heat.evaluate("heat => heat === document.activeElement && heat.matches(':focus-visible')")
     assert page.locator("#live").inner_text().startswith("0.00 s, 1. ")
@@ -284,6 +440,7 @@ def test_what_a_heatmap_shows_is_told_in_words(made, open_page):
     page = open_page(made / "report.html")
     label = opened(page, "wide one").locator(".heat").first.get_attribute("aria-label")
     assert label.startswith("Similarity of 7 frames with 4 sub-actions of ")
+    assert ", skipped; " in opened(page, "single frame").locator(".heat").first.get_attribute("aria-label")
     assert "The best path: " in label
     assert page.locator("main [role=img]:not([aria-label])").count() == 0
 
@@ -381,9 +538,9 @@ def test_a_page_of_one_sample_without_answer_frames_or_comparison_works(tmp_path
 @pytest.mark.parametrize(("fields", "ticks", "when"), [
     (lambda T: {}, [*"012345678"], "frame 2"),
     (lambda T: {"timestamps": "none"}, [*"012345678"], "frame 2"),
-    (lambda T: {"timestamps": [7.5] * T}, ["0 s"], "0.00 s"),
-    (lambda T: {"timestamps": [100 + t * t for t in range(T)]}, ["0 s", "10 s", "20 s", "30 s", "40 s", "50 s", "60 s"],
-     "4.00 s"),
+    (lambda T: {"timestamps": [7.5] * T}, ["7.5 s"], "7.50 s"),
+    (lambda T: {"timestamps": [100 + t * t for t in range(T)]}, [f"{second} s" for second in range(100, 170, 10)],
+     "104.00 s"),
 ], ids=["none", "odd", "equal", "uneven"])
 def test_time_is_told_as_far_as_it_is_known(tmp_path, open_page, fields, ticks, when):
     arguments = make_run(tmp_path, {"only": 9}, fields=fields)
@@ -404,6 +561,8 @@ def test_a_run_without_order_draws_no_path(tmp_path, open_page):
     sample = opened(page, "plain")
     assert sample.locator(".plot").first.evaluate("plot => plot.data.length") == 1
     assert "No path. Arrow keys" in sample.locator(".heat").first.get_attribute("aria-label")
+    assert page.locator(".timeline, #confidence, #sure").count() == 0
+    assert sample.locator(".player").is_visible()
 
 
 def test_a_page_that_was_cut_short_says_so_where_its_data_is_missing(made, tmp_path, browser):

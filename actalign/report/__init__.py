@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from actalign import comparison
@@ -25,6 +25,8 @@ class Run:
     compared_all  the methods that this one is compared with, of which the first is shown in full
     similarities  function of a Sample that returns its K matrices (T, M)
     tried, without_order  what trials.of_methods and trials.of_order give, if they were asked for
+    sources  {flag: {"path", "fingerprint", ...}}, as in predictions.json
+    threshold  the z of --reject and where it is from, if samples are rejected
     """
 
     method: dict
@@ -37,6 +39,8 @@ class Run:
     similarities: Callable
     tried: list = ()
     without_order: list = ()
+    sources: dict = field(default_factory=dict)
+    threshold: tuple | None = None
 
     @property
     def name(self):
@@ -54,11 +58,6 @@ class Run:
     def texts(self, sample):
         """K lists of sub-actions, in the order of the options."""
         return [option["texts"] for option in self.subactions.item(sample.id)["options"]]
-
-    def timestamps(self, sample):
-        """(T,) seconds from the clip's first frame, or None where the index does not tell."""
-        times = self.video.timestamps(sample.id)
-        return None if times is None else times - times[0]
 
     def has_frames(self, sample):
         return self.frames is not None and sample.id in self.frames

@@ -68,7 +68,7 @@ def options_drawn(prediction):
 def draw(run, prediction):
     """One sample's Figure: the film strip, if there are frames, and below it its two options, with one colour bar."""
     sample = prediction.sample
-    matrices, texts, times = run.similarities(sample), run.texts(sample), run.timestamps(sample)
+    matrices, texts, times = run.similarities(sample), run.texts(sample), run.video.timestamps(sample.id)
     chosen = options_drawn(prediction)
     heights = [STRIP] * run.has_frames(sample) + [ROW * len(texts[k]) + 0.25 for k in chosen]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.3 * len(heights) + 0.2), layout="constrained")
@@ -105,7 +105,7 @@ def _draw_option(panel, prediction, k, similarity, texts, times, low, high):
     panel.spines[:].set_visible(False)
     at, unit = (np.arange(T), "") if times is None else (times, " s")  # ticks are round frames, or round seconds
     locator = MaxNLocator(8, steps=[1, 2, 5, 10], integer=times is None)
-    ticks = [tick for tick in locator.tick_values(0, max(at[-1], 1e-9)) if 0 <= tick <= at[-1]]
+    ticks = [tick for tick in locator.tick_values(at[0], max(at[-1], at[0] + 1e-9)) if at[0] <= tick <= at[-1]]
     panel.set_xticks(np.interp(ticks, at, np.arange(T)), [f"{tick:g}{unit}" for tick in ticks])
     word, color = mark(prediction, k)
     name = shortened(prediction.sample.options[k], TITLE_COLUMNS)

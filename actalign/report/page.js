@@ -7,8 +7,10 @@
   const NARROW = matchMedia("(max-width: 46rem)"); // as in page.css: sub-actions stand below the heatmap
   const ROW = NARROW.matches ? 26 : 34; // pixels of a sub-action; two lines of its text
   const AXIS = 24; // pixels of the time axis
-  const SIDE = 12; // pixels left and right of the frames, which the first and the last time need
-  const LARGE = 1.75; // of a picture under the pointer
+  const SIDE = 12; // pixels left and right of the frames, which the first and the last time need; as in page.css
+  const PICTURE = 88; // pixels of the longer side of a picture under the pointer
+  const CLOSEST = 4; // frames, which is as close as one can look
+  const RATE = 10; // frames a second to play, where it is not known
 
   const byId = (id) => document.getElementById(id);
   const read = (id) => JSON.parse(byId(id).textContent);
@@ -63,8 +65,8 @@
         for (let t = 0; t < record.frames; t++, offset += 2) row[t] = record.low + step * view.getUint16(offset, true);
         return row;
       });
-      option.spans = option.path && spansOf(option.path, option.texts.length);
     }
+    Object.assign(record, {at: 0, from: 0, span: record.frames, inHand: record.options[0], views: []});
     if (record.pictures) { // an address that is short, for it is set at every move of the pointer
       const image = new Blob([bytesOf(record.pictures.image)], {type: "image/webp"});
       record.pictures.address = URL.createObjectURL(image);
@@ -72,18 +74,56 @@
     return record;
   }
 
-  function spansOf(cells, count) { // first and last frame of every sub-action on the path
-    const spans = Array.from({length: count}, () => [Infinity, -Infinity]);
-    for (const [t, m] of cells) spans[m] = [Math.min(spans[m][0], t), Math.max(spans[m][1], t)];
-    return spans;
+  const secondOf = (record, t) => record.times ? record.times[t] : t / RATE;
+  const timeOf = (record, t) => record.times ? `${record.times[t].toFixed(2)} s` : `frame ${t}`;
+  function spanText(record, [first, last]) {
+    if (first < 0) return "skipped";
+    if (!record.times) return first < last ? `${first}–${last}` : `${first}`;
+    const digits = secondOf(record, record.frames) - secondOf(record, 0) < 2 ? 2 : 1;
+    return `${record.times[first].toFixed(digits)}–${record.times[last + 1].toFixed(digits)} s`;
   }
 
-  const timeOf = (record, t) => record.times ? `${record.times[t].toFixed(2)} s` : `frame ${t}`;
-  function spanText(record, [from, to]) {
-    if (from > to) return "not on the path";
-    if (!record.times) return `${from}–${to}`;
-    const digits = record.times[record.frames - 1] < 2 ? 2 : 1;
-    return `${record.times[from].toFixed(digits)}–${record.times[to].toFixed(digits)} s`;
+  const phaseAt = (option, t) => option.phases.findIndex(([first, last]) => first <= t && t <= last);
+  const phaseText = (option, m) => m < 0 ? "between phases" : `${m + 1}. ${option.texts[m]}`;
+  const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+
+  // The frame in hand and the part of time that is looked at are those of all pictures of a sample
+
+  function update(record, changes) { // of: at, peek (a frame that is only pointed at), from and span, inHand, playing
+    Object.assign(record, changes);
+    const {frames} = record;
+    record.at = clamp(record.at, 0, frames - 1);
+    record.span = clamp(record.span, Math.min(CLOSEST, frames), frames);
+    if (changes.at !== undefined && record.at < record.from) record.from = record.at - record.span + 1;
+    if (changes.at !== undefined && record.at >= record.from + record.span) record.from = record.at;
+    record.from = clamp(record.from, 0, frames - record.span);
+    record.now = record.playing ? record.at : record.peek ?? record.at;
+    for (const name of ["now", "from", "span", "frames"]) record.body.style.setProperty(`--${name}`, record[name]);
+    record.body.classList.toggle("away", record.now < record.from || record.now >= record.from + record.span);
+    record.views.forEach((view) => view());
+  }
+
+  function zoom(record, factor) { // about the frame in hand
+    const span = Math.round(record.span * factor);
+    update(record, {span, from: Math.round(record.at - span / 2)});
+  }
+
+  function play(record) {
+    let shown = record.at < record.frames - 1 ? record.at : 0, begun = null;
+    update(record, {playing: !record.playing, at: record.playing ? record.at : shown});
+    requestAnimationFrame(function step(now) {
+      if (!record.playing) return;
+      if (begun === null || shown !== record.at) begun = now - 1000 * secondOf(record, record.at); // moved by hand
+      shown = record.at;
+      while (shown < record.frames - 1 && secondOf(record, shown + 1) <= (now - begun) / 1000) shown++;
+      if (shown !== record.at) update(record, {at: shown, playing: shown < record.frames - 1});
+      requestAnimationFrame(step);
+    });
+  }
+
+  function frameUnder(record, element, event) { // of an element that is as wide as the frames that are seen
+    const box = element.getBoundingClientRect();
+    return record.from + Math.floor(record.span * (event.clientX - box.left) / box.width);
   }
 
   function nearestPicture(record, t) { // where in the sprite the picture nearest to frame t is
@@ -116,18 +156,31 @@
     const answer = record.options.find((option) => option.answer);
     const about = make("div", "about");
     if (record.question) body.append(isolated("question", record.question));
-    const seconds = record.times && record.times.length > 1 ? `, ${record.times[record.frames - 1].toFixed(1)} s` : "";
+    const seconds = record.times && record.frames > 1
+      ? `, ${(record.times[record.frames] - record.times[0]).toFixed(1)} s` : "";
     about.append(make("span", "", `${record.frames} frame${record.frames === 1 ? "" : "s"}${seconds}`));
     const link = make("a", "link", "link to this sample");
     link.href = `#${sample.id}`;
     about.append(link, scaleOf(record));
-    body.append(about, scoresOf(record, answer));
-
-    if (record.pictures) {
-      body.append(stripOf(record));
-      body.forget = () => URL.revokeObjectURL(record.pictures.address);
-    }
+    const sureness = make("div", "about");
+    sureness.append(...surenessOf(record).map((text) => make("span", "", text)));
+    body.append(about, sureness, scoresOf(record, answer), playerOf(record));
     for (const option of record.options) body.append(panelOf(record, option, answer));
+    record.body = body;
+    update(record, {});
+    body.forget = () => {
+      record.playing = false;
+      if (record.pictures) URL.revokeObjectURL(record.pictures.address);
+    };
+  }
+
+  function surenessOf(record) { // in words
+    const said = [], [confidence, p, z] = record.sure || [], [low, high, right, n] = record.such || [];
+    if (confidence) said.push(`confidence ${confidence}${labels.calibrated ? "" : ", not calibrated"}`,
+      `order against chance orders: z ${z.toFixed(2)}, p ${number(p)}`);
+    if (n) said.push(`margin ${number(record.margin)}: of the ${n} samples with margins from ${number(low)} to ` +
+      `${number(high)}, ${right} are right`);
+    return said;
   }
 
   function scaleOf(record) {
@@ -142,7 +195,8 @@
 
   function tagsOf(record, option, answer) {
     const tags = make("span", "tags");
-    const first = option === record.options[0];
+    const first = option === record.options[0] && !record.none;
+    if (record.none && option === record.options[0]) tags.append(make("span", "tag", "best, but none of these"));
     if (first && answer) tags.append(make("span", option.answer ? "tag right" : "tag wrong",
       option.answer ? "✓ predicted, right" : "✗ predicted, wrong"));
     else if (first) tags.append(make("span", "tag", "predicted"));
@@ -166,36 +220,116 @@
     return scores;
   }
 
+  function playerOf(record) {
+    const player = make("div", "player aligned"), deck = make("div", "deck"), readout = make("div", "readout");
+    const when = make("div", "when"), doing = make("bdi", "doing"), buttons = make("div", "buttons");
+    const stage = make("span", "stage picture"), time = make("div"), scrub = make("div", "scrub");
+    const range = make("input"), last = record.frames - 1;
+    const button = (name, text, then) => {
+      const made = make("button", name, text);
+      made.type = "button";
+      made.addEventListener("click", then);
+      buttons.append(made);
+      return made;
+    };
+    const toggle = button("play", "", () => play(record));
+    const wider = button("", "−", () => zoom(record, 2)), closer = button("", "+", () => zoom(record, 0.5));
+    closer.setAttribute("aria-label", "look closer");
+    wider.setAttribute("aria-label", "see more time");
+    Object.assign(range, {type: "range", min: 0, max: last, step: 1});
+    range.setAttribute("aria-label", "frame");
+    range.disabled = toggle.disabled = last === 0;
+    range.addEventListener("input", () => update(record, {at: +range.value}));
+    range.addEventListener("keydown", (event) => {
+      if (event.key !== " ") return;
+      event.preventDefault();
+      play(record);
+    });
+    scrub.append(range);
+    readout.append(when, doing, buttons);
+    if (record.pictures) deck.append(stage);
+    if (record.pictures) time.append(stripOf(record));
+    deck.append(readout);
+    time.append(scrub);
+    player.append(deck, time);
+    record.views.push(() => {
+      const t = record.now, option = record.inHand;
+      when.replaceChildren(make("strong", "", timeOf(record, t)), record.times ? ` frame ${t}` : "",
+        isolated("of", option.name));
+      doing.textContent = doing.title = option.phases ? phaseText(option, phaseAt(option, t)) : "";
+      range.value = t;
+      range.setAttribute("aria-valuetext", `${timeOf(record, t)}, ${doing.textContent}`);
+      toggle.textContent = record.playing ? "pause" : "play";
+      toggle.classList.toggle("playing", Boolean(record.playing));
+      closer.disabled = record.span <= CLOSEST;
+      wider.disabled = record.span >= record.frames;
+      if (record.pictures) show(stage, record, nearestPicture(record, t), stage.clientWidth, stage.clientHeight);
+    });
+    new ResizeObserver(() => update(record, {})).observe(stage); // which has no size before it is on the page
+    return player;
+  }
+
   function stripOf(record) {
-    const grid = make("div", "aligned"), strip = make("div", "strip");
-    grid.append(strip);
+    const strip = make("div", "strip seen"), pictures = make("div", "pictures");
+    strip.append(pictures, make("span", "cursor"));
     strip.setAttribute("role", "img");
     strip.setAttribute("aria-label",
       `frames of the clip from ${timeOf(record, 0)} to ${timeOf(record, record.frames - 1)}`);
-    const cursor = make("span", "cursor");
-    let shown = 0;
-    new ResizeObserver(() => { // as many pictures as fit, each above the frames it stands for
-      const width = strip.clientWidth, height = strip.clientHeight;
-      if (!width || width === shown) return;
-      shown = width;
+    let drawn = "";
+    const fill = () => { // as many pictures as fit, each above the frames it stands for
+      const width = strip.clientWidth, height = strip.clientHeight, {from, span} = record;
+      if (!width || drawn === `${width} ${from} ${span}`) return;
+      drawn = `${width} ${from} ${span}`;
       const aspect = record.pictures.width / record.pictures.height;
-      const count = Math.max(1, Math.min(record.frames, Math.round(width / (height * aspect))));
-      strip.replaceChildren(...Array.from({length: count}, (_, i) => {
+      const count = clamp(Math.round(width / (height * aspect)), 1, span);
+      pictures.replaceChildren(...Array.from({length: count}, (_, i) => {
         const picture = make("span", "picture");
-        const t = Math.min(record.frames - 1, Math.floor((i + 0.5) * record.frames / count));
+        const t = from + Math.floor((i + 0.5) * span / count);
         show(picture, record, nearestPicture(record, t), width / count, height);
-        picture.title = timeOf(record, t);
         return picture;
-      }), cursor);
-      cursor.style.height = "100%";
-    }).observe(strip);
-    cursor.hidden = true;
-    (record.cursors ||= []).push((t) => {
-      cursor.hidden = t === null;
-      if (t !== null) cursor.style.left = `${100 * (t + 0.5) / record.frames}%`;
+      }));
+    };
+    new ResizeObserver(fill).observe(strip);
+    record.views.push(fill);
+    strip.addEventListener("pointermove", (event) => {
+      const t = frameUnder(record, strip, event);
+      update(record, event.buttons ? {at: t} : {peek: t});
     });
-    strip.style.margin = `0 ${SIDE}px 12px`;
-    return grid;
+    strip.addEventListener("pointerdown", (event) => update(record, {at: frameUnder(record, strip, event)}));
+    strip.addEventListener("pointerleave", () => update(record, {peek: null}));
+    return strip;
+  }
+
+  function timelineOf(record, option, rows) { // an option's phases in time, as buttons that lead to them
+    const line = make("div", "timeline seen"), bars = [];
+    line.setAttribute("role", "toolbar");
+    line.setAttribute("aria-label", `phases of ${option.name}`);
+    option.phases.forEach((phase, m) => {
+      const [first, last, found, inside, outside] = phase;
+      if (first < 0) return;
+      const bar = make("button", found ? "bar" : "bar lost"), text = make("bdi", "", option.texts[m]);
+      Object.assign(bar, {type: "button", tabIndex: bars.length ? -1 : 0});
+      bar.append(make("strong", "", `${m + 1}`), " ", ...found ? [] : [make("i", "", "not found: ")], text);
+      bar.title = `${phaseText(option, m)}: ${spanText(record, phase)}${found ? "" : ", not found"}; mean similarity ` +
+        `${number(inside)}${outside === null ? "" : `, elsewhere ${number(outside)}`}`;
+      bar.style.setProperty("--first", first);
+      bar.style.setProperty("--count", last - first + 1);
+      bar.addEventListener("click", () => update(record, {at: first, inHand: option}));
+      bars.push(bar);
+      record.views.push(() => {
+        const isNow = first <= record.now && record.now <= last;
+        bar.setAttribute("aria-current", isNow);
+        rows.children[m].classList.toggle("here", isNow);
+      });
+    });
+    line.addEventListener("keydown", ({key}) => {
+      const to = {ArrowLeft: -1, ArrowRight: 1}[key], next = bars[bars.indexOf(document.activeElement) + to];
+      if (!next) return;
+      bars.forEach((bar) => { bar.tabIndex = bar === next ? 0 : -1; });
+      next.focus();
+    });
+    line.append(...bars, make("span", "cursor"));
+    return line;
   }
 
   function panelOf(record, option, answer) {
@@ -207,9 +341,11 @@
       const row = make("li");
       row.style.height = `${ROW}px`;
       row.append(isolated("text", text));
-      if (option.spans) row.append(make("span", "when", spanText(record, option.spans[m])));
+      const phase = option.phases && option.phases[m];
+      if (phase) row.append(make("span", "when", spanText(record, phase) + (phase[2] || phase[0] < 0 ? "" : "\nnot found")));
       rows.append(row);
     });
+    if (option.phases) grid.append(make("span", "caption", "phases"), timelineOf(record, option, rows));
     const heat = make("div", "heat"), plot = make("div", "plot");
     plot.style.height = `${ROW * option.texts.length + AXIS}px`;
     heat.append(plot);
@@ -225,8 +361,8 @@
 
   function altOf(record, option) {
     const size = `Similarity of ${record.frames} frames with ${option.texts.length} sub-actions of ${option.name}`;
-    const path = option.spans
-      ? `The best path: ${option.texts.map((text, m) => `${text}, ${spanText(record, option.spans[m])}`).join("; ")}`
+    const path = option.phases
+      ? `The best path: ${option.texts.map((text, m) => `${text}, ${spanText(record, option.phases[m])}`).join("; ")}`
       : "No path";
     return `${size}. ${path}. Arrow keys move from cell to cell.`;
   }
@@ -245,14 +381,15 @@
   }
 
   function ticksOf(record) { // [positions, texts]: round seconds where there are timestamps, else frames
-    const last = record.frames - 1, end = record.times ? record.times[last] : last;
-    if (!(end > 0)) return [[0], [record.times ? "0 s" : "0"]];
-    let step = 10 ** Math.floor(Math.log10(end / 3));
-    step *= [1, 2, 5].find((factor) => end / (step * factor) <= 8) || 10;
+    const first = record.from, last = first + record.span - 1;
+    const begin = record.times ? record.times[first] : first, end = record.times ? record.times[last] : last;
+    if (!(end > begin)) return [[first], [record.times ? `${+begin.toFixed(2)} s` : `${begin}`]];
+    let step = 10 ** Math.floor(Math.log10((end - begin) / 3));
+    step *= [1, 2, 5].find((factor) => (end - begin) / (step * factor) <= 8) || 10;
     if (!record.times) step = Math.max(1, step);
     const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
     const at = [], texts = [];
-    for (let i = 0; i * step <= end + 1e-9; i++) {
+    for (let i = Math.ceil(begin / step - 1e-9); i * step <= end + 1e-9; i++) {
       at.push(record.times ? placeOf(record.times, i * step) : i * step);
       texts.push(record.times ? `${(i * step).toFixed(digits)} s` : `${i * step}`);
     }
@@ -261,7 +398,7 @@
 
   function placeOf(times, second) { // the frame, with its fraction, at a second
     let t = 1;
-    while (t < times.length - 1 && times[t] < second) t++;
+    while (t < times.length - 2 && times[t] < second) t++;
     const gap = times[t] - times[t - 1];
     return gap > 0 ? t - 1 + Math.min(1, (second - times[t - 1]) / gap) : t;
   }
@@ -269,7 +406,6 @@
   function drawHeat(record, option, heat, plot, rows) {
     const T = record.frames, M = option.texts.length;
     const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-    const [tickvals, ticktext] = ticksOf(record);
     const traces = [{
       type: "heatmap", z: option.similarity,
       zmin: record.low, zmax: record.high > record.low ? record.high : record.low + 1,
@@ -282,78 +418,87 @@
         marker: {color, size: 2 * width}, hoverinfo: "skip", cliponaxis: false});
       traces.push(path("#000", 5.5), path("#fff", 2.5));
     }
+    const seen = () => {
+      const [tickvals, ticktext] = ticksOf(record);
+      return {range: [record.from - 0.5, record.from + record.span - 0.5], tickvals, ticktext};
+    };
     const layout = () => ({
       margin: {l: SIDE, r: SIDE, t: 0, b: AXIS}, height: ROW * M + AXIS, paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "#56657c", dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false, showlegend: false,
       font: {family: getComputedStyle(document.body).fontFamily, size: 12, color: color("--quiet")}, hovermode: false,
-      xaxis: {range: [-0.5, T - 0.5], tickvals, ticktext, ticks: "outside", ticklen: 4, tickcolor: color("--line"),
+      xaxis: {...seen(), ticks: "outside", ticklen: 4, tickcolor: color("--line"),
         showgrid: false, zeroline: false, tickangle: 0},
       yaxis: {range: [M - 0.5, -0.5], fixedrange: true, showticklabels: false, ticks: "", showgrid: false,
         zeroline: false},
     });
     loadPlotly();
     Plotly.newPlot(plot, traces, layout(), {displayModeBar: false, responsive: true, showTips: false,
-      doubleClick: "reset"});
+      doubleClick: false});
     plot.recolor = () => Plotly.relayout(plot, layout());
-
-    const cursor = make("span", "cursor"), cell = make("span", "cell");
-    cursor.style.height = `${ROW * M}px`;
-    cursor.hidden = cell.hidden = true;
-    heat.append(cursor, cell);
-    const range = () => plot.layout.xaxis.range;
-    const share = (t) => (t - range()[0]) / (range()[1] - range()[0]);
-    const place = (share) => `calc(${SIDE * (1 - 2 * share)}px + ${100 * share}%)`;
-    (record.cursors ||= []).push((t) => {
-      cursor.hidden = t === null || share(t) < 0 || share(t) > 1;
-      if (!cursor.hidden) cursor.style.left = place(share(t));
+    const isSeen = (low, high) => low === record.from - 0.5 && high === record.from + record.span - 0.5;
+    plot.on("plotly_relayout", () => {
+      const [low, high] = plot.layout.xaxis.range;
+      if (isSeen(low, high)) return;
+      const from = Math.round(low + 0.5);
+      update(record, {from, span: Math.round(high + 0.5) - from});
     });
+    plot.on("plotly_doubleclick", () => update(record, {from: 0, span: T}));
+    record.views.push(() => {
+      if (!plot.layout || isSeen(...plot.layout.xaxis.range)) return;
+      Plotly.relayout(plot, Object.fromEntries(Object.entries(seen()).map(([key, value]) => [`xaxis.${key}`, value])));
+    });
+
+    const over = make("div", "over seen"), cell = make("span", "cell");
+    over.style.height = `${ROW * M}px`;
+    cell.hidden = true;
+    over.append(make("span", "cursor"), cell);
+    heat.append(over);
     let at = null;
 
-    function point(t, m, x, y, aloud) {
+    function point(t, m, x, y, changes, aloud) {
       at = [t, m];
-      record.cursors.forEach((move) => move(t));
-      [...rows.children].forEach((row, i) => row.classList.toggle("here", i === m));
-      const box = heat.getBoundingClientRect();
-      const left = Math.max(0, share(t - 0.5)), right = Math.min(1, share(t + 0.5));
-      cell.hidden = right <= left;
-      Object.assign(cell.style, {left: place((left + right) / 2), top: `${(m + 0.5) * ROW}px`});
+      update(record, {...changes, inHand: option});
+      const box = over.getBoundingClientRect();
+      cell.hidden = false;
+      cell.style.setProperty("--t", t);
+      cell.style.top = `${(m + 0.5) * ROW}px`;
       fillTip(record, option, t, m);
-      placeTip(x ?? box.left + SIDE + (box.width - 2 * SIDE) * (left + right) / 2, y ?? box.top + (m + 0.5) * ROW);
+      placeTip(x ?? box.left + box.width * (t + 0.5 - record.from) / record.span, y ?? box.top + (m + 0.5) * ROW,
+        heat.closest(".body").querySelector(".player").getBoundingClientRect().bottom);
       if (aloud) byId("live").textContent =
         `${timeOf(record, t)}, ${m + 1}. ${option.texts[m]}, similarity ${number(option.similarity[m][t])}`;
     }
 
     function leave() {
       at = null;
-      record.cursors.forEach((move) => move(null));
       cell.hidden = tip.hidden = true;
-      [...rows.children].forEach((row) => row.classList.remove("here"));
+      update(record, {peek: null});
     }
 
     function pointed(event) {
-      const box = plot.getBoundingClientRect();
-      const across = (event.clientX - box.left - SIDE) / (box.width - 2 * SIDE), down = (event.clientY - box.top) / ROW;
-      if (across < 0 || across > 1 || down < 0 || down >= M) return leave();
-      const t = Math.round(range()[0] + across * (range()[1] - range()[0]));
-      point(Math.min(T - 1, Math.max(0, t)), Math.floor(down), event.clientX, event.clientY, false);
+      const m = Math.floor((event.clientY - over.getBoundingClientRect().top) / ROW);
+      const t = frameUnder(record, over, event);
+      if (t < record.from || t >= record.from + record.span || m < 0 || m >= M) return leave();
+      point(t, m, event.clientX, event.clientY, event.type === "pointerdown" ? {at: t, peek: t} : {peek: t});
     }
 
+    const walk = (t, m) => point(t, m, undefined, undefined, {at: t, peek: null}, true);
     heat.addEventListener("pointermove", pointed);
     heat.addEventListener("pointerdown", pointed); // a finger does not move before it touches
     heat.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") leave(); });
     heat.addEventListener("blur", leave);
     heat.addEventListener("focus", () => {
-      if (heat.matches(":focus-visible")) point(...(at || [0, 0]), undefined, undefined, true);
+      if (heat.matches(":focus-visible")) walk(record.at, at ? at[1] : 0);
     });
     heat.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       if (event.key === "Escape") return leave();
-      const [t, m] = at || [0, 0], far = event.shiftKey ? 10 : 1;
+      const [t, m] = at || [record.at, 0], far = event.shiftKey ? 10 : 1;
       const to = {ArrowLeft: [t - far, m], ArrowRight: [t + far, m], ArrowUp: [t, m - 1], ArrowDown: [t, m + 1],
         Home: [0, m], End: [T - 1, m]}[event.key];
       if (!to) return;
       event.preventDefault();
-      point(Math.min(T - 1, Math.max(0, to[0])), Math.min(M - 1, Math.max(0, to[1])), undefined, undefined, true);
+      walk(clamp(to[0], 0, T - 1), clamp(to[1], 0, M - 1));
     });
   }
 
@@ -361,32 +506,26 @@
     document.querySelectorAll(".plot").forEach((plot) => plot.recolor && plot.recolor()));
 
   function fillTip(record, option, t, m) {
-    const parts = [];
-    if (record.pictures) {
-      const picture = make("div", "picture"), place = nearestPicture(record, t);
-      const most = Math.max(record.pictures.width, record.pictures.height), scale = Math.max(LARGE, 96 / most);
-      const width = record.pictures.width * scale, height = record.pictures.height * scale;
-      picture.style.width = `${width}px`;
-      picture.style.height = `${height}px`;
-      show(picture, record, place, width, height);
-      parts.push(picture);
-    }
-    parts.push(make("div", "when", record.times ? `${timeOf(record, t)} · frame ${t}` : timeOf(record, t)));
-    parts.push(isolated("text", `${m + 1}. ${option.texts[m]}`));
-    parts.push(make("div", "", `similarity ${number(option.similarity[m][t])}`));
-    if (record.pictures) {
-      const kept = record.pictures.kept[nearestPicture(record, t)];
-      if (kept !== t) parts.push(make("div", "quiet", `pictured: frame ${kept}`));
-    }
-    tip.replaceChildren(...parts);
+    const said = make("div"), place = record.pictures && nearestPicture(record, t);
+    said.append(make("div", "when", record.times ? `${timeOf(record, t)} · frame ${t}` : timeOf(record, t)),
+      isolated("text", phaseText(option, m)), make("div", "", `similarity ${number(option.similarity[m][t])}`));
+    tip.replaceChildren(said);
     tip.hidden = false;
+    if (!record.pictures) return;
+    const picture = make("div", "picture"), {width, height, kept} = record.pictures;
+    const scale = PICTURE / Math.max(width, height);
+    picture.style.width = `${width * scale}px`;
+    picture.style.height = `${height * scale}px`;
+    show(picture, record, place, width * scale, height * scale);
+    tip.prepend(picture);
+    if (kept[place] !== t) said.append(make("div", "quiet", `pictured: frame ${kept[place]}`));
   }
 
-  function placeTip(x, y) { // beside the pointer, where there is room
+  function placeTip(x, y, least) { // beside the pointer, where there is room, and below what is not to be covered
     const {offsetWidth: w, offsetHeight: h} = tip, gap = 18;
     const left = x + gap + w < innerWidth ? x + gap : Math.max(4, x - gap - w);
-    const top = Math.min(Math.max(4, y - h - gap), innerHeight - h - 4);
-    tip.style.transform = `translate(${Math.min(left, innerWidth - w - 4)}px, ${top < 4 ? 4 : top}px)`;
+    const top = clamp(y - h - gap, Math.max(4, least + 4), Math.max(innerHeight - h - 4, least + 4));
+    tip.style.transform = `translate(${Math.min(left, innerWidth - w - 4)}px, ${top}px)`;
   }
 
   // Tables that do not fit can be scrolled, and only then are they a stop on the way of the keyboard
@@ -413,18 +552,23 @@
     });
   }
 
+  const toolbar = document.querySelector(".toolbar"); // what sticks below it needs its height
+  new ResizeObserver(() => list.style.setProperty("--toolbar", `${toolbar.offsetHeight}px`)).observe(toolbar);
   const find = byId("find"), domain = byId("domain"), sort = byId("sort");
+  const confidence = byId("confidence"), rejected = byId("rejected"); // which not every run has
   const kinds = {all: () => true, right: (sample) => sample.dataset.right === "true",
     wrong: (sample) => sample.dataset.right === "false", differ: (sample) => sample.dataset.differ === "true"};
 
   function filter() {
     const kind = kinds[document.querySelector("input[name=show]:checked")?.value || "all"];
+    const [least, most] = (confidence?.value || "0 2").split(" ").map(Number);
     const wanted = find.value.toLowerCase().split(/\s+/).filter(Boolean);
     let count = 0;
     for (const sample of samples) {
       const text = words[sample.dataset.number];
       const fits = kind(sample) && (domain.value === "" || sample.dataset.domain === domain.value)
-        && wanted.every((word) => text.includes(word));
+        && least <= sample.dataset.confidence && sample.dataset.confidence < most
+        && (!rejected?.checked || sample.dataset.none === "true") && wanted.every((word) => text.includes(word));
       sample.hidden = !fits;
       count += fits;
     }
@@ -433,17 +577,18 @@
   }
 
   function arrange() {
-    const margin = (sample) => sample.dataset.margin === "" ? Infinity : +sample.dataset.margin;
-    const orders = {number: (a, b) => a.dataset.number - b.dataset.number,
-      narrow: (a, b) => margin(a) - margin(b) || a.dataset.number - b.dataset.number,
-      wide: (a, b) => margin(b) - margin(a) || a.dataset.number - b.dataset.number};
-    list.append(...samples.sort(orders[sort.value]));
+    const [key, sign] = {number: ["number", 1], narrow: ["margin", 1], wide: ["margin", -1],
+      unsure: ["confidence", 1], sure: ["confidence", -1]}[sort.value];
+    const of = ({dataset}) => sign * (dataset[key] === "" ? Infinity : dataset[key]);
+    list.append(...samples.sort((a, b) => of(a) - of(b) || a.dataset.number - b.dataset.number));
   }
 
   function clear() {
     const all = document.querySelector("input[name=show][value=all]");
     if (all) all.checked = true;
     find.value = domain.value = "";
+    if (confidence) confidence.selectedIndex = 0;
+    if (rejected) rejected.checked = false;
     filter();
   }
 
@@ -457,7 +602,7 @@
 
   document.querySelectorAll("input[name=show]").forEach((input) => input.addEventListener("change", filter));
   find.addEventListener("input", filter);
-  domain.addEventListener("change", filter);
+  for (const input of [domain, confidence, rejected]) input?.addEventListener("change", filter);
   sort.addEventListener("change", arrange);
   byId("clear").addEventListener("click", clear);
   addEventListener("hashchange", follow);

@@ -9,6 +9,7 @@ import io
 import itertools
 import re
 from collections import Counter
+from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,10 +18,10 @@ import numpy as np
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from actalign import comparison, console, tables, trials
+from actalign import comparison, confidence, console, phases, tables, trials
 from actalign.alignment import ALIGNMENTS, METHODS, SIMILARITIES
 from actalign.evaluation import grouped, top_k
-from actalign.files import replacing
+from actalign.files import read_json, replacing
 from actalign.report import chosen_predictions
 
 FOLDER = Path(__file__).parent
@@ -32,6 +33,9 @@ FRAME_SIZE = 96  # pixels of a picture's longer side, at most
 SPRITE_COLUMNS = 16
 WEBP_QUALITY = 62
 LEVELS = 65_535  # of a similarity on the page
+MOST_NOTES = 3  # of a dataset, under the headline
+MARGIN_SAMPLES, MARGIN_GROUPS = 10, 5  # least samples of like margins, and most groups of them
+CURVE_POINTS = 200  # of the risk-coverage curve
 
 
 def write(path, run, ids, limit):
@@ -40,16 +44,18 @@ def write(path, run, ids, limit):
     with_frames = sum(run.has_frames(prediction.sample) for prediction in shown)
     frame_bytes = min(SAMPLE_FRAME_BYTES, PAGE_FRAME_BYTES // max(1, with_frames))
     with console.progress(len(shown), "samples on the page", iterable=shown) as bar:
-        records = [sample_record(run, prediction, frame_bytes) for prediction in bar]
+        groups = margin_groups(run.predictions)
+        records = [sample_record(run, prediction, frame_bytes, groups) for prediction in bar]
     words = [[one.sample.id, one.sample.domain, str(one.sample.question or ""), *one.sample.options,
               *itertools.chain(*run.texts(one.sample))] for one in shown]  # in which a sample is found
     jinja = jinja2.Environment(loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True,
                                lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     jinja.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    jinja.filters.update(anchor=anchor, score=tables.score_text, some_of=console.some_of,
+    jinja.filters.update(anchor=anchor, score=tables.score_text, some_of=console.some_of, sure=sure_text,
                          sha256=lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
     page = jinja.get_template("page.html.jinja").render(
-        run=run, page=summary(run), shown=shown, how=how, records=records, levels=LEVELS,
+        run=run, page=summary(run), shown=shown, how=how, records=records, levels=LEVELS, generated=generated_with(run),
+        date=datetime.now(timezone.utc), sure=sureness(run),
         words=[" ".join(words).lower() for words in words], plotly=_script(get_plotlyjs()),
         script=_script((FOLDER / "page.js").read_text(encoding="utf-8")),
         style=(FOLDER / "page.css").read_text(encoding="utf-8")).encode("utf-8", "replace")
@@ -79,6 +85,8 @@ def summary(run):
     pairs = comparison.paired(run.predictions, run.compared)
     others = [(other, [theirs for _, theirs in comparison.paired(answered, other)]) for other in run.compared_all[1:]]
     by_domain = grouped((prediction.sample.domain, prediction) for prediction in answered)
+    notes = dict.fromkeys(run.video.item(prediction.sample.id).get("note") for prediction in run.predictions)
+    notes = [note for note in notes if note and isinstance(note, str)]
     return {
         **measured(answered), **comparison.outcomes(pairs), "confusions": confusions(answered),
         "domains": {domain: measured(by_domain[domain]) for domain in sorted(by_domain)},
@@ -86,8 +94,52 @@ def summary(run):
         "shared": len(pairs), "disagreements": comparison.disagreements(pairs),
         "others": [(other.name, top_k(theirs), len(theirs)) for other, theirs in others],
         "tried": grid(run.tried), "kinds": list(SIMILARITIES), "controls": trials.CONTROLS,
-        "significant": trials.SIGNIFICANT,
+        "significant": trials.SIGNIFICANT, "notes": notes if len(notes) <= MOST_NOTES else [],
     }
+
+
+def sureness(run):
+    """What the page says of confidences and of "none of these"; None where there is no order to judge by."""
+    if not run.predictions or run.predictions[0].confidence is None:
+        return None
+    known = [one for one in run.predictions if one.is_right is not None]
+    found = {"n": len(known), "least": confidence.LEAST_ANSWERS,
+             "rejected": sum(one.is_none for one in run.predictions)}
+    if known:
+        hits, is_kept = np.array([(one.is_right, not one.is_none) for one in known]).T
+        rows = confidence.reliability(np.array([one.confidence for one in known]), hits)
+        coverages, accuracies = confidence.coverage_curve(np.array([*map(confidence.z_of, known)]), hits)
+        at = np.linspace(0, len(hits) - 1, min(len(hits), CURVE_POINTS)).round().astype(int)
+        found |= {"rows": rows, "error": confidence.calibration_error(rows), "coverage": is_kept.mean(),
+                  "kept": top_k([one for one in known if not one.is_none]), "n_kept": is_kept.sum(),
+                  "lost": np.count_nonzero(hits & ~is_kept), "spared": np.count_nonzero(~hits & ~is_kept),
+                  "curve": list(zip(coverages[at], accuracies[at], strict=True))}
+    return found
+
+
+def sure_text(value):
+    """A confidence as people read it; none is told as certain."""
+    return f"{value:.2f}" if value < 0.995 else "> 0.99"
+
+
+def margin_groups(predictions):
+    """[(least margin, greatest, how many are right, n)] of equally many samples with like margins, rising.
+
+    Empty where answers are known of too few for two groups.
+    """
+    known = sorted((one.margin, one.is_right) for one in predictions if None not in (one.margin, one.is_right))
+    count = min(MARGIN_GROUPS, len(known) // MARGIN_SAMPLES)
+    return [(group[0, 0], group[-1, 0], int(group[:, 1].sum()), len(group))
+            for group in np.array_split(np.array(known, dtype=float), count)] if count > 1 else []
+
+
+def generated_with(run):
+    """{"model", "temperature", "prompt"} of the sub-actions, "" where their file does not tell; the first prompt."""
+    path = run.sources.get("subactions", {}).get("path")
+    told = [one for entry in (read_json(path) if path else []) if isinstance(one := entry.get("generated_with"), dict)]
+    values = {key: [*dict.fromkeys(str(one[key]) for one in told if one.get(key) is not None)]
+              for key in ("model", "temperature", "prompt")}
+    return {key: ", ".join(of_key[:1] if key == "prompt" else of_key) for key, of_key in values.items()}
 
 
 def grid(tried):
@@ -121,30 +173,45 @@ def confusions(answered):
     return sorted(rows, key=lambda row: (-len(row["ids"]), row["of"], row["domain"], row["truth"], row["taken"]))
 
 
-def sample_record(run, prediction, frame_bytes):
+def sample_record(run, prediction, frame_bytes, groups=()):
     """All that the page shows of one sample, as JSON values.
 
     Options come in the order of their rank. `similarity` holds, option after option and sub-action after sub-action,
     T numbers of 16 bits (little-endian, base64): 0 stands for `low` and LEVELS for `high`, the extremes of the sample.
-    A path is a list of cells (t, m).
+    A path is a list of cells (t, m). Phases are [first frame, last, found, similarity inside, outside]; -1 is no frame.
+    `times` has one more than there are frames, for when the last one ends. groups: what `margin_groups` gives
     """
     sample = prediction.sample
-    matrices, texts, times = run.similarities(sample), run.texts(sample), run.timestamps(sample)
+    matrices, texts, times = run.similarities(sample), run.texts(sample), run.video.timestamps(sample.id)
+    if times is not None:
+        times = np.append(times, phases.seconds_of(np.array([[0, len(times) - 1]]), times)[0, 1]).round(4).tolist()
     low, high = min(matrix.min() for matrix in matrices), max(matrix.max() for matrix in matrices)
     scale = LEVELS / (high - low) if high > low else 0.0
     order = prediction.ranking.tolist()
     levels = np.concatenate([np.round((matrices[k].T - low) * scale).astype("<u2").ravel() for k in order])
     return {
         "id": sample.id, "question": sample.question if isinstance(sample.question, str) else None,
-        "frames": len(matrices[0]), "times": None if times is None else times.round(4).tolist(),
+        "frames": len(matrices[0]), "times": times,
         "low": float(low), "high": float(high), "similarity": base64.b64encode(levels.tobytes()).decode(),
         "options": [{
             "name": sample.options[k], "index": k, "score": float(prediction.scores[k]), "texts": list(texts[k]),
             "answer": k == sample.answer, "path": None if prediction.paths is None else prediction.paths[k].tolist(),
+            "phases": None if prediction.phases is None else phase_rows(prediction.phases[k]),
         } for k in order],
+        "none": prediction.is_none, "margin": prediction.margin,
+        "such": max([group for group in groups if group[0] <= prediction.margin] or groups[:1])
+        if groups and prediction.margin is not None else None,
+        "sure": None if prediction.confidence is None else [
+            sure_text(prediction.confidence), *(round(float(of[order[0]]), 4) for of in prediction.order[1:])],
         "compared": [int(theirs.ranking[0]) for _, theirs in comparison.paired([prediction], run.compared)],
         "pictures": sprite(run.frames, sample.id, frame_bytes) if run.has_frames(sample) else None,
     }
+
+
+def phase_rows(of_option):
+    """The phases.Phases of an option, as `sample_record` has them."""
+    return [[*frames.tolist(), bool(found), *(None if np.isnan(mean) else float(f"{mean:.4g}") for mean in means)]
+            for frames, means, found in zip(*of_option, of_option.found, strict=True)]
 
 
 def sprite(frames, id, most_bytes):

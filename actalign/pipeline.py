@@ -1,0 +1,147 @@
+"""From clips to answers in one command: the six stages, one after the other in one process.
+
+    python -m actalign clips --domain gymnastics --subactions phases.txt \\
+        --options "handstand to split" "split to handstand"
+
+Every stage's command is shown before it runs and can be run again alone. What is there already is kept, so that the
+same command goes on after an interruption, and takes over what has changed.
+"""
+
+import importlib
+import shlex
+from pathlib import Path
+
+from actalign import artifacts, console, cores
+from actalign.alignment import METHODS
+from actalign.checkpoint import SO400M, add_trust_argument, frame_needs
+from actalign.own_subactions import OwnSubactions
+
+FILES = {"frames": "processed_dataset.npy", "video": "video_embeddings.npy", "subactions": "generated_subactions.json",
+         "texts": "encoded_subactions.npy", "baseline": "baseline_predictions.json", "predictions": "predictions.json",
+         "report": "report.html"}
+OPERATIONS = 277e9 / 2  # a second and core, of siglip-so400m on a CPU in bfloat16 (docs/speed.md)
+MOST_MINUTES = 30  # of encoding on a CPU, for all clips together
+LEAST_RATE, USUAL_RATE = 4, 30  # frames/s: below the one phases are lost; the other is taken for what videos have
+
+
+def commands(folder, dataset, encoder, subactions=(), method=()):
+    """[(script, flags)] of the six stages in order, whose files go into a folder.
+
+    dataset: flags of process_data.py; encoder: of the stages that hold a checkpoint; subactions: of
+    generate_subactions.py; method: of seq_alignment.py
+    """
+    at = {name: str(Path(folder) / file) for name, file in FILES.items()}
+    return [
+        ("process_data", [*dataset, "--output", at["frames"]]),
+        ("encode_videos", ["--input", at["frames"], "--output", at["video"], *encoder]),
+        ("generate_subactions", ["--input", at["frames"], "--output", at["subactions"], *subactions]),
+        ("encode_subactions", ["--subactions", at["subactions"], "--output", at["texts"], *encoder]),
+        ("baseline", ["--input_dataset", at["frames"], "--video_embeddings", at["video"], *encoder,
+                      "--output", at["baseline"]]),
+        ("seq_alignment", ["--subactions", at["subactions"], "--video_embeddings", at["video"],
+                           "--subaction_embeddings", at["texts"], "--output", at["predictions"], "--report",
+                           at["report"], "--frames", at["frames"], "--compare", at["baseline"], *method])]
+
+
+def run(stages):
+    """Run stages as `commands` gives them; raises what they raise."""
+    for script, flags in stages:
+        stage = importlib.import_module(script)
+        is_here = Path(stage.__file__).parent == Path.cwd()
+        console.say("", f"$ python {f'{script}.py' if is_here else f'-m {script}'} {shlex.join(flags)}")
+        stage.main.__wrapped__(flags)
+
+
+def run_all(args):
+    """Run what the parsed flags ask for; returns {name: path} of FILES. Raises InputError and StageError."""
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    needs = frame_needs(args.model, args.trust_pickle_weights)
+    options = args.options or (own_options(args) if args.subactions else [])
+    clips = ["--dataset", *args.clips, *flags_of(args, "domain", "videos_dir")]
+    clips += ["--options", *options] if options else []
+    clips += ["--image_size", str(needs.image_size), "--resample", needs.resample]
+    clips += rate_flags(args, clips, needs, folder / FILES["frames"])
+    trust = ["--trust_pickle_weights"] if args.trust_pickle_weights else []
+    encoder = ["--model", args.model, *trust, *flags_of(args, "device")]
+    asking = flags_of(args, "subactions", "base_url")
+    asking += ["--model", args.language_model] if args.language_model else []
+    run(commands(folder, clips, encoder, asking, flags_of(args, "method", "reject")))
+    return {name: folder / file for name, file in FILES.items()}
+
+
+def flags_of(args, *names):
+    """The command line of those of the flags that are given."""
+    given = {name: getattr(args, name) for name in names}
+    return [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+def own_options(args):
+    """The options that a file of one's own sub-actions names, for clips that come with none."""
+    ending = f" in {args.domain}".casefold()
+    return [name[:-len(ending)] if name.casefold().endswith(ending) else name
+            for name in OwnSubactions(args.subactions).names]
+
+
+def rate_flags(args, clips, needs, frames):
+    """--fps for process_data.py: what was asked for, or else what a CPU can encode in MOST_MINUTES; says so.
+
+    Frames that are there keep their rate, so that new clips join them.
+    """
+    if args.fps == "all":
+        return []
+    if args.fps != "auto":
+        return ["--fps", args.fps]
+    if console.pick_device(args.device).type != "cpu":
+        return []
+    if frames.exists():
+        rate = artifacts.read_index(frames, "frames")["meta"].get("fps")
+        return ["--fps", f"{rate:g}"] if rate else []
+    seconds = 0.0
+    a_second = cores.count() * OPERATIONS / needs.operations  # frames
+    rate = 60 * MOST_MINUTES * a_second / max(seconds, 1)
+    if rate >= USUAL_RATE:
+        return []
+    rate = max(LEAST_RATE, int(rate))
+    console.log.info(f"{rate} frames a second of {seconds:.0f} s of video, about {seconds * rate / a_second / 60:.0f} "
+                     f"minutes on this CPU; --fps (all, or a number), --device or a smaller --model change that")
+    return ["--fps", str(rate)]
+
+
+def parse_args(argv=None):
+    parser = console.parser(__doc__)
+    add = parser.add_argument
+    add("clips", nargs="+", metavar="CLIP", help="a video, a folder of videos, an http(s) address, or a dataset (.csv, "
+                                                 ".json, .jsonl, .parquet, a name on the hub)")
+    add("--domain", help="what the actions belong to, such as gymnastics")
+    add("--options", nargs="+", metavar="ACTION",
+        help="the candidate actions, or a text file with one a line (default: those of the dataset or of --subactions)")
+    add("--subactions", metavar="FILE",
+        help="the options' phases in order: an option's name on a line, its phases indented below it; or JSON. For "
+             "what it lacks a language model is asked")
+    add("--output", default="actalign_output", metavar="DIR", help="folder of all that is made (default: %(default)s)")
+    add("--videos_dir", help="folder of the paths in a dataset (default: the dataset's)")
+    add("--model", default=SO400M, help="SigLIP checkpoint, a hub name or a folder (default: %(default)s)")
+    add("--language_model", help="see --model of generate_subactions.py; its key is OPENAI_API_KEY")
+    add("--base_url", help="a server of language models that speaks OpenAI's protocol, such as one on this machine")
+    add("--method", choices=METHODS, default="published", help="of seq_alignment.py (default: %(default)s)")
+    add("--reject", metavar="auto|Z", help="answer \"none of these\" where no option fits, see seq_alignment.py")
+    add("--fps", type=frame_rate, default="auto",
+        help=f"frames a second, or all; auto: all, or on a CPU what it can encode in {MOST_MINUTES} minutes, at least "
+             f"{LEAST_RATE} (default: %(default)s)")
+    add_trust_argument(parser)
+    console.add_device_argument(parser)
+    return parser.parse_args(argv)
+
+
+def frame_rate(text):
+    """argparse type of --fps: "auto" or "all" or a number, as it stands."""
+    if text not in ("auto", "all"):
+        console.positive_float(text)
+    return text
+
+
+@console.script
+def main(argv=None):
+    made = run_all(parse_args(argv))
+    console.say("", f"Why each clip was answered as it was: open {made['report']} in a browser.")
