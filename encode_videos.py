@@ -21,7 +21,7 @@ PATCHES_A_CORE = 8192  # of frames at once on a CPU; more gain nothing and take 
 LEAST_A_CORE, MOST_A_CORE = 8, 32  # frames
 
 # What later stages need to know of a clip besides its embeddings.
-CLIP_FIELDS = (*artifacts.QUESTION, "question", "action", *clips.MADE_FROM, "fps", "timestamps", "note", "phases")
+CLIP_FIELDS = (*artifacts.QUESTION, "question", "action", *clips.MADE_FROM, "note", "phases", "timestamps", "fps")
 
 
 def encode_videos(frames, writer, encoder):
@@ -65,8 +65,8 @@ def encode_dataset(samples, writer, videos, encoder, workers, **settings):
             if clip.error:
                 clips.add_missing(writer, clip.sample, clip.error, bugs)
             else:
-                writer.append(clip.sample.id, np.concatenate(parts), frames_checksum=clip.checksum.hexdigest(),
-                              **clips.times_of(clip.timestamps))
+                writer.append(clip.sample.id, np.concatenate(parts), **clips.times_of(clip.timestamps),
+                              frames_checksum=clip.checksum.hexdigest())
                 total += len(clip.timestamps)
             videos.done(clip.sample)
             bar.set_postfix_str(f"{stopwatch.rate(total)} frames/s", refresh=False)
@@ -112,8 +112,8 @@ def run_on_frames(args, model, frames):
     notes = {"model": args.model, **{name: frames.meta.get(name) for name in clips.SETTINGS}}
     with ArrayWriter(args.output, "video_embeddings", model.settings, notes, args.overwrite) as writer:
         require_told(writer)
-        source = {clip["id"]: {"frames_checksum": clip["checksum"], **{name: clip[name] for name in CLIP_FIELDS
-                                                                       if name in clip}} for clip in frames.items}
+        source = {clip["id"]: {**{name: clip[name] for name in CLIP_FIELDS if name in clip},
+                               "frames_checksum": clip["checksum"]} for clip in frames.items}
         again = {id for id, item in writer.items.items() if id in source
                  and item["frames_checksum"] != source[id]["frames_checksum"]}
         writer.follow(source, again)

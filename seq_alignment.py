@@ -274,7 +274,10 @@ def parse_args(argv=None):
              "ignored: what order is worth")
     add("--output", help="write scores, rankings and paths to this predictions.json, and its .csv twin")
     add("--report", metavar="HTML", help="write a page that shows why each sample is answered as it is")
-    add("--frames", metavar="NPY", help="processed_dataset.npy: pictures for --report and --figures")
+    pictures = parser.add_mutually_exclusive_group()
+    pictures.add_argument("--frames", metavar="NPY", help="processed_dataset.npy: pictures for --report and --figures")
+    pictures.add_argument("--dataset", help="take them from the videos of this dataset, as far as they are there")
+    add("--videos_dir", type=Path, help="folder of the paths of --dataset (default: the dataset's)")
     add("--compare", nargs="+", default=[], metavar="JSON",
         help="predictions.json of other methods on the same samples, to compare with; the report shows the first one's "
              "disagreements")
@@ -326,7 +329,7 @@ def main(argv=None):
                     "smooth": args.smooth, **{flag: value for flag, value in vars(args).items()
                                               if flag in ("scale_from", "calibrate", "reject") and value}}
         compared = comparison.read_all_compared(args.compare, samples, settings)
-        frames = report.open_frames(args.frames, video) if args.frames else None
+        frames = report.open_pictures(args, video)
         report.require_samples(args.samples or (), samples, not_scored)
         device = console.pick_device(args.device or "cpu")  # last of all, since it loads torch
 

@@ -8,6 +8,7 @@ import collections
 import contextlib
 import gc
 import itertools
+import math
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from actalign import artifacts, console, cores, dataset, files
 from actalign.download import YOUTUBE_URL, VideoError, Videos, place_of
 
 IMAGE_SIZE = 384  # pixels; what google/siglip-so400m-patch14-384 takes
+RESAMPLES = ("bicubic", "bilinear")
 CHUNK_FRAMES = 32  # frames that a worker hands over at once
 BYTES_IN_FLIGHT = 1 << 28  # of decoded frames that may wait for their turn, for each worker
 # Of what a clip's frames are made: the settings of a run, and what it says of the clip; where that has changed, they
@@ -141,6 +143,43 @@ class PassingClip:
             self.error = error
 
 
+class DecodedFrames:
+    """The frames of clips, decoded when they are asked for, as far as their videos are on this machine.
+
+    What the report takes of an ArrayArtifact of frames; the rows are those of the embeddings.
+    samples  list of Sample    video  ArrayArtifact of their embeddings    videos  Videos
+    """
+
+    def __init__(self, samples, video, videos):
+        self.length, self.item = video.length, video.item
+        self._video, self._rows = video, range(0)  # those that are held
+        self._clips = {}
+        for sample in samples:
+            with contextlib.suppress(VideoError, OSError):
+                if sample.id in video and (path := videos.local_path(sample)):
+                    self._clips[sample.id] = sample, path
+        self._settings = {name: video.meta.get(name) for name in SETTINGS}
+
+    def __contains__(self, id):
+        return id in self._clips
+
+    def read(self, start, stop):
+        """Rows start:stop, of one clip. Raises InputError if it is not the one that was encoded."""
+        if start not in self._rows:
+            item = next(item for item in self._video.items if item["start"] <= start < item["stop"])
+            self._rows, clip = range(item["start"], item["stop"]), PassingClip(*self._chunks(item["id"]))
+            self._frames = np.concatenate([*clip] or [np.empty(0)])
+            if clip.error or item.get("frames_checksum") not in (None, "", clip.checksum.hexdigest()):
+                raise console.InputError(
+                    f"--dataset: the clip of {item['id']} is not the one that was encoded "
+                    f"({clip.error or 'it has other frames'}); give the dataset and --videos_dir that it was made from")
+        return self._frames[start - self._rows.start:stop - self._rows.start]
+
+    def _chunks(self, id):
+        sample, path = self._clips[id]
+        return sample, clip_chunks(path, sample, **self._settings)
+
+
 def times_of(timestamps):
     """What an item says of the times of its frames."""
     span = timestamps[-1] - timestamps[0]
@@ -189,7 +228,7 @@ def add_arguments(parser):
             help="clips decoded side by side (default: the number of cores, here %(default)s)"),
         add("--image_size", type=console.pixels, default=IMAGE_SIZE,
             help="frames are resized to this many pixels squared (default: %(default)s)"),
-        add("--resample", choices=("bicubic", "bilinear"), default="bicubic",
+        add("--resample", choices=RESAMPLES, default=RESAMPLES[0],
             help="how frames are resized: as the checkpoint's image processor does (default: %(default)s)"),
         add("--fps", type=console.positive_float, help="keep so many frames a second (default: all)"),
         add("--limit", type=console.positive_int, help="only the first so many samples"),
@@ -211,6 +250,13 @@ def read_samples(args):
 def settings_of(args):
     """What decides frames, by the flags, as `decoding` takes it and `ArrayWriter` compares it."""
     return {name: getattr(args, name) for name in SETTINGS}
+
+
+def are_settings(meta):
+    """Whether what an index says of its frames is what `settings_of` gives."""
+    size, resample, fps = (meta.get(name) for name in SETTINGS)
+    return (type(size) is int and 0 < size <= 4096 and resample in RESAMPLES
+            and (fps is None or (type(fps) in (int, float) and 0 < fps < math.inf)))
 
 
 def follow(samples, writer, args, names=None):

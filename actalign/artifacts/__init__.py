@@ -27,11 +27,12 @@ import numpy as np
 import xxhash
 
 from actalign.console import InputError, log, some_of
-from actalign.dataset import sample_from_record
-from actalign.files import Journal, dump_json, fingerprint, read_json, reason_of, write_json
+from actalign.dataset import load_samples, sample_from_record
+from actalign.files import Journal, begins_with, dump_json, fingerprint, read_json, reason_of, write_json
 
 FORMAT = "actalign-array"
 VERSION, OLDEST_VERSION = 3, 2  # the items of version 2 have no metadata_checksum
+INDEX_OF = rf'(?s)\s*{{{{\s*"format"\s*:\s*"{FORMAT}".*?"kind"\s*:\s*"{{kind}}"'  # how an index of a kind begins
 
 MOST_HEADER = 10_000  # bytes of a .npy file's header, numpy's own limit
 MOST_SCALE, MOST_BIAS = 50, 1e6  # of a checkpoint; SigLIP's are about 4.7 and -16.5, and exp(50) is still a fine number
@@ -331,13 +332,22 @@ def read_array(path, kind):
 def read_samples(path):
     """(Samples, what a result says of their source, items for `require_same_state`) of a dataset's index.
 
-    Raises InputError as `read_index` does.
+    path: of frames or of video embeddings, a .npy file, or a dataset as `load_samples` takes it
+    Raises InputError as `read_index` and `load_samples` do.
     """
+    if Path(path).suffix != ".npy":
+        samples = load_samples(path, "test")
+        items = [sample.record() for sample in samples]
+        told = fingerprint(path) if Path(path).is_file() else metadata_checksum(items)
+        return samples, {"path": str(path), "fingerprint": told}, items
     where = index_path(path)
-    items = read_index(path, "frames")["items"]
+    kind = next((kind for kind in AXES if begins_with(where, INDEX_OF.format(kind=kind))), "frames")
+    items = read_index(path, "video_embeddings" if kind == "video_embeddings" else "frames")["items"]
     samples = [sample_from_record(item, where) for item in items]
     for item in items:
-        item.update(length=item["stop"] - item["start"], frames_checksum=item["checksum"])
+        item.update(length=item["stop"] - item["start"])
+        if kind == "frames":
+            item.update(frames_checksum=item["checksum"])
     return samples, {"path": str(path), "fingerprint": fingerprint(where)}, items
 
 

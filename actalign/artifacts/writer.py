@@ -14,6 +14,7 @@ import numpy as np
 
 from actalign.artifacts import (
     FORMAT,
+    INDEX_OF,
     VERSION,
     Checksum,
     MissingItems,
@@ -63,8 +64,7 @@ class ArrayWriter:
         self._abandoned = False
         self._lock = Lock(self.path)
         try:
-            pattern = rf'(?s)\s*{{\s*"format"\s*:\s*"{FORMAT}".*?"kind"\s*:\s*"{kind}"'
-            if self._index_path.exists() and not begins_with(self._index_path, pattern):
+            if self._index_path.exists() and not begins_with(self._index_path, INDEX_OF.format(kind=kind)):
                 raise InputError(f"{self._index_path}: is there and is no index of {kind}, so the index of "
                                  f"{self.path.name} would replace it; move it away or choose another --output")
             if not overwrite:
