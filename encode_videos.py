@@ -5,14 +5,17 @@ video_embeddings.npy: float32 (frames of all clips, D), not normalised; the same
 
     python encode_videos.py --output video_embeddings.npy --device cuda:0
     python encode_videos.py --dataset my_clips.csv --output video_embeddings.npy --device cuda:0
+    python encode_videos.py --dataset my_clips.csv --output video_embeddings.npy --shard 3/16
 """
 
 import actalign  # isort: skip  # noqa: F401 - before what takes long to load
 import functools
+from pathlib import Path
 
 import numpy as np
 
 from actalign import artifacts, clips, console, cores
+from actalign.artifacts import shards
 from actalign.artifacts.writer import ArrayWriter
 from actalign.checkpoint import add_encoder_arguments, find_checkpoint, resolve_dtype
 
@@ -108,17 +111,21 @@ class Model:
 
 def run_on_frames(args, model, frames):
     """Embed the frames of --input."""
-    encoded = 0
-    notes = {"model": args.model, **{name: frames.meta.get(name) for name in clips.SETTINGS}}
+    encoded, (share, notes) = 0, shards.share(args, list(frames))
+    if "samples" in frames.meta:  # the same shard of the frames
+        share = {item["id"]: {"position": item["position"]} for item in frames.items}
+        notes["samples"] = frames.meta["samples"]
+    frames.items = [item for item in frames.items if item["id"] in share]
+    notes |= {"model": args.model, **{name: frames.meta.get(name) for name in clips.SETTINGS}}
     with ArrayWriter(args.output, "video_embeddings", model.settings, notes, args.overwrite) as writer:
         require_told(writer)
         source = {clip["id"]: {**{name: clip[name] for name in CLIP_FIELDS if name in clip},
-                               "frames_checksum": clip["checksum"]} for clip in frames.items}
+                               "frames_checksum": clip["checksum"], **share[clip["id"]]} for clip in frames.items}
         again = {id for id, item in writer.items.items() if id in source
                  and item["frames_checksum"] != source[id]["frames_checksum"]}
         writer.follow(source, again)
         kept, stopwatch = len(writer.items), console.Stopwatch()
-        if any(id not in writer for id in frames):
+        if any(clip["id"] not in writer for clip in frames.items):
             model.require_frames(frames.shape[1], frames.meta.get("resample"))
             stopwatch = console.Stopwatch()  # without the loading
             encoded = encode_videos(frames, writer, model.encoder)
@@ -129,10 +136,11 @@ def run_on_frames(args, model, frames):
 def run_on_dataset(args, model, samples):
     """Decode and embed clips of --dataset."""
     settings, encoded, bugs = clips.settings_of(args), 0, []
-    with ArrayWriter(args.output, "video_embeddings", {**model.settings, **settings}, {"model": args.model},
+    share, notes = shards.share(args, [sample.id for sample in samples])
+    with ArrayWriter(args.output, "video_embeddings", {**model.settings, **settings}, {"model": args.model, **notes},
                      args.overwrite) as writer:
         require_told(writer)
-        left, todo, videos = clips.follow(samples, writer, args, CLIP_FIELDS)
+        left, todo, videos = clips.follow(samples, share, writer, args, CLIP_FIELDS)
         kept, stopwatch = len(writer.items), console.Stopwatch()
         if todo:
             model.require_frames(args.image_size, args.resample)
@@ -158,6 +166,7 @@ def parse_args(argv=None):
     parser.add_argument("--output", required=True, help="where the embeddings go, a .npy file")
     add_encoder_arguments(parser, f"frames at once; auto is {BATCH_SIZE} on CUDA, {LEAST_A_CORE} to {MOST_A_CORE} for "
                                   "every core of a CPU")
+    shards.add_argument(parser)
     decoding = clips.add_arguments(parser.add_argument_group("with --dataset, as in process_data.py"))
     args = parser.parse_args(argv)
     for action in decoding:
@@ -174,7 +183,10 @@ def main(argv=None):
         samples = clips.read_samples(args)
         run_on_dataset(args, Model(args), samples)
     else:
-        frames = artifacts.read_array(args.input, "frames")
+        own = args.shard and shards.shard_path(args.input, args.shard)
+        if not own or shards.is_there(Path(args.input)) or not shards.is_there(own):
+            own = args.input
+        frames = artifacts.read_array(own, "frames")
         run_on_frames(args, Model(args), frames)
 
 

@@ -5,6 +5,7 @@ processed_dataset.npy: uint8 (frames of all clips, image_size, image_size, 3) RG
 
     python process_data.py --output processed_dataset.npy
     python process_data.py --dataset my_clips.csv --output processed_dataset.npy
+    python process_data.py --dataset my_clips.csv --output processed_dataset.npy --shard 3/16
 """
 
 import actalign  # isort: skip  # noqa: F401 - before what takes long to load
@@ -13,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from actalign import clips, console, dataset
+from actalign.artifacts import shards
 from actalign.artifacts.writer import ArrayWriter
 from actalign.download import VideoError
 
@@ -81,6 +83,7 @@ def parse_args(argv=None):
                         help="hub name, or a .json, .jsonl, .csv or .parquet file (default: %(default)s)")
     clips.add_arguments(parser)
     parser.add_argument("--dry_run", action="store_true", help="only say how many clips, how much disk and how long")
+    shards.add_argument(parser)
     console.add_overwrite_argument(parser)
     return parser.parse_args(argv)
 
@@ -90,9 +93,10 @@ def main(argv=None):
     args = parse_args(argv)
     console.require_folder_of(args.output)
     samples, settings = clips.read_samples(args), clips.settings_of(args)
+    share, notes = shards.share(args, [sample.id for sample in samples])
     stopwatch, frames, bugs = console.Stopwatch(), 0, []
-    with ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset}, args.overwrite) as writer:
-        left, todo, videos = clips.follow(samples, writer, args)
+    with ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset, **notes}, args.overwrite) as writer:
+        left, todo, videos = clips.follow(samples, share, writer, args)
         kept = len(writer.items)
         if args.dry_run:
             writer.leave_unfinished()

@@ -259,20 +259,20 @@ def are_settings(meta):
             and (fps is None or (type(fps) in (int, float) and 0 < fps < math.inf)))
 
 
-def follow(samples, writer, args, names=None):
+def follow(samples, share, writer, args, names=None):
     """Have `writer` follow the samples: (those that it lacks, those of them to be tried, the Videos of these).
 
-    names: of the fields that an item has; all if None
+    share: {id: fields besides} of those that are the run's    names: of the fields that an item has; all if None
     """
     folder = args.videos_dir or Path(args.dataset).parent
     local = Videos(folder, folder / "no downloads", ())  # those are gone when their clips are done
-    source = {sample.id: known_fields(sample, local) for sample in samples}
+    source = {sample.id: known_fields(sample, local) for sample in samples if sample.id in share}
     again = {id for id, item in writer.items.items() for name in MADE_FROM
              if name in item and item[name] != source.get(id, item).get(name, item[name])}
-    if names:
-        source = {id: {name: known[name] for name in names if name in known} for id, known in source.items()}
+    source = {id: {**{name: known[name] for name in names or known if name in known}, **share[id]}
+              for id, known in source.items()}
     writer.follow(source, again, MADE_FROM)
-    left = [sample for sample in samples[:args.limit] if sample.id not in writer]
+    left = [sample for sample in samples[:args.limit] if sample.id in share and sample.id not in writer]
     todo = [sample for sample in left if args.retry_missing or not writer.missing.is_final(sample.id)]
     return left, todo, Videos(
         folder, downloads_of(args), todo, args.keep_videos, args.video_url, cookies=args.cookies,
@@ -297,7 +297,7 @@ def say_done(what, left, kept, writer, args, bugs):
                     f"({console.some_of(failed)})")
     console.say(f"{len(left) - len(failed)} clips {what}, {kept} were there already, {len(failed)} failed -> "
                 f"{args.output}")
-    if not writer.items:
+    if not writer.items and not args.shard:
         raise console.StageError("no clip could be processed; nothing was written")
     if bugs:
         raise console.StageError(f"{bugs[0]}; {len(bugs)} clips met such a bug of this program: report it, "
