@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actalign.cells import NUMBER, parse_answer, parse_choices, parse_phases, parse_seconds, separator_of
-from actalign.console import InputError, log, positive_int, some_of
+from actalign.console import InputError, log, some_of
 from actalign.files import reason_of
 from actalign.masks import MASK_FIELDS, Masks, masks_of_row
 from actalign.rows import OWN_FIELDS, READERS, TEXTS, TIMES, rows_of, text_of
@@ -89,23 +89,27 @@ def require_unique_ids(samples, source):
 # Datasets
 
 
-def add_arguments(parser):
-    """Add the flags that say which clips are meant, and what is asked of them; `load` reads them."""
+def add_arguments(parser, default=ACTION_ATLAS):
+    """Add the flags that say which clips are meant, and what is asked of them, for `load`; returns the actions.
+
+    default: what --dataset is without the flag, if anything
+    """
     add = parser.add_argument
-    add("--dataset", nargs="+", default=[ACTION_ATLAS], metavar="DATASET",
-        help=f"files with a row a clip ({', '.join(READERS)}), folders of videos, videos, http(s) addresses, or names "
-             f"on the hub (default: {ACTION_ATLAS})")
-    add("--split", default="test", help="of a dataset on the hub (default: %(default)s)")
-    add("--options", nargs="+", metavar="OPTION",
-        help="candidate actions of all rows that have none of their own, or a text file with one a line")
-    add("--domain", help="the field of the actions, such as basketball, of all rows that have none of their own")
-    add("--videos_dir", type=Path,
-        help="folder of the dataset's paths and of files named by youtube_id (default: the dataset's)")
-    add("--limit", type=positive_int, help="only the first so many samples")
+    return [
+        add("--dataset", nargs="+", default=default and [default], metavar="DATASET",
+            help=f"files with a row a clip ({', '.join(READERS)}), folders of videos, videos, http(s) addresses, or "
+                 f"names on the hub (default: {default or '--input'})"),
+        add("--split", default="test", help="of a dataset on the hub (default: %(default)s)"),
+        add("--options", nargs="+", metavar="OPTION",
+            help="candidate actions of all rows that have none of their own, or a text file with one a line"),
+        add("--domain", help="the field of the actions, such as basketball, of all rows that have none of their own"),
+        add("--videos_dir", type=Path,
+            help="folder of the dataset's paths and of files named by youtube_id (default: the dataset's)"),
+    ]
 
 
 def load(args):
-    """All Samples that the flags of `add_arguments` name; --limit is left to the caller. Raises InputError."""
+    """All Samples that the flags of `add_arguments` name. Raises InputError."""
     if args.videos_dir and not args.videos_dir.is_dir():
         raise InputError(f"--videos_dir {args.videos_dir}: no such folder; give one that is there")
     options = args.options

@@ -120,7 +120,8 @@ def test_the_index_holds_what_later_stages_need(encode, frames, checkpoint, tmp_
     embeddings = artifacts.read_array(path, "video_embeddings")
     stored = find_checkpoint(str(checkpoint))
     assert embeddings.meta == {"checkpoint": stored.fingerprint, "logit_scale": stored.logit_scale,
-                               "logit_bias": stored.logit_bias, "dtype": "float32", "model": str(checkpoint)}
+                               "logit_bias": stored.logit_bias, "dtype": "float32", "model": str(checkpoint),
+                               "image_size": 48, "resample": None, "fps": None}
     for item, clip in zip(embeddings.items, artifacts.read_array(frames, "frames").items, strict=True):
         assert item["frames_checksum"] == clip["checksum"]
         for name in ("id", "domain", "fps", "timestamps"):
@@ -146,7 +147,7 @@ def test_real_clips_go_from_file_to_embedding(encode, encoder, videos, tmp_path,
 
 
 @pytest.mark.parametrize("batch_size", [3, 5, 16])
-def test_batches_across_clips_give_what_single_clips_give(encode, tmp_path, batch_size):
+def test_a_clip_gets_what_it_gets_alone(encode, tmp_path, batch_size):
     path = tmp_path / "all.npy"
     assert encode(path, "--batch_size", batch_size) == 0
     for id, embeddings in rows(path).items():
