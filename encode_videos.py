@@ -19,6 +19,9 @@ from actalign.artifacts import shards
 from actalign.artifacts.writer import ArrayWriter
 from actalign.checkpoint import add_encoder_arguments, find_checkpoint, resolve_dtype
 
+LONG, FEWER = 2, 8  # minutes that are worth a word; frames a second that are advised then
+SMALLER = ("a smaller --model less, such as google/siglip-base-patch16-224, which has a nineteenth of so400m's "
+           "operations, and a GPU least")
 FRAMES = "processed_dataset.npy"
 BATCH_SIZE = 128  # frames at once on CUDA, where they fit
 PATCHES_A_CORE = 8192  # of frames at once on a CPU; more gain nothing and take memory, measured (benchmarks/)
@@ -37,11 +40,37 @@ def encode_videos(frames, writer, encoder):
     clips = sorted((item for item in frames.items if item["id"] not in writer), key=lambda clip: clip["start"])
     total = sum(clip["stop"] - clip["start"] for clip in clips)
     read = ((clip, read_clip(frames, clip, encoder.part_size)) for clip in clips)
+    rates = [clip["fps"] for clip in clips if clip.get("fps")]
+    plan = Plan(total, np.mean(rates) if rates else None, encoder)
     with console.progress(total, "frames") as bar:
-        for clip, parts in encoder.encode_clips(read):
+        for clip, parts in encoder.encode_clips(read, lambda embeddings: bar.update(plan.told(len(embeddings)))):
             writer.append(clip["id"], np.concatenate(parts))
-            bar.update(clip["stop"] - clip["start"])
     return total
+
+
+class Plan:
+    """Says how long a run on a CPU will take, measured on its first frames, and what would change that.
+
+    total  frames of the run    rate  of them a second of video, None if not known
+    """
+
+    def __init__(self, total, rate, encoder):
+        self._total, self._rate = total, rate
+        self._least = encoder.part_size * cores.count()  # frames: a part of every core
+        self._is_said = encoder.device.type != "cpu"
+        self._done, self._stopwatch = 0, console.Stopwatch()
+
+    def told(self, count):
+        """`count` more frames are done; returns it."""
+        self._done += count
+        if not self._is_said and self._done >= self._least:
+            self._is_said, minutes = True, self._total * self._stopwatch.seconds / self._done / 60
+            if minutes >= LONG:
+                fewer = (f"--fps {FEWER} where frames are made takes {minutes * FEWER / self._rate:.0f} min, "
+                         if self._rate and self._rate > FEWER else "")
+                console.log.info(f"{self._total:.0f} frames take about {minutes:.0f} min on this CPU, at "
+                                 f"{self._stopwatch.rate(self._done)} frames/s; {fewer}{SMALLER}")
+        return count
 
 
 def read_clip(frames, clip, count):
@@ -62,10 +91,12 @@ def encode_dataset(samples, writer, videos, encoder, workers, **settings):
     Returns (number of frames encoded, lines about bugs that ended a clip).
     """
     total, bugs, stopwatch = 0, [], console.Stopwatch()
+    rate = settings["fps"] or clips.SOURCE_FRAME_RATE
+    plan = Plan(clips.seconds_of(samples, videos) * rate, rate, encoder)
     with (clips.decoding(samples, videos, workers, count=encoder.part_size, **settings) as decoded,
           console.progress(len(samples), "clips") as bar):
         passing = (clips.PassingClip(*clip) for clip in decoded)
-        for clip, parts in encoder.encode_clips((clip, clip) for clip in passing):
+        for clip, parts in encoder.encode_clips(((clip, clip) for clip in passing), lambda part: plan.told(len(part))):
             if clip.error:
                 clips.add_missing(writer, clip.sample, clip.error, bugs)
             else:

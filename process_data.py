@@ -18,7 +18,6 @@ from actalign.artifacts import shards
 from actalign.artifacts.writer import ArrayWriter
 from actalign.download import VideoError
 
-SOURCE_FRAME_RATE = 32  # frames/s, ActionAtlas's average; for the estimate of --dry_run
 DECODED_RATE = 150  # frames/s and worker from 1080 lines, measured on one core (benchmarks/decoding.py)
 
 
@@ -59,9 +58,9 @@ def estimate(samples, videos, args):
     lengths = list(clips.lengths(samples, videos))
     seconds, unknown = sum(length or 0 for length, _ in lengths), sum(length is None for length, _ in lengths)
     absent = sum(not is_here for _, is_here in lengths)
-    frames = seconds * (args.fps or SOURCE_FRAME_RATE)
+    frames = seconds * (args.fps or clips.SOURCE_FRAME_RATE)
     free = shutil.disk_usage(Path(args.output).parent).free
-    minutes = seconds * SOURCE_FRAME_RATE / DECODED_RATE / args.workers / 60
+    minutes = seconds * clips.SOURCE_FRAME_RATE / DECODED_RATE / args.workers / 60
     return (f"{len(samples)} clips to process, {absent} of them from videos that are not on this machine",
             f"{seconds:.0f} s of video, about {frames:.0f} frames; {unknown} clips of unknown length not counted",
             f"disk: about {frames * args.image_size ** 2 * 3 / 1e9:.2f} GB, of {free / 1e9:.2f} GB that are free",

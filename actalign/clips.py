@@ -20,6 +20,8 @@ from actalign import artifacts, console, cores, dataset, files
 from actalign.download import YOUTUBE_URL, VideoError, Videos, place_of
 
 IMAGE_SIZE = 384  # pixels; what google/siglip-so400m-patch14-384 takes
+SOURCE_FRAME_RATE = 32  # frames/s, ActionAtlas's average; for estimates
+USUAL_SECONDS = 10  # of a clip whose video is still to be fetched; for estimates
 RESAMPLES = ("bicubic", "bilinear")
 CHUNK_FRAMES = 32  # frames that a worker hands over at once
 BYTES_IN_FLIGHT = 1 << 28  # of decoded frames that may wait for their turn, for each worker
@@ -219,6 +221,11 @@ def lengths(samples, videos):
             path = videos.local_path(sample)
         end = video_seconds(path) if path and sample.end is None else sample.end
         yield None if end is None else max(end - (sample.start or 0), 0), path is not None
+
+
+def seconds_of(samples, videos):
+    """About how many seconds all clips have together; nothing is fetched."""
+    return sum(USUAL_SECONDS if length is None else length for length, _ in lengths(samples, videos))
 
 
 def add_arguments(parser):

@@ -24,8 +24,7 @@ FILES = {"frames": "processed_dataset.npy", "video": "video_embeddings.npy", "su
          "report": "report.html"}
 OPERATIONS = 277e9 / 2  # a second and core, of siglip-so400m on a CPU in bfloat16 (docs/speed.md)
 MOST_MINUTES = 30  # of encoding on a CPU, for all clips together
-LEAST_RATE, USUAL_RATE = 4, 30  # frames/s: below the one phases are lost; the other is what most videos have
-USUAL_SECONDS = 10  # of a clip whose video is still to be fetched
+LEAST_RATE = 4  # frames/s; with fewer phases are lost
 
 
 def commands(folder, dataset, encoder, subactions=(), method=()):
@@ -146,7 +145,7 @@ def rate_flags(args, decoding, needs, frames):
     seconds = clip_seconds(decoding)
     a_second = cores.count() * OPERATIONS / needs.operations  # frames
     rate = 60 * MOST_MINUTES * a_second / max(seconds, 1)
-    if rate >= USUAL_RATE:
+    if rate >= clips.SOURCE_FRAME_RATE:
         return []
     rate = max(LEAST_RATE, int(rate))
     console.log.info(f"{rate} frames a second of {seconds:.0f} s of video, about {seconds * rate / a_second / 60:.0f} "
@@ -164,8 +163,7 @@ def clip_seconds(flags):
         samples = dataset.load(args)
     finally:
         console.log.disabled = False
-    local = Videos(args.videos_dir, "none", ())
-    return sum(USUAL_SECONDS if length is None else length for length, _ in clips.lengths(samples, local))
+    return clips.seconds_of(samples, Videos(args.videos_dir, "none", ()))
 
 
 def parse_args(argv=None):
