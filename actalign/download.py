@@ -201,7 +201,7 @@ def is_private(url):
     except (OSError, ValueError):  # nobody is there, or only a proxy knows who
         return False
     addresses = [ipaddress.ip_address(address) for *_, (address, *_) in found]
-    return any((getattr(address, "ipv4_mapped", None) or address).is_private for address in addresses)
+    return not all((getattr(address, "ipv4_mapped", None) or address).is_global for address in addresses)
 
 
 def download(url, path, cookies=None, browser=None, most_bytes=float("inf")):
