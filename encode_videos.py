@@ -197,7 +197,7 @@ def parse_args(argv=None):
                                   "every core of a CPU")
     shards.add_argument(parser)
     group = parser.add_argument_group("instead of --input, clips that are decoded here; as in process_data.py")
-    _, *decoding = dataset.add_arguments(group, None) + clips.add_arguments(group)
+    _, *decoding = dataset.add_arguments(group, "--input") + clips.add_arguments(group)
     args = parser.parse_args(argv)
     if args.input and args.dataset:
         parser.error("--input and --dataset: give one of them")

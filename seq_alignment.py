@@ -279,14 +279,15 @@ def parse_args(argv=None):
     add("--report", metavar="HTML", help="write a page that shows why each sample is answered as it is")
     add("--frames", metavar="NPY", help="processed_dataset.npy: pictures for --report and --figures")
     dataset.add_arguments(parser.add_argument_group(
-        "instead of --frames, pictures from videos, as far as they are there; as in process_data.py"), None)
-    add("--compare", nargs="+", default=[], metavar="JSON",
+        "instead of --frames, pictures from videos, as far as they are there; as in process_data.py"), "none")
+    add("--compare", nargs="+", action="extend", default=[], metavar="JSON",
         help="predictions.json of other methods on the same samples, to compare with; the report shows the first one's "
              "disagreements")
     add("--report_limit", type=console.positive_int, default=report.MOST_SAMPLES, metavar="N",
         help="show the N most telling samples in --report (default: %(default)s)")
     add("--figures", metavar="DIR", help="draw figures of samples into this folder, as PNG and PDF")
-    add("--samples", nargs="+", metavar="ID", help="those of --report and --figures (default: the most telling ones)")
+    add("--samples", nargs="+", action="extend", metavar="ID",
+        help="those of --report and --figures (default: the most telling ones)")
     add("--calibrate", action="store_true",
         help="fit confidences to the known answers, each sample's to those of other samples, so that of the answers "
              "told with 0.8 four of five are right")

@@ -92,15 +92,15 @@ def require_unique_ids(samples, source):
 def add_arguments(parser, default=ACTION_ATLAS):
     """Add the flags that say which clips are meant, and what is asked of them, for `load`; returns the actions.
 
-    default: what --dataset is without the flag, if anything
+    default: what is taken without --dataset, as the help says it
     """
     add = parser.add_argument
     return [
-        add("--dataset", nargs="+", default=default and [default], metavar="DATASET",
+        add("--dataset", nargs="+", action="extend", metavar="DATASET",
             help=f"files with a row a clip ({', '.join(READERS)}), folders of videos, videos, http(s) addresses, or "
-                 f"names on the hub (default: {default or '--input'})"),
+                 f"names on the hub (default: {default})"),
         add("--split", default="test", help="of a dataset on the hub (default: %(default)s)"),
-        add("--options", nargs="+", metavar="OPTION",
+        add("--options", nargs="+", action="extend", metavar="OPTION",
             help="candidate actions of all rows that have none of their own, or a text file with one a line"),
         add("--domain", help="the field of the actions, such as basketball, of all rows that have none of their own"),
         add("--videos_dir", type=Path,
@@ -112,6 +112,7 @@ def load(args):
     """All Samples that the flags of `add_arguments` name. Raises InputError."""
     if args.videos_dir and not args.videos_dir.is_dir():
         raise InputError(f"--videos_dir {args.videos_dir}: no such folder; give one that is there")
+    args.dataset = args.dataset or [ACTION_ATLAS]
     options = args.options
     if options and len(options) == 1:
         [options] = options
@@ -131,7 +132,7 @@ def load_samples(datasets, split="test", options=None, domain=None):
     """
     if options:
         parse_choices(options, "--options")
-    found = [rows_of(one, split) for one in ([datasets] if isinstance(datasets, str) else datasets)]
+    found = [rows_of(one, split) for one in ([str(datasets)] if isinstance(datasets, str | Path) else datasets)]
     _complete(found, options, domain)
     samples, taken = [], {}
     for source, rows, folder, hub, _ in found:

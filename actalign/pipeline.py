@@ -172,7 +172,7 @@ def parse_args(argv=None):
     add("clips", nargs="+", metavar="CLIP", help="a video, a folder of videos, an http(s) address, or a dataset (.csv, "
                                                  ".json, .jsonl, .parquet, a name on the hub)")
     add("--domain", help="what the actions belong to, such as gymnastics")
-    add("--options", nargs="+", metavar="ACTION",
+    add("--options", nargs="+", action="extend", metavar="ACTION",
         help="the candidate actions, or a text file with one a line (default: those of the dataset or of --subactions)")
     add("--subactions", metavar="FILE",
         help="the options' phases in order: an option's name on a line, its phases indented below it; or JSON. For "
