@@ -10,6 +10,7 @@ import actalign  # isort: skip  # noqa: F401 - before what takes long to load
 import numpy as np
 
 from actalign import artifacts, console
+from actalign.artifacts import shards
 from actalign.artifacts.writer import ArrayWriter
 from actalign.checkpoint import add_encoder_arguments, find_checkpoint, resolve_dtype
 from actalign.sentences import SUBACTION_TEMPLATE, sentence_of, sentences_of, template_with, warnings_about
@@ -70,6 +71,7 @@ def parse_args(argv=None):
                         default=SUBACTION_TEMPLATE, metavar="TEXT",
                         help="the sentence that is encoded for a sub-action, of {subaction} and, where they are "
                              "wanted, {option} and {domain} (default: %(default)s)")
+    shards.add_argument(parser)
     add_encoder_arguments(parser, f"texts at once; auto is {BATCH_SIZE} on CUDA, {BATCH_SIZE_ELSEWHERE} elsewhere")
     return parser.parse_args(argv)
 
@@ -84,13 +86,15 @@ def main(argv=None):
     dtype = resolve_dtype(args.dtype, device, checkpoint)
     batch_size = args.batch_size or (BATCH_SIZE if device.type == "cuda" else BATCH_SIZE_ELSEWHERE)
     settings = {**checkpoint.settings(dtype), "template": args.template}
+    share, notes = shards.share(args, [of_sample.sample.id for of_sample in subactions])
+    subactions = [of_sample for of_sample in subactions if of_sample.sample.id in share]
     wanted = {of_sample.sample.id: of_sample for of_sample in subactions if any(of_sample.texts)}
     encoded = 0
-    with ArrayWriter(args.output, KIND, settings, {"model": args.model}, args.overwrite) as writer:
+    with ArrayWriter(args.output, KIND, settings, {"model": args.model, **notes}, args.overwrite) as writer:
         again = {id for id, item in writer.items.items()
                  if id in wanted and not is_of(item, wanted[id])}
         known = earlier_sentences(writer, args.template) if again or wanted.keys() - writer.items.keys() else {}
-        writer.follow({id: {"domain": of_sample.sample.domain} for id, of_sample in wanted.items()}, again)
+        writer.follow({id: {"domain": of_sample.sample.domain, **share[id]} for id, of_sample in wanted.items()}, again)
         kept = len(writer.items)
         for of_sample in subactions:
             if not any(of_sample.texts):
@@ -109,7 +113,7 @@ def main(argv=None):
         console.say(f"{len(lacking)} samples lack sub-actions of at least one option and cannot be scored "
                     f"({console.some_of(lacking)}); run generate_subactions.py again")
     console.say(f"{new} samples encoded ({encoded} texts on {device}), {kept} were there; {rows} rows -> {args.output}")
-    if not kept + new:
+    if not kept + new and not args.shard:
         raise console.StageError("no sample has sub-actions; nothing was written")
 
 

@@ -1,72 +1,112 @@
 """Stage 2: embed every frame of every clip with SigLIP's image encoder.
 
-Reads processed_dataset.npy, writes video_embeddings.npy: float32 (frames of all clips, D), not normalised.
+Reads processed_dataset.npy, or a dataset, whose clips it then decodes as stage 1 does, without frames on disk. Writes
+video_embeddings.npy: float32 (frames of all clips, D), not normalised; the same ones either way.
 
     python encode_videos.py --output video_embeddings.npy --device cuda:0
+    python encode_videos.py --dataset my_clips.csv --output video_embeddings.npy --device cuda:0
+    python encode_videos.py --dataset my_clips.csv --output video_embeddings.npy --shard 3/16
 """
 
 import actalign  # isort: skip  # noqa: F401 - before what takes long to load
+import functools
+from pathlib import Path
+
 import numpy as np
 
-from actalign import artifacts, console, cores
+from actalign import artifacts, clips, console, cores, dataset
+from actalign.artifacts import shards
 from actalign.artifacts.writer import ArrayWriter
 from actalign.checkpoint import add_encoder_arguments, find_checkpoint, resolve_dtype
 
+LONG, FEWER = 2, 8  # minutes that are worth a word; frames a second that are advised then
+SMALLER = ("a smaller --model less, such as google/siglip-base-patch16-224, which has a nineteenth of so400m's "
+           "operations, and a GPU least")
+FRAMES = "processed_dataset.npy"
 BATCH_SIZE = 128  # frames at once on CUDA, where they fit
 PATCHES_A_CORE = 8192  # of frames at once on a CPU; more gain nothing and take memory, measured (benchmarks/)
 LEAST_A_CORE, MOST_A_CORE = 8, 32  # frames
 
 # What later stages need to know of a clip besides its embeddings.
-CLIP_FIELDS = (*artifacts.QUESTION, "video", "start_timestamp", "end_timestamp", "fps", "timestamps", "note", "phases")
+CLIP_FIELDS = (*artifacts.QUESTION, "question", "action", *clips.MADE_FROM, "note", "phases", "timestamps", "fps")
 
 
 def encode_videos(frames, writer, encoder):
-    """Embed the clips of `frames` that `writer` does not hold yet; batches run across the borders of clips.
+    """Embed the clips of `frames` that `writer` does not hold yet.
 
     frames  ArrayArtifact of kind "frames"    writer  ArrayWriter of kind "video_embeddings"    encoder  Siglip
     Returns the number of frames encoded. Raises InputError if the frames of a clip are not those that were written.
     """
     clips = sorted((item for item in frames.items if item["id"] not in writer), key=lambda clip: clip["start"])
     total = sum(clip["stop"] - clip["start"] for clip in clips)
-    batches = clips_of_batches(clips, encoder.batch_size)
-    encoded = encoder.encode_batches(_read_batches(frames, batches, encoder.batch_size))
-    parts = []  # embeddings so far of the clip in hand
+    read = ((clip, read_clip(frames, clip, encoder.part_size)) for clip in clips)
+    rates = [clip["fps"] for clip in clips if clip.get("fps")]
+    plan = Plan(total, np.mean(rates) if rates else None, encoder)
     with console.progress(total, "frames") as bar:
-        for (start, in_batch), embeddings in zip(batches.items(), encoded, strict=True):  # (n, D)
-            for clip, rows in in_batch:
-                parts.append(embeddings[rows])
-                bar.update(len(parts[-1]))
-                if clip["stop"] <= start + len(embeddings):  # else it goes on in the next batch
-                    writer.append(clip["id"], np.concatenate(parts))
-                    parts = []
+        for clip, parts in encoder.encode_clips(read, lambda embeddings: bar.update(plan.told(len(embeddings)))):
+            writer.append(clip["id"], np.concatenate(parts))
     return total
 
 
-def clips_of_batches(clips, batch_size):
-    """{first row of a batch: [(clip, slice of the batch that is its)]}, in order, of the batches that the clips need.
+class Plan:
+    """Says how long a run on a CPU will take, measured on its first frames, and what would change that.
 
-    Batches lie on one grid over all rows, whichever clips are asked for. So a frame has the same place in its batch in
-    every run, and after an interruption comes out the same to the last bit, however the cores share the work.
+    total  frames of the run    rate  of them a second of video, None if not known
     """
-    batches = {}
-    for clip in clips:
-        for start in range(clip["start"] // batch_size * batch_size, clip["stop"], batch_size):
-            rows = slice(max(clip["start"] - start, 0), clip["stop"] - start)
-            batches.setdefault(start, []).append((clip, rows))
-    return batches
+
+    def __init__(self, total, rate, encoder):
+        self._total, self._rate = total, rate
+        self._least = encoder.part_size * cores.count()  # frames: a part of every core
+        self._is_said = encoder.device.type != "cpu"
+        self._done, self._stopwatch = 0, console.Stopwatch()
+
+    def told(self, count):
+        """`count` more frames are done; returns it."""
+        self._done += count
+        if not self._is_said and self._done >= self._least:
+            self._is_said, minutes = True, self._total * self._stopwatch.seconds / self._done / 60
+            if minutes >= LONG:
+                fewer = (f"--fps {FEWER} where frames are made takes {minutes * FEWER / self._rate:.0f} min, "
+                         if self._rate and self._rate > FEWER else "")
+                console.log.info(f"{self._total:.0f} frames take about {minutes:.0f} min on this CPU, at "
+                                 f"{self._stopwatch.rate(self._done)} frames/s; {fewer}{SMALLER}")
+        return count
 
 
-def _read_batches(frames, batches, batch_size):
-    """Yield the frames (n, H, W, 3) of every batch; InputError if they end a clip whose frames are not as written."""
-    checksum = artifacts.Checksum()  # of the clip in hand
-    for start, in_batch in batches.items():
-        read = frames.read(start, min(start + batch_size, frames.shape[0]))
-        for clip, rows in in_batch:
-            checksum.update(read[rows])
-            if clip["stop"] <= start + len(read):
-                artifacts.require_checksum(frames, clip, checksum)
-                checksum = artifacts.Checksum()
+def read_clip(frames, clip, count):
+    """Yield a clip's frames, so many at once (n, H, W, 3); InputError at the last if they are not as written."""
+    checksum = artifacts.Checksum()
+    for start in range(clip["start"], clip["stop"], count):
+        read = frames.read(start, stop := min(start + count, clip["stop"]))
+        checksum.update(read)
+        if stop == clip["stop"]:
+            artifacts.require_checksum(frames, clip, checksum)
         yield read
+
+
+def encode_dataset(samples, writer, videos, encoder, workers, **settings):
+    """Decode and embed the clips that `writer` does not hold yet; what fails is named in its missing items.
+
+    samples  list of Sample    videos  Videos    encoder  Siglip    settings  those of the frames, `clips.settings_of`
+    Returns (number of frames encoded, lines about bugs that ended a clip).
+    """
+    total, bugs, stopwatch = 0, [], console.Stopwatch()
+    rate = settings["fps"] or clips.SOURCE_FRAME_RATE
+    plan = Plan(clips.seconds_of(samples, videos) * rate, rate, encoder)
+    with (clips.decoding(samples, videos, workers, count=encoder.part_size, **settings) as decoded,
+          console.progress(len(samples), "clips") as bar):
+        passing = (clips.PassingClip(*clip) for clip in decoded)
+        for clip, parts in encoder.encode_clips(((clip, clip) for clip in passing), lambda part: plan.told(len(part))):
+            if clip.error:
+                clips.add_missing(writer, clip.sample, clip.error, bugs)
+            else:
+                writer.append(clip.sample.id, np.concatenate(parts), **clips.times_of(clip.timestamps),
+                              frames_checksum=clip.checksum.hexdigest())
+                total += len(clip.timestamps)
+            videos.done(clip.sample)
+            bar.set_postfix_str(f"{stopwatch.rate(total)} frames/s", refresh=False)
+            bar.update()
+    return total, bugs
 
 
 def auto_batch_size(device, checkpoint):
@@ -77,48 +117,110 @@ def auto_batch_size(device, checkpoint):
     return cores.count() * min(max(a_core, LEAST_A_CORE), MOST_A_CORE)
 
 
+class Model:
+    """The checkpoint that the flags name, on a device; the encoder is loaded when it is first asked for."""
+
+    def __init__(self, args):
+        self.device = console.pick_device(args.device)
+        self.checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
+        self.dtype = resolve_dtype(args.dtype, self.device, self.checkpoint)
+        self.batch_size = args.batch_size or auto_batch_size(self.device, self.checkpoint)
+        self.settings = self.checkpoint.settings(self.dtype)
+
+    @functools.cached_property
+    def encoder(self):
+        from actalign.siglip import load_siglip
+
+        return load_siglip(self.checkpoint, self.device, self.batch_size, self.dtype)
+
+    def require_frames(self, image_size, resample):
+        """Warn unless frames are those that the checkpoint's image processor would make."""
+        size, own = self.encoder.image_size, self.encoder.resample
+        if image_size != size or (resample or own) != own:
+            console.log.warning("the checkpoint's image processor makes other frames than these; take --image_size "
+                                f"{size} --resample {own}")
+
+
+def run_on_frames(args, model, frames):
+    """Embed the frames of --input."""
+    encoded, (share, notes) = 0, shards.share(args, list(frames))
+    if "samples" in frames.meta:  # the same shard of the frames
+        share = {item["id"]: {"position": item["position"]} for item in frames.items}
+        notes["samples"] = frames.meta["samples"]
+    frames.items = [item for item in frames.items if item["id"] in share]
+    notes |= {"model": args.model, **{name: frames.meta.get(name) for name in clips.SETTINGS}}
+    with ArrayWriter(args.output, "video_embeddings", model.settings, notes, args.overwrite) as writer:
+        require_told(writer)
+        source = {clip["id"]: {**{name: clip[name] for name in CLIP_FIELDS if name in clip},
+                               "frames_checksum": clip["checksum"], **share[clip["id"]]} for clip in frames.items}
+        again = {id for id, item in writer.items.items() if id in source
+                 and item["frames_checksum"] != source[id]["frames_checksum"]}
+        writer.follow(source, again)
+        kept, stopwatch = len(writer.items), console.Stopwatch()
+        if any(clip["id"] not in writer for clip in frames.items):
+            model.require_frames(frames.shape[1], frames.meta.get("resample"))
+            stopwatch = console.Stopwatch()  # without the loading
+            encoded = encode_videos(frames, writer, model.encoder)
+    console.say(f"{len(writer.items) - kept} clips encoded ({encoded} frames, {stopwatch.rate(encoded)} frames/s on "
+                f"{model.device}), {kept} were there already -> {args.output}")
+
+
+def run_on_dataset(args, model, samples):
+    """Decode and embed clips of --dataset."""
+    settings, encoded, bugs = clips.settings_of(args), 0, []
+    share, notes = shards.share(args, [sample.id for sample in samples])
+    with ArrayWriter(args.output, "video_embeddings", {**model.settings, **settings}, {"model": args.model, **notes},
+                     args.overwrite) as writer:
+        require_told(writer)
+        left, todo, videos = clips.follow(samples, share, writer, args, CLIP_FIELDS)
+        kept, stopwatch = len(writer.items), console.Stopwatch()
+        if todo:
+            model.require_frames(args.image_size, args.resample)
+            stopwatch = console.Stopwatch()  # without the loading
+            encoded, bugs = encode_dataset(todo, writer, videos, model.encoder, args.workers, **settings)
+    clips.say_done(f"encoded ({encoded} frames, {stopwatch.rate(encoded)} frames/s on {model.device})", left, kept,
+                   writer, args, bugs)
+
+
+def require_told(writer):
+    """Raise InputError unless embeddings of earlier runs tell the frames that they were made from."""
+    if untold := [id for id, item in writer.items.items() if "frames_checksum" not in item]:
+        raise console.InputError(f"{writer.path}: does not say which frames {console.some_of(untold)} were encoded "
+                                 "from; choose another --output, or start over with --overwrite")
+
+
 def parse_args(argv=None):
     parser = console.parser(__doc__)
-    parser.add_argument("--input", default="processed_dataset.npy", help="frames (default: %(default)s)")
+    parser.add_argument("--input", help=f"frames (default: {FRAMES})")
     parser.add_argument("--output", required=True, help="where the embeddings go, a .npy file")
     add_encoder_arguments(parser, f"frames at once; auto is {BATCH_SIZE} on CUDA, {LEAST_A_CORE} to {MOST_A_CORE} for "
                                   "every core of a CPU")
-    return parser.parse_args(argv)
+    shards.add_argument(parser)
+    group = parser.add_argument_group("instead of --input, clips that are decoded here; as in process_data.py")
+    _, *decoding = dataset.add_arguments(group, "--input") + clips.add_arguments(group)
+    args = parser.parse_args(argv)
+    if args.input and args.dataset:
+        parser.error("--input and --dataset: give one of them")
+    for action in decoding:
+        if not args.dataset and getattr(args, action.dest) != action.default:
+            parser.error(f"{action.option_strings[0]} is for --dataset; frames were made with process_data.py's flags")
+    return args
 
 
 @console.script
 def main(argv=None):
     args = parse_args(argv)
     console.require_folder_of(args.output)
-    frames = artifacts.read_array(args.input, "frames")
-    device = console.pick_device(args.device)
-    checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
-    dtype = resolve_dtype(args.dtype, device, checkpoint)
-    batch_size = args.batch_size or auto_batch_size(device, checkpoint)
-    encoded, stopwatch = 0, console.Stopwatch()
-    with ArrayWriter(args.output, "video_embeddings", checkpoint.settings(dtype), {"model": args.model},
-                     args.overwrite) as writer:
-        if untold := [id for id, item in writer.items.items() if "frames_checksum" not in item]:
-            raise console.InputError(f"{args.output}: does not say which frames {console.some_of(untold)} were encoded "
-                                     "from; choose another --output, or start over with --overwrite")
-        source = {clip["id"]: {"frames_checksum": clip["checksum"], **{name: clip[name] for name in CLIP_FIELDS
-                                                                       if name in clip}} for clip in frames.items}
-        again = {id for id, item in writer.items.items() if id in source
-                 and item["frames_checksum"] != source[id]["frames_checksum"]}
-        writer.follow(source, again)
-        kept = len(writer.items)
-        if any(id not in writer for id in frames):
-            from actalign.siglip import load_siglip
-
-            encoder = load_siglip(checkpoint, device, batch_size, dtype)
-            size, resample = encoder.image_size, encoder.resample
-            if frames.shape[1:3] != (size, size) or frames.meta.get("resample", resample) != resample:
-                console.log.warning("the checkpoint's image processor makes other frames than these; take --image_size "
-                                    f"{size} --resample {resample} in process_data.py")
-            stopwatch = console.Stopwatch()  # without the loading
-            encoded = encode_videos(frames, writer, encoder)
-    console.say(f"{len(writer.items) - kept} clips encoded ({encoded} frames, {stopwatch.rate(encoded)} frames/s on "
-                f"{device}), {kept} were there already -> {args.output}")
+    if args.dataset:
+        samples = clips.read_samples(args)
+        run_on_dataset(args, Model(args), samples)
+    else:
+        given = args.input or FRAMES
+        own = args.shard and shards.shard_path(given, args.shard)
+        if not own or shards.is_there(Path(given)) or not shards.is_there(own):
+            own = given
+        frames = artifacts.read_array(own, "frames")
+        run_on_frames(args, Model(args), frames)
 
 
 if __name__ == "__main__":

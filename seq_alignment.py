@@ -21,6 +21,7 @@ from actalign import (
     confidence,
     console,
     cores,
+    dataset,
     evaluation,
     exports,
     files,
@@ -315,13 +316,16 @@ def parse_args(argv=None):
     add("--videonet", metavar="JSON", help="write the answers to VideoNet's questions as its own evaluation does")
     add("--report", metavar="HTML", help="write a page that shows why each sample is answered as it is")
     add("--frames", metavar="NPY", help="processed_dataset.npy: pictures for --report and --figures")
-    add("--compare", nargs="+", default=[], metavar="JSON",
+    dataset.add_arguments(parser.add_argument_group(
+        "instead of --frames, pictures from videos, as far as they are there; as in process_data.py"), "none")
+    add("--compare", nargs="+", action="extend", default=[], metavar="JSON",
         help="predictions.json of other methods on the same samples, to compare with; the report shows the first one's "
              "disagreements")
     add("--report_limit", type=console.positive_int, default=report.MOST_SAMPLES, metavar="N",
         help="show the N most telling samples in --report (default: %(default)s)")
     add("--figures", metavar="DIR", help="draw figures of samples into this folder, as PNG and PDF")
-    add("--samples", nargs="+", metavar="ID", help="those of --report and --figures (default: the most telling ones)")
+    add("--samples", nargs="+", action="extend", metavar="ID",
+        help="those of --report and --figures (default: the most telling ones)")
     add("--calibrate", action="store_true",
         help="fit confidences to the known answers, each sample's to those of other samples, so that of the answers "
              "told with 0.8 four of five are right")
@@ -337,7 +341,10 @@ def parse_args(argv=None):
              "embeddings of siglip-so400m with those of siglip2-so400m")
     add_trust_argument(parser)
     console.add_device_argument(parser, "cpu")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.frames and args.dataset:
+        parser.error("--frames and --dataset: give one of them")
+    return args
 
 
 @console.script
@@ -369,7 +376,7 @@ def main(argv=None):
                                               if flag in ("scale_from", "calibrate", "reject") and value},
                     **({"scripts": args.scripts} if args.scripts != FIRST else {})}
         compared = comparison.read_all_compared(args.compare, samples, settings)
-        frames = report.open_frames(args.frames, video) if args.frames else None
+        frames = report.open_pictures(args, video)
         report.require_samples(args.samples or (), samples, not_scored)
         device = console.pick_device(args.device or "cpu")  # last of all, since it loads torch
 

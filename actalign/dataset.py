@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actalign.cells import NUMBER, parse_answer, parse_choices, parse_phases, parse_seconds, separator_of
-from actalign.console import InputError, log, positive_int, some_of
+from actalign.console import InputError, log, some_of
 from actalign.files import reason_of
 from actalign.masks import MASK_FIELDS, Masks, masks_of_row
 from actalign.rows import OWN_FIELDS, READERS, TEXTS, TIMES, rows_of, text_of
@@ -89,25 +89,30 @@ def require_unique_ids(samples, source):
 # Datasets
 
 
-def add_arguments(parser):
-    """Add the flags that say which clips are meant, and what is asked of them; `load` reads them."""
+def add_arguments(parser, default=ACTION_ATLAS):
+    """Add the flags that say which clips are meant, and what is asked of them, for `load`; returns the actions.
+
+    default: what is taken without --dataset, as the help says it
+    """
     add = parser.add_argument
-    add("--dataset", nargs="+", default=[ACTION_ATLAS], metavar="DATASET",
-        help=f"files with a row a clip ({', '.join(READERS)}), folders of videos, videos, http(s) addresses, or names "
-             f"on the hub (default: {ACTION_ATLAS})")
-    add("--split", default="test", help="of a dataset on the hub (default: %(default)s)")
-    add("--options", nargs="+", metavar="OPTION",
-        help="candidate actions of all rows that have none of their own, or a text file with one a line")
-    add("--domain", help="the field of the actions, such as basketball, of all rows that have none of their own")
-    add("--videos_dir", type=Path,
-        help="folder of the dataset's paths and of files named by youtube_id (default: the dataset's)")
-    add("--limit", type=positive_int, help="only the first so many samples")
+    return [
+        add("--dataset", nargs="+", action="extend", metavar="DATASET",
+            help=f"files with a row a clip ({', '.join(READERS)}), folders of videos, videos, http(s) addresses, or "
+                 f"names on the hub (default: {default})"),
+        add("--split", default="test", help="of a dataset on the hub (default: %(default)s)"),
+        add("--options", nargs="+", action="extend", metavar="OPTION",
+            help="candidate actions of all rows that have none of their own, or a text file with one a line"),
+        add("--domain", help="the field of the actions, such as basketball, of all rows that have none of their own"),
+        add("--videos_dir", type=Path,
+            help="folder of the dataset's paths and of files named by youtube_id (default: the dataset's)"),
+    ]
 
 
 def load(args):
-    """All Samples that the flags of `add_arguments` name; --limit is left to the caller. Raises InputError."""
+    """All Samples that the flags of `add_arguments` name. Raises InputError."""
     if args.videos_dir and not args.videos_dir.is_dir():
         raise InputError(f"--videos_dir {args.videos_dir}: no such folder; give one that is there")
+    args.dataset = args.dataset or [ACTION_ATLAS]
     options = args.options
     if options and len(options) == 1:
         [options] = options
@@ -127,7 +132,7 @@ def load_samples(datasets, split="test", options=None, domain=None):
     """
     if options:
         parse_choices(options, "--options")
-    found = [rows_of(one, split) for one in ([datasets] if isinstance(datasets, str) else datasets)]
+    found = [rows_of(one, split) for one in ([str(datasets)] if isinstance(datasets, str | Path) else datasets)]
     _complete(found, options, domain)
     samples, taken = [], {}
     for source, rows, folder, hub, _ in found:

@@ -7,16 +7,15 @@ Every stage's command is shown before it runs and can be run again alone. What i
 same command goes on after an interruption, and takes over what has changed.
 """
 
-import contextlib
 import importlib
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actalign import artifacts, console, cores, dataset, tables
+from actalign import artifacts, clips, console, cores, dataset, tables
 from actalign.alignment import METHODS
 from actalign.checkpoint import SO400M, add_trust_argument, frame_needs
-from actalign.download import VideoError, Videos
+from actalign.download import Videos
 from actalign.files import read_json
 from actalign.own_subactions import OwnSubactions
 
@@ -25,8 +24,7 @@ FILES = {"frames": "processed_dataset.npy", "video": "video_embeddings.npy", "su
          "report": "report.html"}
 OPERATIONS = 277e9 / 2  # a second and core, of siglip-so400m on a CPU in bfloat16 (docs/speed.md)
 MOST_MINUTES = 30  # of encoding on a CPU, for all clips together
-LEAST_RATE, USUAL_RATE = 4, 30  # frames/s: below the one phases are lost; the other is what most videos have
-USUAL_SECONDS = 10  # of a clip whose video is still to be fetched
+LEAST_RATE = 4  # frames/s; with fewer phases are lost
 
 
 def commands(folder, dataset, encoder, subactions=(), method=()):
@@ -105,15 +103,15 @@ def run_all(args):
         raise console.InputError(f"--output {folder}: is no folder; choose another") from None
     needs = frame_needs(args.model, args.trust_pickle_weights)
     options = args.options or (own_options(args) if args.subactions else [])
-    clips = ["--dataset", *args.clips, *flags_of(args, "domain", "videos_dir")]
-    clips += ["--options", *options] if options else []
-    clips += ["--image_size", str(needs.image_size), "--resample", needs.resample]
-    clips += rate_flags(args, clips, needs, folder / FILES["frames"])
+    decoding = ["--dataset", *args.clips, *flags_of(args, "domain", "videos_dir")]
+    decoding += ["--options", *options] if options else []
+    decoding += ["--image_size", str(needs.image_size), "--resample", needs.resample]
+    decoding += rate_flags(args, decoding, needs, folder / FILES["frames"])
     trust = ["--trust_pickle_weights"] if args.trust_pickle_weights else []
     encoder = ["--model", args.model, *trust, *flags_of(args, "device")]
     asking = flags_of(args, "subactions", "base_url")
     asking += ["--model", args.language_model] if args.language_model else []
-    run(commands(folder, clips, encoder, asking, flags_of(args, "method", "reject")))
+    run(commands(folder, decoding, encoder, asking, flags_of(args, "method", "reject")))
     return {name: folder / file for name, file in FILES.items()}
 
 
@@ -130,7 +128,7 @@ def own_options(args):
             for name in OwnSubactions(args.subactions).names]
 
 
-def rate_flags(args, clips, needs, frames):
+def rate_flags(args, decoding, needs, frames):
     """--fps for process_data.py: what was asked for, or else what a CPU can encode in MOST_MINUTES; says so.
 
     Frames that are there keep their rate, so that new clips join them.
@@ -144,10 +142,10 @@ def rate_flags(args, clips, needs, frames):
     if frames.exists():
         rate = artifacts.read_index(frames, "frames")["meta"].get("fps")
         return ["--fps", f"{rate:g}"] if rate else []
-    seconds = clip_seconds(clips)
+    seconds = clip_seconds(decoding)
     a_second = cores.count() * OPERATIONS / needs.operations  # frames
     rate = 60 * MOST_MINUTES * a_second / max(seconds, 1)
-    if rate >= USUAL_RATE:
+    if rate >= clips.SOURCE_FRAME_RATE:
         return []
     rate = max(LEAST_RATE, int(rate))
     console.log.info(f"{rate} frames a second of {seconds:.0f} s of video, about {seconds * rate / a_second / 60:.0f} "
@@ -157,8 +155,6 @@ def rate_flags(args, clips, needs, frames):
 
 def clip_seconds(flags):
     """The seconds of all clips that flags of process_data.py name, as far as they are known without fetching any."""
-    from actalign.video import video_seconds  # which loads FFmpeg
-
     parser = console.parser("")
     dataset.add_arguments(parser)
     args, _ = parser.parse_known_args(flags)
@@ -167,14 +163,7 @@ def clip_seconds(flags):
         samples = dataset.load(args)
     finally:
         console.log.disabled = False
-    local, seconds = Videos(args.videos_dir, "none", ()), 0.0
-    for sample in samples:
-        path = None
-        with contextlib.suppress(VideoError, OSError):
-            path = local.local_path(sample)
-        end = video_seconds(path) if path and sample.end is None else sample.end
-        seconds += max((USUAL_SECONDS if end is None else end) - (sample.start or 0), 0)
-    return seconds
+    return clips.seconds_of(samples, Videos(args.videos_dir, "none", ()))
 
 
 def parse_args(argv=None):
@@ -183,7 +172,7 @@ def parse_args(argv=None):
     add("clips", nargs="+", metavar="CLIP", help="a video, a folder of videos, an http(s) address, or a dataset (.csv, "
                                                  ".json, .jsonl, .parquet, a name on the hub)")
     add("--domain", help="what the actions belong to, such as gymnastics")
-    add("--options", nargs="+", metavar="ACTION",
+    add("--options", nargs="+", action="extend", metavar="ACTION",
         help="the candidate actions, or a text file with one a line (default: those of the dataset or of --subactions)")
     add("--subactions", metavar="FILE",
         help="the options' phases in order: an option's name on a line, its phases indented below it; or JSON. For "

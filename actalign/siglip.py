@@ -1,6 +1,7 @@
 """A SigLIP model on a device: embeds frames and texts. Importing this imports torch."""
 
 import contextlib
+import itertools
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,7 @@ from actalign.console import InputError, StageError, log
 # Rows of a forward pass come in such multiples: CPU kernels treat the rest of an odd number of rows in another way.
 BATCH_MULTIPLE = 8
 
-IN_FLIGHT = 2  # batches that a device has to do while the caller writes the results of another
+IN_FLIGHT = 2  # parts that a core or another device has to do while the caller writes the results of another
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # as CUDA and MPS say it, and a CPU
 
 
@@ -38,9 +39,9 @@ def load_siglip(checkpoint, device, batch_size, dtype):
 class Siglip:
     """A SigLIP checkpoint on a device.
 
-    A batch is computed in parts of one shape, padded where need be, because matrix products of another shape differ in
-    the last bits: so an embedding depends on its own frame or text, not on what stood beside it. On a CPU every core
-    takes a part; another device has the whole batch as one part.
+    What is encoded is computed in parts: on a CPU every core takes one, another device has one at a time. A part never
+    has frames of two clips, and those of texts have one shape, padded where need be, because matrix products of another
+    shape can differ in the last bits: so an embedding depends on its own clip or text, not on what stood beside it.
     """
 
     def __init__(self, model, processor, name, device, batch_size):
@@ -60,9 +61,11 @@ class Siglip:
         self._scale, self._shift = torch.tensor(scale_and_shift, dtype=torch.float32, device=device).view(2, 3, 1, 1)
         workers = cores.count() if device.type == "cpu" else 1
         self._workers = ThreadPoolExecutor(workers)  # each computes one part at a time
-        self._rows = batch_size  # of a part
+        self._in_flight = IN_FLIGHT * workers
+        self.part_size = batch_size  # most frames or texts of a part
         if device.type == "cpu" and batch_size > 1:
-            self._rows = -(-batch_size // (workers * BATCH_MULTIPLE)) * BATCH_MULTIPLE
+            self.part_size = -(-batch_size // (workers * BATCH_MULTIPLE)) * BATCH_MULTIPLE
+        self._rows = self.part_size  # fewer where memory does not suffice
 
     def encode_frames(self, frames):
         """Embed up to batch_size frames (n, H, W, 3) uint8 RGB of any size: (n, D) float32, not normalised."""
@@ -71,18 +74,42 @@ class Siglip:
     def encode_batches(self, batches):
         """Yield for every batch of frames, in order, what `encode_frames` gives.
 
-        While the caller has a result, the device has IN_FLIGHT more batches to do and a thread takes the next one from
-        `batches`, so that neither costs the other time. What `batches` raises comes after the results before it.
+        While the caller has a result, or `batches` makes the next one, the device has more to do, so that neither costs
+        the other time. What `batches` raises comes after the results before it.
         """
         return self._encoded(self._image_features, batches)
+
+    def encode_clips(self, clips, told=len):
+        """Yield (clip, its embeddings, a list of (n, D)) for each (clip, batches of up to part_size frames), in order.
+
+        told: function of the embeddings of each batch, called when they are there
+        A clip's batches are all taken before it is yielded, and the first ones of those after it too.
+        """
+        ended, parts = deque(), deque()  # (clip, number of its batches) of those that were taken whole
+
+        def batches():
+            for clip, of_clip in clips:
+                count = 0
+                for count, frames in enumerate(of_clip, start=1):  # noqa: B007
+                    yield frames
+                ended.append((clip, count))
+
+        for embeddings in itertools.chain(self.encode_batches(batches()), [None]):
+            if embeddings is not None:
+                parts.append(embeddings)
+                told(embeddings)
+            while ended and ended[0][1] <= len(parts):
+                clip, count = ended.popleft()
+                yield clip, [parts.popleft() for _ in range(count)]
 
     def encode_texts(self, texts):
         """Embed up to batch_size texts: (n, D) float32, not normalised."""
         tokens = self.tokenizer.encode(texts)
         if tokens.max() >= self._model.config.text_config.vocab_size:
             raise InputError(f"--model {self.name}: its tokenizer has more tokens than the model; give it its own")
+        whole = _padded(tokens, self.part_size)
         return next(self._encoded(lambda tokens: self._model.get_text_features(input_ids=tokens).pooler_output,
-                                  [tokens]))
+                                  [whole]))[:len(tokens)]
 
     def iter_texts(self, texts):
         """Yield the (D,) embedding of each of any number of texts, in order; batch_size of them are encoded at once."""
@@ -100,19 +127,27 @@ class Siglip:
 
     def _encoded(self, forward, batches):
         """Yield the (n, D) float32 features that `forward` gives of every batch (n, ...)."""
-        begun = ((batch, *self._begin(forward, batch)) for batch in batches)
         alone = cores.one_torch_thread() if self.device.type == "cpu" else contextlib.nullcontext()
-        with alone, ThreadPoolExecutor(1) as reader:
-            ahead = deque(reader.submit(next, begun, None) for _ in range(IN_FLIGHT + 1))
-            while current := ahead.popleft().result():
-                ahead.append(reader.submit(next, begun, None))
-                yield self._finish(forward, *current)
+        batches, begun, failure = iter(batches), deque(), None
+        with alone:
+            while True:
+                try:
+                    batch = next(batches, None)
+                except Exception as error:
+                    batch, failure = None, error
+                if batch is not None:
+                    begun.append((batch, *self._begin(forward, batch)))
+                while begun and (batch is None or len(begun) > self._in_flight):
+                    yield self._finish(forward, *begun.popleft())
+                if failure:
+                    raise failure
+                if batch is None:
+                    return
 
     def _begin(self, forward, batch):
         """Have the workers compute a batch (n, ...) in parts; returns the rows of a part, and a future of each part."""
         rows = self._rows
-        padded = np.minimum(np.arange(-(-len(batch) // rows) * rows), len(batch) - 1)  # the last one is repeated
-        batch = torch.from_numpy(np.take(batch, padded, axis=0))
+        batch = torch.from_numpy(_padded(batch, min(rows, BATCH_MULTIPLE)))
         if self.device.type == "cuda":
             batch = batch.pin_memory()  # so that nothing waits for the upload, a few of a hundred of a batch's time
         return rows, [self._workers.submit(self._compute, forward, part) for part in batch.split(rows)]
@@ -143,3 +178,8 @@ class Siglip:
             raise StageError(f"{self.name} gives NaN or infinite embeddings in {self._model.dtype}; use --dtype "
                              "float32 or weights that are not damaged")
         return embeddings
+
+
+def _padded(rows, multiple):
+    """A copy of rows (n, ...) in which the last one is repeated up to a multiple of so many."""
+    return np.take(rows, np.minimum(np.arange(-(-len(rows) // multiple) * multiple), len(rows) - 1), axis=0)

@@ -14,8 +14,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import process_data
-from actalign import cores
+from actalign import clips, cores
 from actalign.dataset import Sample
 from actalign.tables import table
 
@@ -46,7 +45,7 @@ def ours(path):
     """The stage's way: (frames, 384, 384, 3)."""
     sample = Sample(id="x", domain="x", options=("x",))
     with cores.one_torch_thread():
-        return np.concatenate([frames for _, frames in process_data.clip_chunks(path, sample, process_data.IMAGE_SIZE)])
+        return np.concatenate([frames for _, frames in clips.clip_chunks(path, sample, clips.IMAGE_SIZE)])
 
 
 def obvious(path):
@@ -55,7 +54,7 @@ def obvious(path):
     from PIL import Image
 
     cv2.setNumThreads(1)
-    size, frames = (process_data.IMAGE_SIZE, process_data.IMAGE_SIZE), []
+    size, frames = (clips.IMAGE_SIZE, clips.IMAGE_SIZE), []
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     while (read := capture.read())[0]:
         picture = Image.fromarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
@@ -76,10 +75,10 @@ def cpu_seconds(function, repeats):
 def by_threads(paths, workers):
     """Decode the clips in threads, as the stage does; returns the number of frames."""
     def decode(path):
-        return process_data.clip_chunks(path, Sample(id="x", domain="x", options=("x",)), process_data.IMAGE_SIZE)
+        return clips.clip_chunks(path, Sample(id="x", domain="x", options=("x",)), clips.IMAGE_SIZE)
 
     with cores.one_torch_thread():
-        return sum(len(frames) for _, chunks in process_data.decoded_clips(paths, decode, workers, 16)
+        return sum(len(frames) for _, chunks in clips.decoded_clips(paths, decode, workers, 16)
                    for _, frames in chunks)
 
 

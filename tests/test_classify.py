@@ -288,6 +288,9 @@ def test_an_installed_package_brings_all_that_it_needs(tmp_path, clips):
         shutil.copy(ROOT / name, source)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target",
                     tmp_path / "installed", source], check=True, capture_output=True)
+    ours, theirs = (sorted(path.relative_to(root) for path in (root / "actalign").rglob("*.*") if path.suffix != ".pyc")
+                    for root in (source, tmp_path / "installed"))
+    assert ours == theirs
     ran = subprocess.run([tmp_path / "installed/bin/actalign", "clips/a.mp4", "--domain", "gymnastics", "--subactions",
                           "phases.txt", "--model", CHECKPOINT], cwd=tmp_path, capture_output=True, text=True,
                          check=False, env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")})

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import encode_videos
+from actalign.artifacts import merging, read_array
 from actalign.evaluation import accuracy, top_k_hits
 from actalign.predictions import read_predictions
 from examples import demo
@@ -56,6 +59,36 @@ def test_running_the_same_commands_again_changes_nothing(demo_folder, monkeypatc
 def digests_of(folder):
     """What is in each file, in a form that pytest can show the differences of."""
     return {path.name: hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() for path in folder.iterdir()}
+
+
+def test_sixteen_shards_without_frames_on_disk_give_the_same_results(demo_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    video, dataset = tmp_path / "video_embeddings.npy", "examples/manifest.jsonl"
+    for number in range(16):
+        assert encode_videos.main(["--dataset", dataset, "--output", str(video), "--model", "examples/checkpoint",
+                                   "--device", "cpu", "--image_size", str(demo.IMAGE_SIZE), "--shard",
+                                   f"{number}/16"]) == 0
+    frames = str(demo_folder / "processed_dataset.npy")
+    for script, *arguments in demo.commands(tmp_path, "cpu"):
+        arguments = [str(demo_folder / Path(argument).name) if Path(argument).name in (
+            "generated_subactions.json", "encoded_subactions.npy") else argument for argument in arguments]
+        arguments = [{str(tmp_path / "processed_dataset.npy"): dataset, "--frames": "--dataset"}.get(argument, argument)
+                     for argument in arguments]
+        if script in ("baseline.py", "seq_alignment.py"):
+            assert importlib.import_module(script.removesuffix(".py")).main(arguments) == 0
+    for name in ("baseline_predictions.json", "predictions.json", "recommended_predictions.json"):
+        ours, theirs = (json.loads((folder / name).read_text()) for folder in (tmp_path, demo_folder))
+        assert ours["samples"] == theirs["samples"]
+        assert ours["summary"] == theirs["summary"]
+    pictures = [re.findall("data:image/webp;base64,[^)\"']*|\"image\":\"[^\"]*", (folder / "report.html").read_text())
+                for folder in (tmp_path, demo_folder)]
+    assert pictures[0] == pictures[1] != []
+    assert merging.main(["merge", str(video)]) == 0
+    assert video.read_bytes() == (demo_folder / "video_embeddings.npy").read_bytes()
+    fingerprints = [read_array(path, "video_embeddings").fingerprint
+                    for path in (video, demo_folder / "video_embeddings.npy")]
+    assert fingerprints[0] == fingerprints[1]
+    assert not list(tmp_path.glob("processed*")), frames
 
 
 def test_the_comparison_names_every_method_and_what_the_example_is_not(demo_folder, capsys):

@@ -20,7 +20,7 @@ from drawn_videos import numbers_of, write_video
 from held_runs import stop_after, wait_until
 
 import process_data
-from actalign import artifacts, video
+from actalign import artifacts, clips, video
 from actalign.console import InputError
 from actalign.video import VideoError, read_frames, resize
 
@@ -100,7 +100,7 @@ def test_the_index_holds_all_that_is_known_of_a_clip(done):
     assert item["timestamps"] == pytest.approx([1 + i / 24 for i in range(12)], abs=1e-5)
     long = artifacts.read_array(done, "frames").item("plain")
     assert long["timestamps"] == pytest.approx([i / 24 for i in range(70)], abs=1e-5)
-    assert len(CLIPS["plain"]) > 2 * process_data.CHUNK_FRAMES
+    assert len(CLIPS["plain"]) > 2 * clips.CHUNK_FRAMES
 
 
 def test_a_rows_own_fields_are_kept(videos, tmp_path):
@@ -201,7 +201,7 @@ def test_a_clip_that_breaks_off_half_way_leaves_no_rows(own_videos, tmp_path):
     write_video(own_videos / "vp9.webm", 120, codec="libvpx-vp9", first=100)
     whole = (own_videos / "vp9.webm").read_bytes()
     (own_videos / "vp9.webm").write_bytes(whole[:int(len(whole) * 0.8)])
-    assert len(list(decoded_until_error(own_videos / "vp9.webm"))) > process_data.CHUNK_FRAMES
+    assert len(list(decoded_until_error(own_videos / "vp9.webm"))) > clips.CHUNK_FRAMES
     assert run(own_videos, path) == 0
     assert numbers(path) == {id: CLIPS[id] for id in CLIPS if id != "vp9"}
     assert list(missing(path)) == ["vp9"]
@@ -653,7 +653,7 @@ def test_an_interrupted_and_a_killed_run_go_on_to_the_same_bytes(root, many, for
 
 def decoded(*args):
     """`decoded_clips`, to be closed at the end of a block."""
-    return contextlib.closing(process_data.decoded_clips(*args))
+    return contextlib.closing(clips.decoded_clips(*args))
 
 
 def test_decoded_clips_come_in_order_however_long_each_takes():
@@ -662,8 +662,8 @@ def test_decoded_clips_come_in_order_however_long_each_takes():
         yield [sample], "first"
         yield [sample], "second"
 
-    with decoded(range(40), decode, 4, 1) as clips:
-        found = [(sample, list(chunks)) for sample, chunks in clips]
+    with decoded(range(40), decode, 4, 1) as found_clips:
+        found = [(sample, list(chunks)) for sample, chunks in found_clips]
     assert found == [(n, [([n], "first"), ([n], "second")]) for n in range(40)]
 
 
@@ -750,10 +750,10 @@ def test_stopping_early_ends_the_threads(ahead):
 
 def test_a_run_that_ends_by_itself_ends_the_threads():
     before = set(threading.enumerate())
-    clips = process_data.decoded_clips(range(5), lambda sample: iter([sample]), 3, 2)
-    assert [list(chunks) for _, chunks in clips] == [[n] for n in range(5)]
+    found = clips.decoded_clips(range(5), lambda sample: iter([sample]), 3, 2)
+    assert [list(chunks) for _, chunks in found] == [[n] for n in range(5)]
     assert set(threading.enumerate()) <= before
 
 
 def test_no_clips_are_no_work():
-    assert list(process_data.decoded_clips([], None, 2, 1)) == []
+    assert list(clips.decoded_clips([], None, 2, 1)) == []

@@ -337,7 +337,7 @@ def test_all_methods_that_are_compared_with_are_told_and_shown(tmp_path, capsys)
     assert seq_alignment.main([*arguments, "--smooth", "3", "--output", own]) == 0
     capsys.readouterr()
     report = tmp_path / "r.html"
-    assert seq_alignment.main([*arguments, "--report", str(report), "--compare", other, own]) == 0
+    assert seq_alignment.main([*arguments, "--report", str(report), "--compare", other, "--compare", own]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^smooth 3 +\d", printed, re.MULTILINE)
     assert "only smooth 3 right" in printed

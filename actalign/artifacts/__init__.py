@@ -13,6 +13,7 @@ compared with it when they are read; its metadata_checksum (xxh3-64) does the sa
 What could not be made is named in `NAME.missing.json`. writer.py beside this file writes such pairs.
 
     python -m actalign.artifacts convert OLD NEW    makes such an artifact of what the published scripts wrote
+    python -m actalign.artifacts merge NAME.npy     makes it of its shards NAME-*-of-00016.npy
 """
 
 import hashlib
@@ -26,12 +27,14 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from actalign.artifacts.shards import is_shard, joined, shards_of
 from actalign.console import InputError, log, some_of
-from actalign.dataset import sample_from_record
-from actalign.files import Journal, dump_json, fingerprint, read_json, reason_of, write_json
+from actalign.dataset import load_samples, sample_from_record
+from actalign.files import Journal, begins_with, dump_json, fingerprint, read_json, reason_of, write_json
 
 FORMAT = "actalign-array"
 VERSION, OLDEST_VERSION = 3, 2  # the items of version 2 have no metadata_checksum
+INDEX_OF = rf'(?s)\s*{{{{\s*"format"\s*:\s*"{FORMAT}".*?"kind"\s*:\s*"{{kind}}"'  # how an index of a kind begins
 
 MOST_HEADER = 10_000  # bytes of a .npy file's header, numpy's own limit
 MOST_SCALE, MOST_BIAS = 50, 1e6  # of a checkpoint; SigLIP's are about 4.7 and -16.5, and exp(50) is still a fine number
@@ -102,7 +105,7 @@ class ArrayArtifact:
     fingerprint  a short hash of the array's content by sample: two artifacts with one fingerprint give one result
     """
 
-    def __init__(self, path, index, offset):
+    def __init__(self, path, index, files):
         self.path = Path(path)
         self.kind = index["kind"]
         self.meta = index["meta"]
@@ -110,7 +113,7 @@ class ArrayArtifact:
         self.shape, self.dtype = tuple(index["shape"]), np.dtype(index["dtype"])
         self.fingerprint = hashlib.blake2b("".join(f"{item['id']}\0{item['checksum']}\n" for item in self.items)
                                            .encode(), digest_size=8).hexdigest()
-        self._offset = offset
+        self._files = files  # [(path, offset, first row, row after the last)]
         self._by_id = {item["id"]: item for item in self.items}
 
     def __contains__(self, id):
@@ -140,7 +143,9 @@ class ArrayArtifact:
 
     def read(self, start, stop):
         """Rows start:stop in memory."""
-        return read_rows(self.path, self.dtype, self.shape[1:], self._offset, start, stop)
+        read = [read_rows(path, self.dtype, self.shape[1:], offset, max(start, first) - first, min(stop, last) - first)
+                for path, offset, first, last in self._files if start < last and first < stop]
+        return read[0] if len(read) == 1 else np.concatenate(read)
 
     def rows(self, id):
         """The rows of one sample in memory; KeyError if there is none."""
@@ -180,15 +185,24 @@ def read_rows(path, dtype, row_shape, offset, start, stop):
 
 
 def read_index(path, kind):
-    """The index of an array artifact as a dict, checked by itself; the array need not exist.
+    """The index of an array artifact, or of its shards together, as a dict, checked by itself; no array need exist.
 
     Raises InputError if it is missing, foreign, of another kind or version, or contradicts itself.
     """
+    shards = shards_of(path, MAKERS[kind])
+    indexes = [_read_index(shard, kind) for shard in shards or [path]]
+    return joined(path, shards, indexes) if shards else indexes[0]
+
+
+def _read_index(path, kind):
+    """The index of one array."""
     where = index_path(path)
     if not where.exists():
         raise InputError(f"{path}: {_why_no_index(Path(path), kind)}")
     index = read_json(where, f"index of {Path(path).name}")
-    problem = header_problem(index, kind) or items_problem(index, index.get("items"), index["shape"][0])
+    problem = header_problem(index, kind)
+    if not problem and not (is_shard(path) and index.get("items") == [] and index["shape"][0] == 0):
+        problem = items_problem(index, index.get("items"), index["shape"][0])
     if problem:
         raise InputError(f"{where}: {problem}; give the output of {MAKERS[kind]}, or run it again with --overwrite")
     return index
@@ -308,12 +322,22 @@ def read_npy_header(path):
     return header
 
 
-def read_array(path, kind):
-    """The ArrayArtifact at `path`.
+def read_array(path, kind, shards=None):
+    """The ArrayArtifact at `path`, or that of its shards, whose paths can be given.
 
     Raises InputError if array or index is missing, foreign or cut short, or if the two do not fit.
     """
-    path, index = Path(path), read_index(path, kind)
+    path, shards = Path(path), shards or shards_of(path, MAKERS[kind])
+    indexes = [_read_index(shard, kind) for shard in shards or [path]]
+    files, rows = [], 0
+    for shard, index in zip(shards or [path], indexes, strict=True):
+        files.append((shard, _require_array(shard, index), rows, rows := rows + index["shape"][0]))
+    return ArrayArtifact(path, joined(path, shards, indexes) if shards else indexes[0], files)
+
+
+def _require_array(path, index):
+    """The byte at which an array begins. Raises InputError unless it is as its index says."""
+    kind = index["kind"]
     advice = f"run {MAKERS[kind]} again with --overwrite"
     if not path.exists():
         raise InputError(f"{path}: no such file, only its index is there; {advice}")
@@ -326,20 +350,32 @@ def read_array(path, kind):
         order = " in columns" if header.fortran_order else ""
         raise InputError(f"{path}: is {header.dtype.str} {list(header.shape)}{order}, {index_path(path).name} says "
                          f"{index['dtype']} {index['shape']}; keep the two files of one run together, or {advice}")
-    return ArrayArtifact(path, index, header.offset)
+    return header.offset
 
 
 def read_samples(path):
     """(Samples, what a result says of their source, items for `require_same_state`) of a dataset's index.
 
-    Raises InputError as `read_index` does.
+    path: of frames or of video embeddings, a .npy file, or a dataset as `load_samples` takes it
+    Raises InputError as `read_index` and `load_samples` do.
     """
-    where = index_path(path)
-    items = read_index(path, "frames")["items"]
+    if Path(path).suffix != ".npy":
+        samples = load_samples(path, "test")
+        items = [sample.record() for sample in samples]
+        told = fingerprint(path) if Path(path).is_file() else metadata_checksum(items)
+        return samples, {"path": str(path), "fingerprint": told}, items
+    indexes = [index_path(shard) for shard in shards_of(path, "the stage") or [path]]
+    where, kind = indexes[0], "video_embeddings"
+    if not begins_with(where, INDEX_OF.format(kind=kind)):
+        kind = "frames"
+    items = read_index(path, kind)["items"]
     samples = [sample_from_record(item, where) for item in items]
     for item in items:
-        item.update(length=item["stop"] - item["start"], frames_checksum=item["checksum"])
-    return samples, {"path": str(path), "fingerprint": fingerprint(where)}, items
+        item.update(length=item["stop"] - item["start"])
+        if kind == "frames":
+            item.update(frames_checksum=item["checksum"])
+    told = [*map(fingerprint, indexes)]
+    return samples, {"path": str(path), "fingerprint": told[0] if len(told) == 1 else metadata_checksum(told)}, items
 
 
 def tell_changes(path, changes):
@@ -417,6 +453,9 @@ class MissingItems:
         self._entries = {id: entry for id, entry in self._entries.items() if id in source
                          and entry.get("made_from", self._made_from[id]) == self._made_from[id]}
 
+    def __iter__(self):
+        return iter(self._entries.values())
+
     def is_final(self, id):
         """Whether an item is named here and another try cannot help."""
         return id in self._entries and not self._entries[id]["retry"]
@@ -424,8 +463,12 @@ class MissingItems:
     def add(self, id, reason, retry):
         """Name an item; `retry` tells whether running again may help."""
         made_from = {"made_from": self._made_from[id]} if self._made_from.get(id) else {}
-        self._entries[id] = {"id": id, "reason": str(reason), "retry": bool(retry), **made_from}
-        self._journal.append(self._entries[id])
+        self.take_over({"id": id, "reason": str(reason), "retry": bool(retry), **made_from})
+
+    def take_over(self, entry):
+        """Name an item as another such file names it."""
+        self._entries[entry["id"]] = entry
+        self._journal.append(entry)
 
     def drop(self, id):
         """Forget an item that is there now."""

@@ -1,6 +1,9 @@
-"""python -m actalign.artifacts convert OLD NEW: make an artifact of what the published scripts wrote."""
+"""python -m actalign.artifacts: make artifacts of what the published scripts wrote (convert), or of shards (merge)."""
 
-from actalign.published import main
+import sys
+
+from actalign import published
+from actalign.artifacts import merging
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit((merging if sys.argv[1:2] == ["merge"] else published).main())

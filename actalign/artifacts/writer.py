@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from actalign.artifacts import (
+    AXES,
+    DTYPES,
     FORMAT,
+    INDEX_OF,
     VERSION,
     Checksum,
     MissingItems,
@@ -26,6 +29,7 @@ from actalign.artifacts import (
     read_rows,
     tell_changes,
 )
+from actalign.artifacts.shards import is_shard
 from actalign.console import InputError, some_of
 from actalign.files import Journal, Lock, begins_with, rename, sync, unshare, write_json_items
 
@@ -53,7 +57,7 @@ class ArrayWriter:
         self.items = {}
         self.row_count = 0  # where the next item will start
         self._source, self._is_journal_old = {}, False  # see `follow`
-        self._indexed = None  # the items of the finished index
+        self._indexed = None  # (the items of the finished index, the whole that it is a shard of)
         self._partial_path = partial_path(self.path)
         self._journal = Journal(partial_path(self._index_path))
         self._file = None  # open while rows are being written
@@ -63,8 +67,7 @@ class ArrayWriter:
         self._abandoned = False
         self._lock = Lock(self.path)
         try:
-            pattern = rf'(?s)\s*{{\s*"format"\s*:\s*"{FORMAT}".*?"kind"\s*:\s*"{kind}"'
-            if self._index_path.exists() and not begins_with(self._index_path, pattern):
+            if self._index_path.exists() and not begins_with(self._index_path, INDEX_OF.format(kind=kind)):
                 raise InputError(f"{self._index_path}: is there and is no index of {kind}, so the index of "
                                  f"{self.path.name} would replace it; move it away or choose another --output")
             if not overwrite:
@@ -186,8 +189,11 @@ class ArrayWriter:
             if _size(self.path) != self._end_of(artifact.shape[0]):
                 raise InputError(f"{self.path}: was saved by another program; choose another --output, or start over "
                                  "with --overwrite")
+            if not artifact.items:  # a shard of nothing
+                self._dtype = None
+                return
             self._take_over(artifact.meta, artifact.items, self.path)
-            self._rows, self._indexed = artifact.shape[0], artifact.items
+            self._rows, self._indexed = artifact.shape[0], (artifact.items, artifact.meta.get("samples"))
         elif self.path.exists():
             raise InputError(f"{self.path}: its index {self._index_path.name} is missing; choose another --output, or "
                              "start over with --overwrite")
@@ -268,7 +274,12 @@ class ArrayWriter:
     def _finish(self):
         """Make the committed items the finished artifact."""
         self._close_rows()
-        if self.items and self._rows_path == self._partial_path:
+        is_empty = not self.items and is_shard(self.path)  # of which its set is whole all the same
+        if is_empty:
+            self._rows_path = None
+            self._begin(np.zeros((0, *(1, 1, 3)[1 - AXES[self.kind]:]), DTYPES[self.kind][0]))
+            self._close_rows()
+        if (self.items or is_empty) and self._rows_path == self._partial_path:
             if self._is_journal_old:
                 self._renew_journal()
             unshare(self._partial_path)
@@ -280,7 +291,8 @@ class ArrayWriter:
             rename(self._partial_path, self.path)
             self._rows_path, self._rows = self.path, self.row_count
         items = list({**{id: self.items[id] for id in self._source if id in self.items}, **self.items}.values())
-        if items and not (self._index_path.exists() and items == self._indexed):
+        if (items or is_empty) and not (self._index_path.exists()
+                                        and (items, self.meta.get("samples")) == self._indexed):
             write_json_items(self._index_path, self._header(self._rows), "items", map(_signed, items))
         self._discard_partial()
 

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actalign import comparison
+from actalign import clips, comparison, dataset
 from actalign.artifacts import ArrayArtifact, read_array
 from actalign.console import InputError, require_folder_of, say, some_of
+from actalign.download import Videos
 from actalign.files import Lock, begins_with
 from actalign.predictions import csv_path
 
@@ -35,7 +36,7 @@ class Run:
     not_scored: dict
     video: ArrayArtifact
     subactions: ArrayArtifact
-    frames: ArrayArtifact | None
+    frames: ArrayArtifact | clips.DecodedFrames | None
     compared_all: list
     similarities: Callable
     tried: list = ()
@@ -108,6 +109,20 @@ def outputs(args):
         if Path(args.figures).is_file():
             raise InputError(f"--figures {args.figures}: is no folder; choose another name")
     return Lock(*filter(None, (args.report, args.figures)))
+
+
+def open_pictures(args, video):
+    """What the flags of seq_alignment.py name for pictures: frames, or a dataset's videos; None for neither.
+
+    Raises InputError if they are not those of `video`, an ArrayArtifact of embeddings.
+    """
+    if args.frames or not args.dataset:
+        return args.frames and open_frames(args.frames, video)
+    if not clips.are_settings(video.meta):
+        raise InputError(f"{video.path}: does not say how its frames were made; run encode_videos.py again, or give "
+                         "--frames")
+    videos = Videos(args.videos_dir, video.path.with_suffix(".videos"), ())
+    return clips.DecodedFrames(dataset.load(args), video, videos)
 
 
 def open_frames(path, video):
