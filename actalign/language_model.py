@@ -394,7 +394,15 @@ def words_of(body):
 
 
 def read_answer(body):
-    """The Answer in the JSON of a chat completion. Raises NoAnswer if the model refused or a filter withheld it."""
+    """The Answer in the JSON of a chat completion, the first choice that says something.
+
+    Raises NoAnswer if the model refused or a filter withheld it.
+    """
+    choices = answer_part(body, "choices")
+    if isinstance(choices, list) and len(choices) > 1:
+        messages = [answer_part(choice, "message") for choice in choices]
+        spoken = [n for n, message in enumerate(messages) if isinstance(message, dict) and _text_of(message)]
+        body = {**body, "choices": choices[spoken[0] if spoken else 0:]}
     message, reason = answer_part(body, "choices", 0, "message"), answer_part(body, "choices", 0, "finish_reason")
     raw = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
     if refusal := answer_part(message, "refusal"):

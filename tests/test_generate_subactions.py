@@ -1439,6 +1439,17 @@ def test_two_hundred_samples_in_parallel_killed_halfway_and_rerun_ask_nothing_tw
     assert (tmp_path / "killed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
+@pytest.mark.parametrize("before", [[{}], [{"message": {"content": ""}}], [{"message": None}, "x"],
+                                    [{"message": {"reasoning_content": "hm"}, "finish_reason": "length"}],
+                                    [{"message": {"content": None, "refusal": "no"}, "finish_reason": "stop"}]])
+def test_of_several_choices_the_first_that_says_something_is_taken(stage, server, before):
+    server.answer = lambda prompt, count: (200, {"choices": [
+        *before, {"message": {"content": good_reply(prompt)}, "finish_reason": "stop"},
+        {"message": {"content": "another one"}}]})
+    assert stage() == 0
+    assert len(server.requests) == 3
+
+
 # Several scripts
 
 
