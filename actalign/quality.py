@@ -140,9 +140,10 @@ class Check:
         others = [re.escape(other) for other in sample.options if other != option and other not in option]
         for what, pattern in self._rules:
             if others or "{others}" not in pattern:
-                rule = pattern.replace("{option}", re.escape(option)).replace("{others}", "|".join(others))
+                rule = re.compile(pattern.replace("{option}", re.escape(option)).replace("{others}", "|".join(others)),
+                                  re.IGNORECASE)
                 for text in texts:
-                    if said := re.search(rule, text, re.IGNORECASE):
+                    if said := rule.search(text):
                         yield Finding(WORD, None, (), key, 0, (text,), f"{what}, {said[0]!r}, in {text!r}")
 
     def _of_likeness(self, key, texts):

@@ -38,6 +38,9 @@ SCRIPTS, CORRUPTED = 3, (0.2, 0.4)
 REPEATS = 5  # of corrupting all steps, each with a seed of its own
 SAMPLES, PHASES, FRAMES, D = 900, 10, 194, 1152  # about what ActionAtlas and so400m have
 SEED = 9
+MEMORY_OF = """import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"""  # of a stage alone: a child begins with its parent's
 FAULTS = ("twin made equal", "twin told in other words", "step repeated", "step repeated in other words",
           "step that never happens", "caption of another action")
 STRANGE = (  # steps of no pose that is drawn
@@ -231,12 +234,9 @@ def measure_size(folder, checkpoint):
     rows = [("stage", "s", "MB of memory")]
     for name, command in stages.items():
         began = time.monotonic()
-        process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL,
-                                   env={**os.environ, "HF_HUB_OFFLINE": "1"})
-        _, status, used = os.wait4(process.pid, 0)
-        if status:
-            raise SystemExit(f"{name}: {status}")
-        rows.append((name, f"{time.monotonic() - began:.1f}", f"{used.ru_maxrss / 1024:.0f}"))
+        ran = subprocess.run([sys.executable, "-c", MEMORY_OF, sys.executable, *map(str, command)], cwd=ROOT, text=True,
+                             env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, check=True)
+        rows.append((name, f"{time.monotonic() - began:.1f}", f"{int(ran.stdout) / 1024:.0f}"))
     print(*table(rows), sep="\n")
     print(*table([("file", "MB"), *((file.name, f"{file.stat().st_size / 1e6:.1f}")
                                     for file in sorted(folder.iterdir()))]), sep="\n")
