@@ -122,7 +122,7 @@ def open_pictures(args, video):
                          "--frames")
     samples = load_samples(args.dataset, "test")
     folder = args.videos_dir or Path(args.dataset).parent
-    return clips.DecodedFrames(samples, video, Videos(folder, video.path.with_suffix(".videos"), ()))
+    return clips.DecodedFrames(args.dataset, samples, video, Videos(folder, video.path.with_suffix(".videos"), ()))
 
 
 def open_frames(path, video):
