@@ -165,10 +165,8 @@ def run_on_ray(args, samples):
     if shards.is_there(Path(args.output)) or (args.shards and found not in ([], [args.shards])):
         raise console.InputError(f"{args.output}: is there, as one or in {found} shards; move that away, or leave "
                                  "--shards out")
-    with cluster.Cluster(args) as ray:
-        count = args.shards or (found or [max(-(-len(ids) // cluster.SHARD_CLIPS),
-                                              cluster.SHARDS_AN_ACTOR * ray.actors)])[0]
-        count = min(count, len(ids)) if not found else count
+    with cluster.Cluster(args, args.device) as ray:
+        count = args.shards or (found or [ray.shards_of(len(ids))])[0]
         tasks, outcome = [], clips.Outcome()
         for number in range(count):
             own = {"output": str(shards.shard_path(args.output, (number, count))),

@@ -15,6 +15,7 @@ import math
 import os
 import pickle
 import socket
+from pathlib import Path
 
 from actalign import console, cores, files
 
@@ -36,13 +37,14 @@ def add_arguments(parser, of):
 
 
 class Cluster:
-    """A Ray cluster while it is entered; `actors` is the number of processes that work on it.
+    """A Ray cluster while it is entered; `actors` is the number of processes that work on it, on their `device`.
 
     Raises InputError if Ray is not installed or there is no such cluster.
     """
 
-    def __init__(self, args):
+    def __init__(self, args, device):
         self._args = args
+        self._on_gpus = str(device or "cuda").startswith("cuda")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what Ray does about faults is no news to the user
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as Ray asks to have it, with a warning
@@ -57,19 +59,20 @@ class Cluster:
     def __enter__(self):
         address = None if self._args.ray == "auto" else self._args.ray
         here = {} if address else {"include_dashboard": False}
+        paths = Path(__file__).resolve().parent.parent.as_posix(), os.environ.get("PYTHONPATH")
         try:
             if address:  # Ray would wait for it for many minutes
                 host, _, port = address.rpartition(":")
                 socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
             with _silent_stderr():  # on which Ray tells of its log level
-                self._ray.init(address, logging_level=logging.CRITICAL, log_to_driver=False, **here)
+                self._ray.init(address, logging_level=logging.CRITICAL, log_to_driver=False, **here,
+                               runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, paths))}})
         except Exception as error:  # Ray raises anything where nobody answers
             self._ray.shutdown()
             raise console.InputError(f"--ray {self._args.ray}: no cluster is reached ({files.reason_of(error)[:300]}); "
                                      "start one with ray start --head, or leave the address out") from None
         nodes = [collections.Counter(node["Resources"]) for node in self._ray.nodes() if node["Alive"]]
-        on_gpus = str(self._args.device or "").partition(":")[0] not in ("cpu", "mps")
-        gpus = sum(node["GPU"] for node in nodes) if on_gpus else 0
+        gpus = sum(node["GPU"] for node in nodes) if self._on_gpus else 0
         self._gpus = min(gpus, 1)
         self.actors = self._args.ray_actors or int(gpus) or sum(node["CPU"] >= 1 for node in nodes) or 1
 
@@ -83,6 +86,10 @@ class Cluster:
 
     def __exit__(self, *_):
         self._ray.shutdown()
+
+    def shards_of(self, count):
+        """Into how many tasks so many samples are divided, unless the user says."""
+        return min(count, max(-(-count // SHARD_CLIPS), SHARDS_AN_ACTOR * self.actors))
 
     def run(self, module, args, tasks):
         """Yield (number, result) of every task as it ends: what `worker(args)` of a module gives of its arguments.
@@ -109,8 +116,8 @@ class Cluster:
             kind = console.InputError if all(code == console.EXIT_BAD_INPUT for _, code in failures) else \
                 console.StageError
             told = " | ".join(list(dict.fromkeys(error for error, _ in failures))[:MOST_FAILURES])
-            raise kind(f"{len(failures)} of {count} tasks failed: {told}; the others are done: mend that and run the "
-                       "same command again")
+            raise kind(f"{len(failures)} of {count} tasks failed: {told}; mend that and run the same "
+                       "command again, which does only these")
 
 
 @contextlib.contextmanager
