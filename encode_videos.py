@@ -9,12 +9,13 @@ video_embeddings.npy: float32 (frames of all clips, D), not normalised; the same
 """
 
 import actalign  # isort: skip  # noqa: F401 - before what takes long to load
+import argparse
 import functools
 from pathlib import Path
 
 import numpy as np
 
-from actalign import artifacts, clips, console, cores, dataset
+from actalign import artifacts, clips, cluster, console, cores, dataset
 from actalign.artifacts import shards
 from actalign.artifacts.writer import ArrayWriter
 from actalign.checkpoint import add_encoder_arguments, find_checkpoint, resolve_dtype
@@ -165,10 +166,12 @@ def run_on_frames(args, model, frames):
                 f"{model.device}), {kept} were there already -> {args.output}")
 
 
-def run_on_dataset(args, model, samples):
-    """Decode and embed clips of --dataset."""
+def run_on_dataset(args, model, samples, share, notes):
+    """Decode and embed clips of --dataset into --output; returns (clips.Outcome, frames a second as text).
+
+    samples  list of Sample    share, notes  of them, as `shards.share` has it
+    """
     settings, encoded, bugs = clips.settings_of(args), 0, []
-    share, notes = shards.share(args, [sample.id for sample in samples])
     with ArrayWriter(args.output, "video_embeddings", {**model.settings, **settings}, {"model": args.model, **notes},
                      args.overwrite) as writer:
         require_told(writer)
@@ -178,8 +181,36 @@ def run_on_dataset(args, model, samples):
             model.require_frames(args.image_size, args.resample)
             stopwatch = console.Stopwatch()  # without the loading
             encoded, bugs = encode_dataset(todo, writer, videos, model.encoder, args.workers, **settings)
-    clips.say_done(f"encoded ({encoded} frames, {stopwatch.rate(encoded)} frames/s on {model.device})", left, kept,
-                   writer, args, bugs)
+    return clips.outcome(left, encoded, kept, writer, args, bugs), stopwatch.rate(encoded)
+
+
+def worker(args):
+    """What an actor does with every shard: a function of flags of its own, and of samples, share and notes."""
+    model = Model(args)
+    return lambda own, *samples: run_on_dataset(argparse.Namespace(**{**vars(args), **own}), model, *samples)[0]
+
+
+def run_on_ray(args, samples):
+    """Decode and embed clips of --dataset into shards of --output, in actors of a Ray cluster."""
+    ids, notes = [sample.id for sample in samples], {"samples": shards.list_of(sample.id for sample in samples)}
+    stopwatch, found = console.Stopwatch(), shards.counts_at(args.output)
+    if shards.is_there(Path(args.output)) or (args.shards and found not in ([], [args.shards])):
+        raise console.InputError(f"{args.output}: is there, as one or in {found} shards; move that away, or leave "
+                                 "--shards out")
+    with cluster.Cluster(args, args.device) as ray:
+        count = args.shards or (found or [ray.shards_of(len(ids))])[0]
+        tasks, outcome = [], clips.Outcome()
+        for number in range(count):
+            own = {"output": str(shards.shard_path(args.output, (number, count))),
+                   "limit": args.limit and len(range(number, args.limit, count))}
+            share = {id: {"position": number + n * count} for n, id in enumerate(ids[number::count])}
+            tasks.append((own, samples[number::count], share, notes))
+        with console.progress(len(ids), "clips") as bar:
+            for number, of_shard in ray.run("encode_videos", args, tasks):
+                outcome += of_shard
+                bar.update(len(ids[number::count]))
+    clips.say(outcome, f"encoded ({outcome.frames} frames, {stopwatch.rate(outcome.frames)} frames/s by {ray.actors} "
+                       "actors)", args.output.replace(".npy", f"-*-of-{count:05d}.npy"))
 
 
 def require_told(writer):
@@ -197,13 +228,19 @@ def parse_args(argv=None):
                                   "every core of a CPU")
     shards.add_argument(parser)
     group = parser.add_argument_group("instead of --input, clips that are decoded here; as in process_data.py")
-    _, *decoding = dataset.add_arguments(group, "--input") + clips.add_arguments(group)
+    _, *of_dataset = dataset.add_arguments(group, "--input") + clips.add_arguments(group)
+    of_dataset += [*cluster.add_arguments(group, "shards"), group.add_argument(
+        "--shards", type=console.number(int, 1, shards.MOST), metavar="N",
+        help=f"of a run on Ray (default: as there are, else of {cluster.SHARD_CLIPS} clips, and at least "
+             f"{cluster.SHARDS_AN_ACTOR} for every actor)")]
     args = parser.parse_args(argv)
     if args.input and args.dataset:
         parser.error("--input and --dataset: give one of them")
-    for action in decoding:
+    for action in of_dataset:
         if not args.dataset and getattr(args, action.dest) != action.default:
-            parser.error(f"{action.option_strings[0]} is for --dataset; frames were made with process_data.py's flags")
+            parser.error(f"{action.option_strings[0]} is for --dataset")
+    if args.ray and args.shard:
+        parser.error("--shard does one shard here, --ray all of them; give one of the two")
     return args
 
 
@@ -211,9 +248,15 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     console.require_folder_of(args.output)
-    if args.dataset:
+    if args.ray:
+        run_on_ray(args, clips.read_samples(args))
+    elif args.dataset:
         samples = clips.read_samples(args)
-        run_on_dataset(args, Model(args), samples)
+        share, notes = shards.share(args, [sample.id for sample in samples])
+        model = Model(args)
+        outcome, rate = run_on_dataset(args, model, samples, share, notes)
+        clips.say(outcome, f"encoded ({outcome.frames} frames, {rate} frames/s on {model.device})", args.output,
+                  args.shard)
     else:
         given = args.input or FRAMES
         own = args.shard and shards.shard_path(given, args.shard)

@@ -13,7 +13,7 @@ import actalign  # isort: skip  # noqa: F401 - before what takes long to load
 import shutil
 from pathlib import Path
 
-from actalign import clips, console, dataset
+from actalign import clips, console, cores, dataset
 from actalign.artifacts import shards
 from actalign.artifacts.writer import ArrayWriter
 from actalign.download import VideoError
@@ -60,11 +60,12 @@ def estimate(samples, videos, args):
     absent = sum(not is_here for _, is_here in lengths)
     frames = seconds * (args.fps or clips.SOURCE_FRAME_RATE)
     free = shutil.disk_usage(Path(args.output).parent).free
-    minutes = seconds * clips.SOURCE_FRAME_RATE / DECODED_RATE / args.workers / 60
+    workers = args.workers or cores.count()
+    minutes = seconds * clips.SOURCE_FRAME_RATE / DECODED_RATE / workers / 60
     return (f"{len(samples)} clips to process, {absent} of them from videos that are not on this machine",
             f"{seconds:.0f} s of video, about {frames:.0f} frames; {unknown} clips of unknown length not counted",
             f"disk: about {frames * args.image_size ** 2 * 3 / 1e9:.2f} GB, of {free / 1e9:.2f} GB that are free",
-            f"time: about {minutes:.0f} min with {args.workers} workers, downloads not counted")
+            f"time: about {minutes:.0f} min with {workers} workers, downloads not counted")
 
 
 def parse_args(argv=None):
@@ -95,7 +96,8 @@ def main(argv=None):
             return
         if todo:
             frames, bugs = process_data(todo, writer, videos, workers=args.workers, **settings)
-    clips.say_done(f"processed ({frames} frames, {stopwatch.rate(frames)} frames/s)", left, kept, writer, args, bugs)
+    outcome = clips.outcome(left, frames, kept, writer, args, bugs)
+    clips.say(outcome, f"processed ({frames} frames, {stopwatch.rate(frames)} frames/s)", args.output, args.shard)
 
 
 if __name__ == "__main__":

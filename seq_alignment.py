@@ -17,6 +17,7 @@ import numpy as np
 from actalign import (
     alignment,
     artifacts,
+    cluster,
     comparison,
     confidence,
     console,
@@ -171,6 +172,41 @@ def predict(samples, method, matrices_of, with_paths=False, with_order=False, sc
             by_script=found.scores.reshape(-1, K) if len(matrices) > K else None)
 
     return on_all_cores(score, samples)
+
+
+def matrices_by(args, video, texts):
+    """`similarities` of what the flags say and two ArrayArtifacts: a function of a Sample and of similarities."""
+    scale = None
+    if args.scale_from:
+        other = find_checkpoint(args.scale_from, args.trust_pickle_weights)
+        scale = other.logit_scale, other.logit_bias
+    device = console.pick_device(args.device or "cpu")  # which loads torch
+
+    def matrices_of(sample, kinds, of=None):
+        return similarities(sample, video, texts, args.smooth, kinds, device, scale, of, args.scripts)
+
+    return matrices_of
+
+
+def worker(args):
+    """What an actor does over and over: `predict` of samples, without their matrices, which it makes."""
+    video = artifacts.read_array(args.video_embeddings, "video_embeddings")
+    texts = artifacts.read_array(args.subaction_embeddings, "subaction_embeddings")
+    matrices_of = matrices_by(args, video, texts)
+    return lambda samples, method, *how: predict(samples, method, matrices_of, *how)
+
+
+def predict_on_ray(args, samples, *how):
+    """`predict`, in actors of a Ray cluster that take a part of the samples at a time."""
+    predictions = {}
+    with cluster.Cluster(args, args.device or "cpu") as ray:
+        count = ray.shards_of(len(samples))
+        tasks = [(samples[number::count], *how) for number in range(count)]
+        with console.progress(len(samples), "samples") as bar:
+            for number, found in ray.run("seq_alignment", args, tasks):
+                predictions.update(zip(range(number, len(samples), count), found, strict=True))
+                bar.update(len(found))
+    return [predictions[n] for n in range(len(samples))]
 
 
 def chance_threshold(samples, method, matrices_of, scripts="first"):
@@ -341,6 +377,7 @@ def parse_args(argv=None):
              "embeddings of siglip-so400m with those of siglip2-so400m")
     add_trust_argument(parser)
     console.add_device_argument(parser, "cpu")
+    cluster.add_arguments(parser, "the alignment")
     args = parser.parse_args(argv)
     if args.frames and args.dataset:
         parser.error("--frames and --dataset: give one of them")
@@ -361,10 +398,6 @@ def main(argv=None):
         artifacts.require_same_checkpoint(video, texts)
         if args.model:
             artifacts.require_made_with(video, find_checkpoint(args.model, args.trust_pickle_weights))
-        scale = None
-        if args.scale_from:
-            other = find_checkpoint(args.scale_from, args.trust_pickle_weights)
-            scale = other.logit_scale, other.logit_bias
         subactions = read_subactions(args.subactions)
         ids = {*video, *(of_sample.sample.id for of_sample in subactions)}
         artifacts.require_same_state(video, (of_sample.sample.record() for of_sample in subactions), args.subactions,
@@ -378,10 +411,7 @@ def main(argv=None):
         compared = comparison.read_all_compared(args.compare, samples, settings)
         frames = report.open_pictures(args, video)
         report.require_samples(args.samples or (), samples, not_scored)
-        device = console.pick_device(args.device or "cpu")  # last of all, since it loads torch
-
-        def matrices_of(sample, kinds, of=None):
-            return similarities(sample, video, texts, args.smooth, kinds, device, scale, of, args.scripts)
+        matrices_of = matrices_by(args, video, texts)  # last of all, since it loads torch
 
         def phases_of(prediction):
             return phases_records(prediction, video, texts)
@@ -392,8 +422,9 @@ def main(argv=None):
 
         stopwatch = console.Stopwatch()
         with_paths = bool(args.output or args.report or args.figures or args.phases)
-        predictions = predict(samples, method, matrices_of, with_paths, bool(args.calibrate or args.reject),
-                              args.scripts)
+        how = with_paths, bool(args.calibrate or args.reject), args.scripts
+        predictions = (predict_on_ray(args, samples, method, *how) if args.ray and samples else
+                       predict(samples, method, matrices_of, *how))
         notes, threshold = [], None
         if predictions:
             notes = [f"{method}; {smoothing_note(samples, video, texts, args.smooth)}; "

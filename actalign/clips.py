@@ -13,6 +13,7 @@ import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def _taken(chunks):
 def decoding(samples, videos, workers, image_size, fps=None, resample="bicubic", count=CHUNK_FRAMES):
     """Within it (sample, its chunks) of every sample is yielded, as `decoded_clips` and `clip_chunks` have them.
 
-    samples  list of Sample    videos  Videos, closed at the end
+    samples  list of Sample    videos  Videos, closed at the end    workers  threads; None: as many as cores
     """
     def decode(sample):
         if sample.problem:
@@ -119,7 +120,7 @@ def decoding(samples, videos, workers, image_size, fps=None, resample="bicubic",
 
     chunks_ahead = max(BYTES_IN_FLIGHT // (count * image_size * image_size * 3), 1)
     with (cores.one_torch_thread(),
-          contextlib.closing(decoded_clips(samples, decode, workers, chunks_ahead)) as decoded,
+          contextlib.closing(decoded_clips(samples, decode, workers or cores.count(), chunks_ahead)) as decoded,
           contextlib.closing(videos)):
         yield decoded
 
@@ -149,11 +150,11 @@ class DecodedFrames:
     """The frames of clips, decoded when they are asked for, as far as their videos are on this machine.
 
     What the report takes of an ArrayArtifact of frames; the rows are those of the embeddings.
-    samples  list of Sample    video  ArrayArtifact of their embeddings    videos  Videos
+    path  of the dataset    samples  list of Sample    video  ArrayArtifact of their embeddings    videos  Videos
     """
 
-    def __init__(self, samples, video, videos):
-        self.length, self.item = video.length, video.item
+    def __init__(self, path, samples, video, videos):
+        self.path, self.length, self.item = path, video.length, video.item
         self._video, self._rows = video, range(0)  # those that are held
         self._clips = {}
         for sample in samples:
@@ -240,8 +241,8 @@ def add_arguments(parser):
         add("--max_video_gb", type=console.positive_float, default=20,
             help="give up a download beyond so many gigabytes (default: %(default)s)"),
         add("--retry_missing", action="store_true", help="ask again for videos that were gone before"),
-        add("--workers", type=console.workers, default=cores.count(),
-            help="clips decoded side by side (default: the number of cores, here %(default)s)"),
+        add("--workers", type=console.workers,
+            help=f"clips decoded side by side (default: the number of cores, here {cores.count()})"),
         add("--image_size", type=console.pixels, default=IMAGE_SIZE,
             help="frames are resized to this many pixels squared (default: %(default)s)"),
         add("--resample", choices=RESAMPLES, default=RESAMPLES[0],
@@ -297,20 +298,35 @@ def downloads_of(args):
     return Path(args.output).with_suffix(".videos")
 
 
-def say_done(what, left, kept, writer, args, bugs):
-    """Print what became of the clips that were `left`, besides those that were `kept`; what: was done to how many.
+class Outcome(NamedTuple):
+    """What became of the clips of a run; outcomes of shards can be added."""
 
-    Raises StageError if there is no clip at all, or the program's own mistakes ended some.
-    """
+    done: int = 0
+    frames: int = 0
+    kept: int = 0  # clips that were there already
+    failed: tuple[str, ...] = ()
+    bugs: tuple[str, ...] = ()  # of the program, that ended clips
+
+    def __add__(self, other):
+        return Outcome(*(one + another for one, another in zip(self, other, strict=True)))
+
+
+def outcome(left, frames, kept, writer, args, bugs):
+    """The Outcome of a run that had so many clips `left` to do, once its writer is closed."""
     with contextlib.suppress(OSError):  # it may hold videos to keep, or parts of unfinished ones
         downloads_of(args).rmdir()
-    failed = [sample.id for sample in left if sample.id not in writer]
+    failed = tuple(sample.id for sample in left if sample.id not in writer)
+    return Outcome(len(left) - len(failed), frames, kept, failed, tuple(bugs))
+
+
+def say(outcome, what, output, may_be_empty=False):
+    """Print an Outcome; what: was done to the clips. Raises StageError if none is there, or after bugs."""
+    done, _, kept, failed, bugs = outcome
     if failed:
-        console.say(f"{len(failed)} clips failed, see {artifacts.missing_path(args.output)} for the reasons "
+        console.say(f"{len(failed)} clips failed, see {artifacts.missing_path(output)} for the reasons "
                     f"({console.some_of(failed)})")
-    console.say(f"{len(left) - len(failed)} clips {what}, {kept} were there already, {len(failed)} failed -> "
-                f"{args.output}")
-    if not writer.items and not args.shard:
+    console.say(f"{done} clips {what}, {kept} were there already, {len(failed)} failed -> {output}")
+    if not done + kept and not may_be_empty:
         raise console.StageError("no clip could be processed; nothing was written")
     if bugs:
         raise console.StageError(f"{bugs[0]}; {len(bugs)} clips met such a bug of this program: report it, "

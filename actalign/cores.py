@@ -3,10 +3,13 @@
 import contextlib
 import os
 
+most = None  # of the cores that this process is to use, where others share them
+
 
 def count():
     """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(there, most or there)
 
 
 @contextlib.contextmanager

@@ -50,13 +50,14 @@ def write_frames(path, count, size):
 def random_so400m(layers, dtype, device, batch_size):
     """A Siglip of so400m's shape, the same weights at every call."""
     import torch
-    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
+    from transformers import AutoTokenizer, SiglipConfig, SiglipImageProcessor, SiglipModel
 
     torch.manual_seed(SEED)
     config = SiglipConfig(vision_config=SO400M_VISION | {"num_hidden_layers": layers}, text_config=SO400M_TEXT)
     model = SiglipModel(config).to(device, getattr(torch, dtype)).eval()
     images = SiglipImageProcessor(size={"height": 384, "width": 384})
-    return Siglip(model, SimpleNamespace(image_processor=images, tokenizer=None), "so400m", device, batch_size)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "examples" / "checkpoint")  # any: it reads no text here
+    return Siglip(model, SimpleNamespace(image_processor=images, tokenizer=tokenizer), "so400m", device, batch_size)
 
 
 def ours(frames, siglip, folder):

@@ -294,6 +294,36 @@ def encode_videos_overwriting_stage(folder):
     return lambda out: run(out, "--overwrite"), run
 
 
+def _fused_stage(folder, *more):
+    import encode_videos
+
+    process_data_stage(folder)
+    arguments = ["--dataset", str(folder / "clips.jsonl"), "--image_size", "48", "--workers", "1", "--model",
+                 _checkpoint(folder), "--device", "cpu", "--batch_size", "8", *more]
+    return lambda out, *more: encode_videos.main([*arguments, "--output", str(out / "videos.npy"), *more]), \
+        nothing_before
+
+
+def without_frames_stage(folder):
+    return _fused_stage(folder)
+
+
+def shard_stage(folder):
+    return _fused_stage(folder, "--shard", "1/2")
+
+
+def merge_stage(folder):
+    from actalign.artifacts import merging
+
+    run, _ = process_data_stage(folder)
+
+    def prepare(out):
+        for number in range(2):
+            run(out, "--shard", f"{number}/2")
+
+    return lambda out: merging.main(["merge", str(out / "frames.npy"), "--overwrite"]), prepare
+
+
 def generate_subactions_stage(folder):
     import generate_subactions
 
@@ -517,6 +547,8 @@ STAGES = {
     "process_data, changed": process_data_changed_stage,
     "encode_videos": encode_videos_stage, "encode_videos --overwrite": encode_videos_overwriting_stage,
     "encode_videos, changed": encode_videos_changed_stage,
+    "encode_videos --dataset": without_frames_stage, "encode_videos --dataset --shard": shard_stage,
+    "merge": merge_stage,
     "generate_subactions": generate_subactions_stage,
     "generate_subactions, changed": generate_subactions_changed_stage,
     "generate_subactions --scripts, --repair": generate_subactions_repaired_stage,

@@ -360,7 +360,7 @@ def test_pictures_are_decoded_from_the_videos(embeddings, folder, stages, tmp_pa
     video, frames = artifacts.read_array(embeddings, "video_embeddings"), artifacts.read_array(
         stages / "processed.npy", "frames")
     samples, *_ = artifacts.read_samples(folder / "manifest.jsonl")
-    decoded = clips.DecodedFrames(samples, video, download.Videos(folder, tmp_path, ()))
+    decoded = clips.DecodedFrames("manifest.jsonl", samples, video, download.Videos(folder, tmp_path, ()))
     assert "lost" not in decoded
     for id in ("end", "vp9"):
         assert id in decoded
@@ -374,7 +374,7 @@ def test_pictures_of_another_clip_are_refused(embeddings, folder, tmp_path):
     samples, *_ = artifacts.read_samples(folder / "manifest.jsonl")
     shutil.copy(own / "uneven.mp4", own / "plain.mp4")
     (own / "vp9.webm").write_bytes(b"no video")
-    decoded = clips.DecodedFrames(samples, video, download.Videos(own, tmp_path, ()))
+    decoded = clips.DecodedFrames("manifest.jsonl", samples, video, download.Videos(own, tmp_path, ()))
     for id, why in (("plain", "it has other frames"), ("vp9", "cannot be decoded")):
         start = decoded.item(id)["start"]
         refusal(lambda start=start: decoded.read(start, start + 1), f"the clip of {id} is not the one", why)

@@ -57,10 +57,23 @@ def share(args, ids):
     if is_there(Path(args.output)):
         raise InputError(f"{args.output}: is there and is read instead of shards; move it away, or choose another "
                          "--output")
-    args.output = str(shard_path(args.output, args.shard))
     number, count = args.shard
+    args.output = str(shard_path(args.output, args.shard))
     return ({id: {"position": position} for position, id in enumerate(ids) if position % count == number},
-            {"samples": xxhash.xxh3_64_hexdigest(dump_json(list(ids)))})
+            {"samples": list_of(ids)})
+
+
+def list_of(ids):
+    """By which one list of samples is told from others."""
+    return xxhash.xxh3_64_hexdigest(dump_json(list(ids)))
+
+
+def counts_at(path):
+    """The numbers of shards, finished or not, that an array file `path` has: a sorted list, of one if all is well."""
+    path = Path(path)
+    found = (PARTS.fullmatch(file.name.partition(".npy")[0]) for file in path.parent.glob(
+        f"{glob.escape(path.stem)}-*-of-*.npy*"))
+    return sorted({int(parts[3]) for parts in found if parts and parts[1] == path.stem})
 
 
 def is_shard(path):
