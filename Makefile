@@ -10,7 +10,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-PIP := $(RUN) -m pip install --disable-pip-version-check --quiet -c constraints.txt
+PIP := $(RUN) -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test fuzz crashes lint bench evidence clean
 

@@ -15,11 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from actalign import artifacts, clips, cluster, console, cores
+from actalign import artifacts, clips, cluster, console, cores, dataset
 from actalign.artifacts import shards
 from actalign.artifacts.writer import ArrayWriter
 from actalign.checkpoint import add_encoder_arguments, find_checkpoint, resolve_dtype
 
+LONG, FEWER = 2, 8  # minutes that are worth a word; frames a second that are advised then
+SMALLER = ("a smaller --model less, such as google/siglip-base-patch16-224, which has a nineteenth of so400m's "
+           "operations, and a GPU least")
+FRAMES = "processed_dataset.npy"
 BATCH_SIZE = 128  # frames at once on CUDA, where they fit
 PATCHES_A_CORE = 8192  # of frames at once on a CPU; more gain nothing and take memory, measured (benchmarks/)
 LEAST_A_CORE, MOST_A_CORE = 8, 32  # frames
@@ -37,11 +41,37 @@ def encode_videos(frames, writer, encoder):
     clips = sorted((item for item in frames.items if item["id"] not in writer), key=lambda clip: clip["start"])
     total = sum(clip["stop"] - clip["start"] for clip in clips)
     read = ((clip, read_clip(frames, clip, encoder.part_size)) for clip in clips)
+    rates = [clip["fps"] for clip in clips if clip.get("fps")]
+    plan = Plan(total, np.mean(rates) if rates else None, encoder)
     with console.progress(total, "frames") as bar:
-        for clip, parts in encoder.encode_clips(read):
+        for clip, parts in encoder.encode_clips(read, lambda embeddings: bar.update(plan.told(len(embeddings)))):
             writer.append(clip["id"], np.concatenate(parts))
-            bar.update(clip["stop"] - clip["start"])
     return total
+
+
+class Plan:
+    """Says how long a run on a CPU will take, measured on its first frames, and what would change that.
+
+    total  frames of the run    rate  of them a second of video, None if not known
+    """
+
+    def __init__(self, total, rate, encoder):
+        self._total, self._rate = total, rate
+        self._least = encoder.part_size * cores.count()  # frames: a part of every core
+        self._is_said = encoder.device.type != "cpu"
+        self._done, self._stopwatch = 0, console.Stopwatch()
+
+    def told(self, count):
+        """`count` more frames are done; returns it."""
+        self._done += count
+        if not self._is_said and self._done >= self._least:
+            self._is_said, minutes = True, self._total * self._stopwatch.seconds / self._done / 60
+            if minutes >= LONG:
+                fewer = (f"--fps {FEWER} where frames are made takes {minutes * FEWER / self._rate:.0f} min, "
+                         if self._rate and self._rate > FEWER else "")
+                console.log.info(f"{self._total:.0f} frames take about {minutes:.0f} min on this CPU, at "
+                                 f"{self._stopwatch.rate(self._done)} frames/s; {fewer}{SMALLER}")
+        return count
 
 
 def read_clip(frames, clip, count):
@@ -62,10 +92,13 @@ def encode_dataset(samples, writer, videos, encoder, workers, **settings):
     Returns (number of frames encoded, lines about bugs that ended a clip).
     """
     total, bugs, stopwatch = 0, [], console.Stopwatch()
+    rate = settings["fps"] or clips.SOURCE_FRAME_RATE
+    on_cpu = encoder.device.type == "cpu"  # elsewhere nothing is told, so that no file needs to be opened for it
+    plan = Plan(clips.seconds_of(samples, videos) * rate if on_cpu else 0, rate, encoder)
     with (clips.decoding(samples, videos, workers, count=encoder.part_size, **settings) as decoded,
           console.progress(len(samples), "clips") as bar):
         passing = (clips.PassingClip(*clip) for clip in decoded)
-        for clip, parts in encoder.encode_clips((clip, clip) for clip in passing):
+        for clip, parts in encoder.encode_clips(((clip, clip) for clip in passing), lambda part: plan.told(len(part))):
             if clip.error:
                 clips.add_missing(writer, clip.sample, clip.error, bugs)
             else:
@@ -178,7 +211,7 @@ def run_on_ray(args, samples):
                 outcome += of_shard
                 bar.update(len(ids[number::count]))
     clips.say(outcome, f"encoded ({outcome.frames} frames, {stopwatch.rate(outcome.frames)} frames/s by {ray.actors} "
-                       "actors)", args.output.replace(".npy", f"-*-of-{count:05d}.npy"))
+                       "actors)", args.output.removesuffix(".npy") + f"-*-of-{count:05d}.npy")
 
 
 def require_told(writer):
@@ -190,21 +223,21 @@ def require_told(writer):
 
 def parse_args(argv=None):
     parser = console.parser(__doc__)
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--input", default="processed_dataset.npy", help="frames (default: %(default)s)")
-    source.add_argument("--dataset", help="instead of frames: hub name, or a .json, .jsonl, .csv or .parquet file, "
-                                          "whose clips are decoded here")
+    parser.add_argument("--input", help=f"frames (default: {FRAMES})")
     parser.add_argument("--output", required=True, help="where the embeddings go, a .npy file")
     add_encoder_arguments(parser, f"frames at once; auto is {BATCH_SIZE} on CUDA, {LEAST_A_CORE} to {MOST_A_CORE} for "
                                   "every core of a CPU")
     shards.add_argument(parser)
-    group = parser.add_argument_group("with --dataset")
-    of_dataset = [*clips.add_arguments(group), *cluster.add_arguments(group, "shards"), group.add_argument(
+    group = parser.add_argument_group("instead of --input, clips that are decoded here; as in process_data.py")
+    _, *decoding = dataset.add_arguments(group, "--input") + clips.add_arguments(group)
+    decoding += [*cluster.add_arguments(group, "shards"), group.add_argument(
         "--shards", type=console.number(int, 1, shards.MOST), metavar="N",
         help=f"of a run on Ray (default: as there are, else of {cluster.SHARD_CLIPS} clips, and at least "
              f"{cluster.SHARDS_AN_ACTOR} for every actor)")]
     args = parser.parse_args(argv)
-    for action in of_dataset:
+    if args.input and args.dataset:
+        parser.error("--input and --dataset: give one of them")
+    for action in decoding:
         if not args.dataset and getattr(args, action.dest) != action.default:
             parser.error(f"{action.option_strings[0]} is for --dataset")
     if args.ray and args.shard:
@@ -226,9 +259,10 @@ def main(argv=None):
         clips.say(outcome, f"encoded ({outcome.frames} frames, {rate} frames/s on {model.device})", args.output,
                   args.shard)
     else:
-        own = args.shard and shards.shard_path(args.input, args.shard)
-        if not own or shards.is_there(Path(args.input)) or not shards.is_there(own):
-            own = args.input
+        given = args.input or FRAMES
+        own = args.shard and shards.shard_path(given, args.shard)
+        if not own or shards.is_there(Path(given)) or not shards.is_there(own):
+            own = given
         frames = artifacts.read_array(own, "frames")
         run_on_frames(args, Model(args), frames)
 

@@ -1,15 +1,15 @@
 """Stage 1: cut every clip out of its video and store its frames, resized for SigLIP.
 
-Reads a dataset (ActionAtlas by default, or a .json, .jsonl, .csv or .parquet whose rows name local video files), writes
+Reads a dataset (ActionAtlas by default, or a file whose rows name videos, a folder of videos, videos), writes
 processed_dataset.npy: uint8 (frames of all clips, image_size, image_size, 3) RGB, with all metadata in its index.
 
     python process_data.py --output processed_dataset.npy
     python process_data.py --dataset my_clips.csv --output processed_dataset.npy
+    python process_data.py --dataset my_clips/ --options "hook shot" "jump shot" --domain basketball --output frames.npy
     python process_data.py --dataset my_clips.csv --output processed_dataset.npy --shard 3/16
 """
 
 import actalign  # isort: skip  # noqa: F401 - before what takes long to load
-import contextlib
 import shutil
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from actalign.artifacts import shards
 from actalign.artifacts.writer import ArrayWriter
 from actalign.download import VideoError
 
-SOURCE_FRAME_RATE = 32  # frames/s, ActionAtlas's average; for the estimate of --dry_run
 DECODED_RATE = 150  # frames/s and worker from 1080 lines, measured on one core (benchmarks/decoding.py)
 
 
@@ -56,21 +55,13 @@ def _write_clip(writer, sample, chunks):
 
 def estimate(samples, videos, args):
     """What processing the samples would take, as lines; nothing is fetched or written."""
-    from actalign.video import video_seconds
-
-    seconds, unknown, absent = 0.0, 0, 0
-    for sample in samples:
-        path = None
-        with contextlib.suppress(VideoError, OSError):
-            path = videos.local_path(sample)
-        absent += path is None
-        end = video_seconds(path) if path and sample.end is None else sample.end
-        unknown += end is None
-        seconds += max((end or 0) - (sample.start or 0), 0)
-    frames = seconds * (args.fps or SOURCE_FRAME_RATE)
+    lengths = list(clips.lengths(samples, videos))
+    seconds, unknown = sum(length or 0 for length, _ in lengths), sum(length is None for length, _ in lengths)
+    absent = sum(not is_here for _, is_here in lengths)
+    frames = seconds * (args.fps or clips.SOURCE_FRAME_RATE)
     free = shutil.disk_usage(Path(args.output).parent).free
     workers = args.workers or cores.count()
-    minutes = seconds * SOURCE_FRAME_RATE / DECODED_RATE / workers / 60
+    minutes = seconds * clips.SOURCE_FRAME_RATE / DECODED_RATE / workers / 60
     return (f"{len(samples)} clips to process, {absent} of them from videos that are not on this machine",
             f"{seconds:.0f} s of video, about {frames:.0f} frames; {unknown} clips of unknown length not counted",
             f"disk: about {frames * args.image_size ** 2 * 3 / 1e9:.2f} GB, of {free / 1e9:.2f} GB that are free",
@@ -80,8 +71,7 @@ def estimate(samples, videos, args):
 def parse_args(argv=None):
     parser = console.parser(__doc__)
     parser.add_argument("--output", required=True, help="where the frames go, a .npy file")
-    parser.add_argument("--dataset", default=dataset.ACTION_ATLAS,
-                        help="hub name, or a .json, .jsonl, .csv or .parquet file (default: %(default)s)")
+    dataset.add_arguments(parser)
     clips.add_arguments(parser)
     parser.add_argument("--dry_run", action="store_true", help="only say how many clips, how much disk and how long")
     shards.add_argument(parser)
@@ -96,7 +86,8 @@ def main(argv=None):
     samples, settings = clips.read_samples(args), clips.settings_of(args)
     share, notes = shards.share(args, [sample.id for sample in samples])
     stopwatch, frames, bugs = console.Stopwatch(), 0, []
-    with ArrayWriter(args.output, "frames", settings, {"dataset": args.dataset, **notes}, args.overwrite) as writer:
+    notes["dataset"] = ", ".join(args.dataset)
+    with ArrayWriter(args.output, "frames", settings, notes, args.overwrite) as writer:
         left, todo, videos = clips.follow(samples, share, writer, args)
         kept = len(writer.items)
         if args.dry_run:

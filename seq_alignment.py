@@ -22,12 +22,14 @@ from actalign import (
     confidence,
     console,
     cores,
+    dataset,
     evaluation,
     exports,
     files,
     phases,
     report,
     trials,
+    videonet,
 )
 from actalign.checkpoint import add_trust_argument, find_checkpoint
 from actalign.predictions import predictions_output, publish
@@ -305,18 +307,19 @@ def parse_args(argv=None):
         help="tell by domain what is lost when clips run backwards, when sub-actions are shuffled, and when order is "
              "ignored: what order is worth")
     add("--output", help="write scores, rankings and paths to this predictions.json, and its .csv twin")
+    add("--videonet", metavar="JSON", help="write the answers to VideoNet's questions as its own evaluation does")
     add("--report", metavar="HTML", help="write a page that shows why each sample is answered as it is")
-    pictures = parser.add_mutually_exclusive_group()
-    pictures.add_argument("--frames", metavar="NPY", help="processed_dataset.npy: pictures for --report and --figures")
-    pictures.add_argument("--dataset", help="take them from the videos of this dataset, as far as they are there")
-    add("--videos_dir", type=Path, help="folder of the paths of --dataset (default: the dataset's)")
-    add("--compare", nargs="+", default=[], metavar="JSON",
+    add("--frames", metavar="NPY", help="processed_dataset.npy: pictures for --report and --figures")
+    dataset.add_arguments(parser.add_argument_group(
+        "instead of --frames, pictures from videos, as far as they are there; as in process_data.py"), "none")
+    add("--compare", nargs="+", action="extend", default=[], metavar="JSON",
         help="predictions.json of other methods on the same samples, to compare with; the report shows the first one's "
              "disagreements")
     add("--report_limit", type=console.positive_int, default=report.MOST_SAMPLES, metavar="N",
         help="show the N most telling samples in --report (default: %(default)s)")
     add("--figures", metavar="DIR", help="draw figures of samples into this folder, as PNG and PDF")
-    add("--samples", nargs="+", metavar="ID", help="those of --report and --figures (default: the most telling ones)")
+    add("--samples", nargs="+", action="extend", metavar="ID",
+        help="those of --report and --figures (default: the most telling ones)")
     add("--calibrate", action="store_true",
         help="fit confidences to the known answers, each sample's to those of other samples, so that of the answers "
              "told with 0.8 four of five are right")
@@ -333,7 +336,10 @@ def parse_args(argv=None):
     add_trust_argument(parser)
     console.add_device_argument(parser, "cpu")
     cluster.add_arguments(parser, "the alignment")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.frames and args.dataset:
+        parser.error("--frames and --dataset: give one of them")
+    return args
 
 
 @console.script
@@ -342,6 +348,8 @@ def main(argv=None):
     method = method_of(args)
     if args.phases:
         exports.require_usable(args.phases)
+    if args.videonet:
+        videonet.require_usable(args.videonet)
     with report.outputs(args), predictions_output(args.output):
         video = artifacts.read_array(args.video_embeddings, "video_embeddings")
         texts = artifacts.read_array(args.subaction_embeddings, "subaction_embeddings")
@@ -384,6 +392,8 @@ def main(argv=None):
                    "video_embeddings": video.source(), "subaction_embeddings": texts.source()}
         publish(args.output, comparison.method_name(settings), settings, sources, predictions, not_scored, ids, beside,
                 notes, phases_of)
+        if args.videonet:
+            videonet.write_results(args.videonet, predictions)
         if args.phases:
             exports.export(Path(args.phases), args.phases_format, predictions, video, phases_of)
         tried = try_all(samples, method.orders or alignment.ORDERS, matrices_of) if args.alignment == ALL else []

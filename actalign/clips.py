@@ -21,6 +21,8 @@ from actalign import artifacts, console, cores, dataset, files
 from actalign.download import YOUTUBE_URL, VideoError, Videos, place_of
 
 IMAGE_SIZE = 384  # pixels; what google/siglip-so400m-patch14-384 takes
+SOURCE_FRAME_RATE = 32  # frames/s, ActionAtlas's average; for estimates
+USUAL_SECONDS = 10  # of a clip whose video is still to be fetched; for estimates
 RESAMPLES = ("bicubic", "bilinear")
 CHUNK_FRAMES = 32  # frames that a worker hands over at once
 BYTES_IN_FLIGHT = 1 << 28  # of decoded frames that may wait for their turn, for each worker
@@ -210,13 +212,27 @@ def known_fields(sample, videos):
     return files.parse_json(files.dump_json(fields))
 
 
+def lengths(samples, videos):
+    """Yield (seconds of the clip, None if not known, and whether its video is on this machine); nothing is fetched."""
+    from actalign.video import video_seconds
+
+    for sample in samples:
+        path = None
+        with contextlib.suppress(VideoError, OSError):
+            path = videos.local_path(sample)
+        end = video_seconds(path) if path and sample.end is None else sample.end
+        yield None if end is None else max(end - (sample.start or 0), 0), path is not None
+
+
+def seconds_of(samples, videos):
+    """About how many seconds all clips have together; nothing is fetched."""
+    return sum(USUAL_SECONDS if length is None else length for length, _ in lengths(samples, videos))
+
+
 def add_arguments(parser):
     """Add the flags that say where videos are and how clips are decoded; returns the actions."""
     add = parser.add_argument
     return [
-        add("--split", default="test", help="of a dataset on the hub (default: %(default)s)"),
-        add("--videos_dir", type=Path,
-            help="folder of the dataset's paths and of files named by youtube_id (default: the dataset's)"),
         add("--keep_videos", action="store_true", help="keep downloads, in NAME.videos beside NAME.npy"),
         add("--cookies", type=Path, help="cookie file (Netscape format) for downloads"),
         add("--cookies_from_browser", metavar="BROWSER", help="take those of a browser such as firefox"),
@@ -238,11 +254,9 @@ def add_arguments(parser):
 
 def read_samples(args):
     """The Samples of --dataset. Raises InputError if it, or a file or folder that the flags name, is not there."""
-    if args.videos_dir and not args.videos_dir.is_dir():
-        raise console.InputError(f"--videos_dir {args.videos_dir}: no such folder; give one that is there")
     if args.cookies and not args.cookies.is_file():
         raise console.InputError(f"--cookies {args.cookies}: no such file; export it from a browser in Netscape format")
-    samples = dataset.load_samples(args.dataset, args.split)
+    samples = dataset.load(args)
     if masked := sum(bool(sample.masks) for sample in samples):
         console.log.info(f"{masked} of {len(samples)} samples have masks; what they cover is blurred")
     return samples
@@ -265,8 +279,7 @@ def follow(samples, share, writer, args, names=None):
 
     share: {id: fields besides} of those that are the run's    names: of the fields that an item has; all if None
     """
-    folder = args.videos_dir or Path(args.dataset).parent
-    local = Videos(folder, folder / "no downloads", ())  # those are gone when their clips are done
+    local = Videos(args.videos_dir, downloads_of(args) / "none", ())  # those are gone when their clips are done
     source = {sample.id: known_fields(sample, local) for sample in samples if sample.id in share}
     again = {id for id, item in writer.items.items() for name in MADE_FROM
              if name in item and item[name] != source.get(id, item).get(name, item[name])}
@@ -276,7 +289,7 @@ def follow(samples, share, writer, args, names=None):
     left = [sample for sample in samples[:args.limit] if sample.id in share and sample.id not in writer]
     todo = [sample for sample in left if args.retry_missing or not writer.missing.is_final(sample.id)]
     return left, todo, Videos(
-        folder, downloads_of(args), todo, args.keep_videos, args.video_url, cookies=args.cookies,
+        args.videos_dir, downloads_of(args), todo, args.keep_videos, args.video_url, cookies=args.cookies,
         browser=args.cookies_from_browser, most_bytes=args.max_video_gb * 1e9)
 
 

@@ -113,7 +113,11 @@ class _StderrHandler(logging.Handler):
         from tqdm import tqdm
 
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        tqdm.write(f"{Path(sys.argv[0]).stem}: {level}{one_line(record.getMessage())}", file=sys.stderr)
+        line = f"{Path(sys.argv[0]).stem}: {level}{one_line(record.getMessage())}"
+        if sys.stderr.isatty():
+            tqdm.write(line, file=sys.stderr)
+        else:  # where a bar would be written anew
+            sys.stderr.write(f"{line}\n")
 
 
 log = logging.getLogger("actalign")

@@ -1,28 +1,20 @@
 """Samples: a clip, its candidate actions, and the answer if it is known."""
 
-import ast
-import contextlib
-import csv
-import io
-import math
-import re
 import sys
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actalign.console import InputError, log
-from actalign.files import parse_json, read_bytes, reason_of
+from actalign.cells import NUMBER, parse_answer, parse_choices, parse_phases, parse_seconds, separator_of
+from actalign.console import InputError, log, some_of
+from actalign.files import reason_of
 from actalign.masks import MASK_FIELDS, Masks, masks_of_row
+from actalign.rows import OWN_FIELDS, READERS, TEXTS, TIMES, rows_of, text_of
 
 ACTION_ATLAS = "mrsalehi/ActionAtlas-v1.0"
-TEXTS = ("id", "youtube_id", "video", "domain", "action", "question", "note")
-TIMES = ("start_timestamp", "end_timestamp")
-OWN_FIELDS = (*TEXTS, *TIMES, "phases", "choices", "choices_str", "answer")
 MOST_LEVELS = 32  # of lists and objects in a row; ActionAtlas's masks have seven
 NO_MASKS = Masks()  # one for all samples without
-# A list in a CSV cell as Python writes it: strings or numbers with commas between them.
-ITEM = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d[\d.]*)"""
-PYTHON_LIST = re.compile(rf"\[\s*{ITEM}(\s*,\s*{ITEM})*\s*,?\s*\]", re.DOTALL)
+CHOICES = ("choices", "choices_str")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +35,8 @@ class Sample:
     question: str | None = None
     youtube_id: str | None = None
     video: str | None = None
+    folder: Path | None = None  # that a path of `video` begins in, the dataset's
+    hub: str | None = None  # and the address of that folder, where the dataset came from the hub
     start: float | None = None
     end: float | None = None
     note: str | None = None  # what a reader of results must know of the dataset
@@ -92,89 +86,138 @@ def require_unique_ids(samples, source):
         seen.add(sample.id)
 
 
-# Rows of a dataset
+# Datasets
 
 
-def load_samples(dataset, split):
-    """All samples of a local .json, .jsonl, .csv or .parquet file, or of a dataset on the Hugging Face hub.
+def add_arguments(parser, default=ACTION_ATLAS):
+    """Add the flags that say which clips are meant, and what is asked of them, for `load`; returns the actions.
 
-    Raises InputError if it cannot be read, a row has no domain or options, an answer is out of range, or ids repeat.
+    default: what is taken without --dataset, as the help says it
     """
-    path, samples, taken = Path(dataset), [], {}
-    read = READERS.get(path.suffix.lower())
-    if read is None and path.exists():
-        raise InputError(f"--dataset {dataset}: is none of {', '.join(READERS)}; convert it to one of them")
-    try:
-        rows = read(path) if read else _rows_of_hub(dataset, split)
-    except Exception as error:  # the libraries raise anything on files of strangers
-        advice = ("give a whole file, text as UTF-8, and in JSON null instead of NaN" if read
-                  else "check the name, --split and the connection, or give a local file")
-        reason = reason_of(error.__cause__ or error)[:300]
-        raise InputError(f"--dataset {dataset}: cannot be read ({reason}); {advice}") from None
-    for number, row in enumerate(rows, start=1):
-        samples.append(sample_from_row(row, f"{dataset}, row {number}", taken))
-        taken.setdefault(samples[-1].id, 1)
-    if not samples:
-        raise InputError(f"{dataset}: has no rows; give a dataset with one row a clip")
-    require_unique_ids(samples, dataset)
+    add = parser.add_argument
+    return [
+        add("--dataset", nargs="+", action="extend", metavar="DATASET",
+            help=f"files with a row a clip ({', '.join(READERS)}), folders of videos, videos, http(s) addresses, or "
+                 f"names on the hub (default: {default})"),
+        add("--split", default="test", help="of a dataset on the hub (default: %(default)s)"),
+        add("--options", nargs="+", action="extend", metavar="OPTION",
+            help="candidate actions of all rows that have none of their own, or a text file with one a line"),
+        add("--domain", help="the field of the actions, such as basketball, of all rows that have none of their own"),
+        add("--videos_dir", type=Path,
+            help="folder of the dataset's paths and of files named by youtube_id (default: the dataset's)"),
+    ]
+
+
+def load(args):
+    """All Samples that the flags of `add_arguments` name. Raises InputError."""
+    if args.videos_dir and not args.videos_dir.is_dir():
+        raise InputError(f"--videos_dir {args.videos_dir}: no such folder; give one that is there")
+    args.dataset = args.dataset or [ACTION_ATLAS]
+    options = args.options
+    if options and len(options) == 1:
+        [options] = options
+        if Path(options).is_file() or options.endswith(".txt"):
+            try:
+                options = text_of(options)
+            except (OSError, ValueError) as error:
+                raise InputError(f"--options {options}: cannot be read ({reason_of(error)}); give a text file with an "
+                                 "option a line") from None
+    return load_samples(args.dataset, args.split, options, args.domain)
+
+
+def load_samples(datasets, split="test", options=None, domain=None):
+    """The Samples of one dataset or of a list of them: what --dataset takes. options, domain: of rows that have none.
+
+    Raises InputError if one cannot be read, a row has no domain or options, an answer is out of range, or ids repeat.
+    """
+    if options:
+        parse_choices(options, "--options")
+    found = [rows_of(one, split) for one in ([str(datasets)] if isinstance(datasets, str | Path) else datasets)]
+    _complete(found, options, domain)
+    samples, taken = [], {}
+    for source, rows, folder, hub, _ in found:
+        is_folder = Path(source).is_dir()
+        for number, row in enumerate(rows, start=1):
+            if is_folder:
+                row["id"] = _unused(row["id"], taken)
+            samples.append(sample_from_row(row, f"{source}, row {number}", taken, folder, hub))
+            taken.setdefault(samples[-1].id, 1)
+    source = some_of([of_one.source for of_one in found])
+    require_unique_ids(samples, source)
     if unknown := sorted({name for sample in samples for name in sample.extra}):
-        log.warning("%s: columns that are kept and not used: %s; those that mean something are %s", dataset,
+        log.warning("%s: columns that are kept and not used: %s; those that mean something are %s", source,
                     ", ".join(unknown)[:300], ", ".join(OWN_FIELDS))
+    if single := sum(len(sample.options) == 1 for sample in samples):
+        log.warning("%s: %d of %d samples have one option, so that every answer is right; separate options by |, ; or "
+                    "line breaks, or give --options", source, single, len(samples))
     return samples
 
 
-def _rows_of_hub(name, split):
-    import datasets
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    # As Arrow has it: columns of pictures or sounds are not opened, wherever a row says that they are.
-    return datasets.load_dataset(name, split=split).with_format("arrow")[:].to_pylist()
+def _has(row, name):
+    """Whether a row's field says anything."""
+    return row.get(name) is not None and not (isinstance(row[name], str) and not row[name].strip())
 
 
-def _rows_of_parquet(path):
-    """By pyarrow: pandas would make floats of ids that are whole numbers where a row has none."""
-    from pyarrow import parquet
-
-    return parquet.ParquetFile(path).read().to_pylist()
+def _text(row, name):
+    """The text of a row's field, "" where it has none."""
+    return row[name].strip() if isinstance(row.get(name), str) else ""
 
 
-def _rows_of_json(path):
-    """A list of objects, or an object a line; both under either suffix, as people name them."""
-    text = read_bytes(path).decode("utf-8-sig")
-    if text.lstrip().startswith("["):
-        return parse_json(text)
-    return [parse_json(line) for line in text.split("\n") if line.strip()]
+def _choices_of(row):
+    return next((row[name] for name in CHOICES if _has(row, name)), None)
 
 
-def _rows_of_csv(path):
-    """All cells as text, by the csv module: pandas fills up a row that a cut file left short without a word."""
-    csv.field_size_limit(2**31 - 1)  # masks can be long
-    lines = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig"), newline=None), strict=True)
-    try:
-        columns, *rows = [cells for cells in lines if "".join(cells).strip()] or [[]]  # Excel's blank rows are commas
-    except csv.Error as error:
-        raise ValueError(f"{error}: check the quotes up to line {lines.line_num}") from None
-    if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
-        raise ValueError(f"two columns are called {', '.join(twice)}: rename one")
-    for number, cells in enumerate(rows, start=1):
-        if len(cells) != len(columns):
-            raise ValueError(f"row {number} has {len(cells)} cells, the header {len(columns)} "
-                             f"({', '.join(columns)[:200]}): quote those with commas")
-    return [dict(zip(columns, cells, strict=True)) for cells in rows]
+def _complete(found, options, domain):
+    """Give the rows of a list of Rows what they lack: options and domain as given, and what their answers tell."""
+    rows = [row for of_one in found for row in of_one.rows]
+    for row in rows:
+        if options and not _choices_of(row):
+            row["choices"] = options
+        if domain and not _has(row, "domain"):
+            row["domain"] = domain
+    if not any(map(_choices_of, rows)):
+        _take_answers_as_options(found)
+    for of_one in found:
+        if separators := {separator_of(_text(row, name)) for row in of_one.rows for name in CHOICES} - {None}:
+            log.info("%s: options are separated by %s", of_one.source, " and ".join(sorted(separators)))
+        if of_one.label:
+            _take_as_answer(of_one)
 
 
-READERS = {".json": _rows_of_json, ".jsonl": _rows_of_json, ".csv": _rows_of_csv, ".parquet": _rows_of_parquet}
+def _take_answers_as_options(found):
+    """Give every row of a list of Rows, none of which has options, the different answers by name of its domain."""
+    names, rows = defaultdict(dict), [(row, of_one.label or "answer") for of_one in found for row in of_one.rows]
+    for row, label in rows:
+        if (name := _text(row, label)) and not NUMBER.fullmatch(name):
+            names[_text(row, "domain")].setdefault(name.lower(), name)
+    if names:
+        for row, _ in rows:
+            row["choices"] = sorted(names[_text(row, "domain")].values())
+        log.info("%s: has no options, so that every row gets all answers of its domain: %s", found[0].source,
+                 some_of([f"{len(of_domain)} of {domain}" for domain, of_domain in names.items()]))
 
 
-def sample_from_row(row, source, taken=()):
+def _take_as_answer(found):
+    """Have the `label` column of Rows be the answer, if it names an option in every row that has one."""
+    source, rows, label = found.source, found.rows, found.label
+    for number, row in enumerate(rows, start=1):
+        options = map(str.lower, parse_choices(_choices_of(row), f"{source}, row {number}"))
+        if _has(row, label) and _text(row, label).lower() not in options:
+            log.info("%s: %s is not taken as the answer, since that of row %d is none of the options", source, label,
+                     number)
+            return
+    for row in rows:
+        row["answer"] = row.get(label) if label == "action" else row.pop(label, None)
+    log.info("%s: %s is read as the answer", source, label)
+
+
+def sample_from_row(row, source, taken=(), folder=None, hub=None):
     """The Sample of a dataset row: ActionAtlas's fields, or `video`, `domain`, `choices` and what else is known.
 
     source  names the row in errors     taken  {id in use: rows named after it}, which grows
+    folder, hub  the Sample's
     Raises InputError if the row has no video, domain or options, or its answer or times make no sense.
     """
-    if not isinstance(row, dict):
-        raise InputError(f"{source}: is no object with fields; mend it or take it out")
     masks, problem = masks_of_row(row)
     columns = f"its columns are {', '.join(map(str, row))}"[:300]
     if isinstance(video := row.get("video"), dict | list | bytes):  # such as datasets' Video column
@@ -189,23 +232,31 @@ def sample_from_row(row, source, taken=()):
     if name is None:
         raise InputError(f"{source}: has neither video nor youtube_id ({columns}); add a column `video` with a path")
     if "id" not in texts:  # then it is the name of its video, numbered where several rows share it
-        texts["id"] = stem = Path(name.partition("?")[0]).stem or name
-        while texts["id"] in taken:
-            taken[stem] += 1
-            texts["id"] = f"{stem}-{taken[stem]}"
+        texts["id"] = _unused(Path(name.partition("?")[0]).stem or name, taken)
     where = f"{source} (id {texts['id']})"
-    if not {"choices", "choices_str"} & row.keys():
-        raise InputError(f"{where}: has no options ({columns}); give `choices` as a list or as lines \"1. name\"")
+    if not {*CHOICES} & row.keys():
+        raise InputError(f"{where}: has no options ({columns}); give a column `choices`, or --options for all rows")
     labels = parse_choices(row.get("choices", row.get("choices_str")), where)
     if "domain" not in texts:
-        raise InputError(f"{where}: has no domain ({columns}); name the field of the actions, such as basketball")
-    start, end = (_seconds(row[name], name, where) if name in row else None for name in TIMES)
+        raise InputError(f"{where}: has no domain ({columns}); name the field of the actions, such as basketball, in a "
+                         "column `domain` or by --domain")
+    start, end = (parse_seconds(row[name], name, where) if name in row else None for name in TIMES)
     if "youtube_id" in texts:  # the benchmark cuts at tenths of a second, and counts its masks' frames from there
         start, end = (None if seconds is None else round(seconds, 1) for seconds in (start, end))
     return Sample(
         **texts, options=tuple(map(str.lower, labels)), answer=parse_answer(row.get("answer"), labels, where),
-        labels=labels, start=start, end=end, masks=masks, problem=problem, phases=_phases(row.get("phases"), where),
+        labels=labels, start=start, end=end, masks=masks, problem=problem, folder=folder, hub=hub,
+        phases=parse_phases(row.get("phases"), where),
         extra={key: value for key, value in row.items() if key not in OWN_FIELDS})
+
+
+def _unused(name, taken):
+    """A name, numbered where it is taken: {id in use: rows named after it}, which grows."""
+    id = name
+    while id in taken:
+        taken[name] += 1
+        id = f"{name}-{taken[name]}"
+    return id
 
 
 def _plain(value, source, levels=MOST_LEVELS):
@@ -219,79 +270,3 @@ def _plain(value, source, levels=MOST_LEVELS):
     if isinstance(value, int | float | None):
         return value
     return str(value).encode("utf-8", "replace").decode()  # an old array can hold halves of characters, a file none
-
-
-def parse_choices(choices, where):
-    """K option names of a row: a list, or lines "1. name", or a list that CSV turned into text.
-
-    A number is taken off only where it counts the options, so "360 flip" stays whole.
-    Raises InputError if there is no option or an empty one.
-    """
-    from actalign.subactions import folded_key  # which imports this module
-    if isinstance(choices, str):
-        choices = _list_of_text(choices.strip())
-    if not isinstance(choices, list | tuple) or not choices:
-        raise InputError(f"{where}: has no options; give `choices` as a list or as lines \"1. name\"")
-    labels = tuple(re.sub(rf"^\s*{position}[.)](?!\d)\s*", "", "" if choice is None else str(choice)).strip()
-                   for position, choice in enumerate(choices, start=1))
-    if "" in labels:
-        raise InputError(f"{where}: option {labels.index('') + 1} is empty; name it or take it out")
-    if len(set(map(folded_key, labels))) < len(labels):
-        raise InputError(f"{where}: has two options that are the same but for case: {', '.join(labels)}; rename one")
-    return labels
-
-
-def _list_of_text(text):
-    """The list that a text holds as JSON or as Python writes it, else its lines; [] where a list is broken.
-
-    Strings without commas between them, as numpy prints a list, are a broken one: Python would join them.
-    """
-    with contextlib.suppress(ValueError):
-        if text.startswith("["):
-            return parse_json(text)
-    if not (re.match(r"\[\s*['\"]", text) and text.endswith("]")):
-        return [line for line in text.splitlines() if line.strip()]
-    with contextlib.suppress(ValueError, SyntaxError):
-        return ast.literal_eval(text) if PYTHON_LIST.fullmatch(text) else []
-    return []
-
-
-def parse_answer(answer, labels, where):
-    """The 0-based index of a row's answer: a number from 1 to K as in ActionAtlas, or the option's name.
-
-    Raises InputError if it is neither.
-    """
-    if answer is None:
-        return None
-    name, number = None, answer
-    if isinstance(answer, str):
-        name = answer.strip().lower()
-        with contextlib.suppress(ValueError):
-            number = float(answer)
-    found = [k for k, label in enumerate(labels) if label.lower() == name or (k + 1 == number and number is not True)]
-    if len(found) != 1:
-        problem = "fits two options" if found else "is out of range"
-        raise InputError(f"{where}: answer {answer!r} {problem}; give 1 to {len(labels)}, an option's name, or nothing")
-    return found[0]
-
-
-def _phases(value, where):
-    """The true phases of a row, or None. Raises InputError unless they are such objects, in order."""
-    if value is None:
-        return None
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        phases = parse_json(value) if isinstance(value, str) else value
-        phases = [{"start": float(one["start"]), "end": float(one["end"]), "subactions": [*map(int, one["subactions"])]}
-                  for one in phases]
-        times = [time for one in phases for time in (one["start"], one["end"])]
-        if any(one["subactions"] for one in phases) and times == sorted(times) and abs(times[-1]) < math.inf:
-            return phases
-    raise InputError(f"{where}: phases are no list of {{\"start\", \"end\": seconds, \"subactions\": [0, ...]}} in "
-                     "order; mend them or take the column out")
-
-
-def _seconds(value, name, where):
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        if 0 <= float(value) < math.inf:
-            return float(value)
-    raise InputError(f"{where}: {name} {value!r} is no number of seconds; mend it or leave it empty")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from actalign.console import StageError, log
 
+HUB = "hf://datasets/"  # and OWNER/NAME@main/PATH: a file of a dataset on the Hugging Face hub
 YOUTUBE_URL = "https://www.youtube.com/watch?v={youtube_id}"
 WEB_ADDRESS = re.compile(r"(?i)https?://(?=[^/?#])[^\s\0-\37/?#[\]]*(\[[\da-f:.]+\](:\d+)?)?([/?#][^\s\0-\37]*)?")
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".flv", ".wmv", ".gif", ".mpg", ".mpeg", ".3gp",
@@ -35,10 +36,11 @@ FETCHED = "!is_live & protocol~='^(https?|m3u8_native|http_dash_segments)$'"  # 
 # now, only somebody signed in gets the video, nobody does. Anything else may pass.
 KINDS = {kind: re.compile(said, re.IGNORECASE) for kind, said in {
     "stopping": r"confirm you.{0,3}re not a bot|rate-limited|Too Many Requests|HTTP Error 429",
-    "locked": r"confirm your age|members.only|join this channel|login required|only available for registered",
+    "locked": r"confirm your age|members.only|join this channel|login required|gated repo|"
+              r"only available for registered",
     "gone": r"private video|video (is )?unavailable|has been removed|no longer available|account .{0,40}terminated|"
             r"not available in your country|not made this video available|blocked it|HTTP Error (404|410|451)|"
-            r"unsupported URL|ffmpeg could not be found"}.items()}
+            r"Entry Not Found|unsupported URL|ffmpeg could not be found"}.items()}
 
 SILENCE = logging.Logger("yt_dlp", logging.CRITICAL + 1)  # its errors come as exceptions, and the progress bar is ours
 
@@ -54,13 +56,13 @@ class VideoError(Exception):
 class Videos:
     """Where the samples' videos are: in a folder of the user's, or fetched from the web, each once, for all threads.
 
-    folder           consulted first and never written to
+    folder           consulted first and never written to; None: that of each sample's dataset
     downloads        folder of what was not there; its files are removed once no clip needs them, unless `keep`
     settings         of `download`
     """
 
     def __init__(self, folder, downloads, samples, keep=False, url_template=YOUTUBE_URL, **settings):
-        self._folder, self._downloads, self._keep = Path(folder), Path(downloads), keep
+        self._folder, self._downloads, self._keep = folder, Path(downloads), keep
         self._template, self._settings, self._closed = url_template, settings, futures.Future()
         self._needed = Counter(map(file_name, samples))
         # Those of earlier runs, whatever yt-dlp made of the suffix; what it did not finish has two suffixes.
@@ -77,12 +79,14 @@ class Videos:
         path, name = self.local_path(sample), file_name(sample)
         if path is not None:
             return path
-        if name is None and sample.youtube_id is None:
+        if name is None and sample.youtube_id is None and sample.hub is None:
             raise VideoError("no such file")
-        if name is None:
+        if name is None and sample.youtube_id is not None:
             raise VideoError(f"{sample.youtube_id!r} is no YouTube id", retry=False)
         url = sample.video if sample.youtube_id is None else self._template.replace("{youtube_id}", sample.youtube_id)
-        if not WEB_ADDRESS.fullmatch(url):
+        if name is None:
+            url = name = f"{sample.hub}/{sample.video}"
+        elif not WEB_ADDRESS.fullmatch(url):
             raise VideoError(f"{url!r} is no http or https address", retry=False)
         with self._locks.setdefault(name, threading.Lock()):
             if name not in self._downloaded:
@@ -97,15 +101,17 @@ class Videos:
         self._closed.set_result(None)
 
     def local_path(self, sample):
-        """The file if it is on this machine, else None. Raises VideoError if the path leaves the folder."""
+        """The file if it is on this machine, else None. Raises VideoError if a path from the hub leaves the folder."""
+        folder = self._folder or sample.folder
         if sample.video is None or "://" in sample.video:
             name = file_name(sample)
-            own = (self._folder / f"{name}{suffix}" for suffix in SUFFIXES if name)
+            own = (Path(folder, f"{name}{suffix}") for suffix in SUFFIXES if name and folder)
             return next(filter(Path.is_file, own), None) or self._downloaded.get(name)
-        path = Path(os.path.normpath(self._folder / sample.video))
-        if not path.is_relative_to(os.path.normpath(self._folder)):
-            raise VideoError(f"the path leaves the folder {self._folder}; move the file or give --videos_dir")
-        return path if path.exists() else None
+        path = Path(os.path.normpath(sample.video))
+        if sample.hub and (path.is_absolute() or path.parts[:1] == ("..",)):
+            raise VideoError("the path leaves the folder of the hub's dataset", retry=False)
+        path = Path(os.path.normpath(folder / path)) if folder else None
+        return path if path and path.exists() else None
 
     def done(self, sample):
         """A clip needs its video no longer: remove it if it was downloaded and no other clip needs it."""
@@ -120,7 +126,8 @@ class Videos:
                 if self._stopped:
                     raise self._stopped
                 try:
-                    return result.set_result(download(url, self._downloads / name, **self._settings))
+                    return result.set_result(download_from_hub(url) if url.startswith(HUB) else
+                                             download(url, self._downloads / name, **self._settings))
                 except Refusal as error:
                     refusal = error
                 if refusal.kind in ("gone", "locked") or attempt == ATTEMPTS:
@@ -194,7 +201,7 @@ def is_private(url):
     except (OSError, ValueError):  # nobody is there, or only a proxy knows who
         return False
     addresses = [ipaddress.ip_address(address) for *_, (address, *_) in found]
-    return any((getattr(address, "ipv4_mapped", None) or address).is_private for address in addresses)
+    return not all((getattr(address, "ipv4_mapped", None) or address).is_global for address in addresses)
 
 
 def download(url, path, cookies=None, browser=None, most_bytes=float("inf")):
@@ -232,6 +239,21 @@ def download(url, path, cookies=None, browser=None, most_bytes=float("inf")):
     if not files:
         raise VideoError(f"{url}: is no single recorded video that comes by http", retry=False)
     return Path(files[0])
+
+
+def download_from_hub(url):
+    """Try once to fetch a file of a dataset by its address, see HUB; returns it in the hub's own cache, where it stays.
+
+    Raises Refusal.
+    """
+    import huggingface_hub
+
+    dataset, _, path = url.removeprefix(HUB).partition("@main/")
+    huggingface_hub.utils.disable_progress_bars()
+    try:
+        return Path(huggingface_hub.hf_hub_download(dataset, path, repo_type="dataset"))
+    except Exception as error:  # the library raises those of its ways to the web as well
+        raise Refusal(error) from None
 
 
 def file_name(sample):

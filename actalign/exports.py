@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from actalign.console import InputError, require_folder_of, say, some_of
-from actalign.files import replacing
+from actalign.files import Lock, replacing
 
 EAF_SCHEMA = "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"
 MOST_NAME = 150  # characters of a file name, of 255 bytes that file systems take
@@ -168,12 +168,14 @@ def export(folder, form, predictions, video, phases_of):
     """Write the predicted options' phases, of samples that one of the options fits, and say where they are.
 
     form: one of FORMATS; video: the ArrayArtifact of the frames' embeddings; phases_of: as `write_predictions` takes it
+    Raises InputError if another run writes them.
     """
     folder.mkdir(exist_ok=True)
     answered = [one for one in predictions if not one.is_none]
-    FORMATS[form](folder, [Timeline(one.sample.id, video.item(one.sample.id).get("video"),
-                                    one.sample.options[one.ranking[0]], phases_of(one)[one.ranking[0]])
-                           for one in answered])
+    with Lock(folder):
+        FORMATS[form](folder, [Timeline(one.sample.id, video.item(one.sample.id).get("video"),
+                                        one.sample.options[one.ranking[0]], phases_of(one)[one.ranking[0]])
+                               for one in answered])
     if without := [one.sample.id for one in answered if video.timestamps(one.sample.id) is None]:
         say(f"{len(without)} clips have no timestamps: their phases are in frames ({some_of(without)})")
     say(f"phases of {len(answered)} samples as {form} -> {folder}")

@@ -239,18 +239,18 @@ class Journal:
         _remove_temporaries(self.path)
 
 
-class Lock:
+class Lock(contextlib.ExitStack):
     """Keeps outputs to one run. The system releases them when the process ends, however it ends.
 
     Raises InputError if another run has one of them.
     """
 
     def __init__(self, *paths):
-        self._locks = []
+        super().__init__()
         for path in paths:
             lock = FileLock(f"{os.path.realpath(path)}.lock", timeout=LOCK_SECONDS)
             try:
-                self._locks.append(lock.acquire().lock)
+                lock.acquire()
             except Timeout:
                 self.release()
                 raise InputError(f"{path}: another run is writing it; wait for it, or choose another name") from None
@@ -258,15 +258,10 @@ class Lock:
                 if error.errno not in WITHOUT_LOCKS:
                     raise
                 Path(lock.lock_file).unlink(missing_ok=True)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.release()
+            else:
+                self.callback(lock.release)
+                self.callback(Path(lock.lock_file).unlink, missing_ok=True)  # first; whoever waits sees that it is gone
 
     def release(self):
         """Let other runs have the outputs."""
-        while self._locks:
-            Path(self._locks[-1].lock_file).unlink(missing_ok=True)  # which filelock leaves; whoever waits sees that
-            self._locks.pop().release()
+        self.close()

@@ -305,11 +305,12 @@ def _client_of(address, api_key, timeout):
         client = openai.DefaultHttpxClient(trust_env=not is_local, verify=verify, follow_redirects=False,
                                            event_hooks={"response": [_limit]})
         names = ["--base_url"]
-        return openai.OpenAI(
+        made = openai.OpenAI(
             api_key=api_key, base_url=parts._replace(query="", fragment="").geturl(), max_retries=0,
             timeout=openai.Timeout(timeout, connect=min(timeout / 2, LONGEST_CONNECT)),
-            default_query=dict(urllib.parse.parse_qsl(parts.query)), http_client=client,
-            organization=named["OPENAI_ORG_ID"] or None, project=named["OPENAI_PROJECT_ID"] or None)
+            default_query=dict(urllib.parse.parse_qsl(parts.query)), http_client=client)
+        made.organization, made.project = (named[name] or None for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID"))
+        return made
     except Exception as error:  # HTTP libraries raise anything on what they cannot use
         if isinstance(error, OSError):
             names = [f"{name}={os.environ[name]}" for name in CERTIFICATE_VARIABLES if os.environ.get(name)]

@@ -9,11 +9,14 @@ same command goes on after an interruption, and takes over what has changed.
 
 import importlib
 import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from actalign import artifacts, console, cores
+from actalign import artifacts, clips, console, cores, dataset, tables
 from actalign.alignment import METHODS
 from actalign.checkpoint import SO400M, add_trust_argument, frame_needs
+from actalign.download import Videos
+from actalign.files import read_json
 from actalign.own_subactions import OwnSubactions
 
 FILES = {"frames": "processed_dataset.npy", "video": "video_embeddings.npy", "subactions": "generated_subactions.json",
@@ -21,7 +24,7 @@ FILES = {"frames": "processed_dataset.npy", "video": "video_embeddings.npy", "su
          "report": "report.html"}
 OPERATIONS = 277e9 / 2  # a second and core, of siglip-so400m on a CPU in bfloat16 (docs/speed.md)
 MOST_MINUTES = 30  # of encoding on a CPU, for all clips together
-LEAST_RATE, USUAL_RATE = 4, 30  # frames/s: below the one phases are lost; the other is taken for what videos have
+LEAST_RATE = 4  # frames/s; with fewer phases are lost
 
 
 def commands(folder, dataset, encoder, subactions=(), method=()):
@@ -52,21 +55,63 @@ def run(stages):
         stage.main.__wrapped__(flags)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What is known of a clip: its answer, and the scores and phases of its K options.
+
+    option      the answer, None where none of the options fits (`reject`) or there is none
+    confidence  of it, in 0..1, not calibrated; None where options cannot be compared by their order
+    scores      {option: score}, the greater the better       phases  {option: [phase]}, see docs/artifacts.md
+    reason      why the clip has no scores, else None
+    """
+
+    id: str
+    option: str | None = None
+    confidence: float | None = None
+    scores: dict = field(default_factory=dict)
+    phases: dict = field(default_factory=dict)
+    reason: str | None = None
+
+
+def read_answers(made):
+    """The Answers in the files of `run_all`: of the clips that were scored, and of those that could not be."""
+    content = read_json(made["predictions"], "predictions")
+    answers = [Answer(one["id"], None if one.get("none_of_these") else one["cleaned_options"][one["ranking"][0]],
+                      one.get("confidence"), dict(zip(one["cleaned_options"], one["scores"], strict=True)),
+                      dict(zip(one["cleaned_options"], one.get("phases", ()), strict=False)))
+               for one in content["samples"]]
+    missing = artifacts.missing_path(made["frames"])
+    failed = {one["id"]: one["reason"] for one in (read_json(missing) if missing.exists() else [])}
+    reasons = {one["id"]: one["reason"] for one in content["not_scored"]} | failed
+    return answers + [Answer(id, reason=reason) for id, reason in reasons.items()]
+
+
+def answer_lines(answers):
+    """The table of Answers that ends a run, and a line for every clip without one."""
+    rows = [(one.id, one.option or "none of these", "-" if one.confidence is None else f"{one.confidence:.2f}")
+            for one in answers if not one.reason]
+    return [*tables.table([("clip", "answer", "confidence"), *rows], texts=2),
+            *(f"{one.id}: no answer, {one.reason}" for one in answers if one.reason)]
+
+
 def run_all(args):
     """Run what the parsed flags ask for; returns {name: path} of FILES. Raises InputError and StageError."""
     folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise console.InputError(f"--output {folder}: is no folder; choose another") from None
     needs = frame_needs(args.model, args.trust_pickle_weights)
     options = args.options or (own_options(args) if args.subactions else [])
-    clips = ["--dataset", *args.clips, *flags_of(args, "domain", "videos_dir")]
-    clips += ["--options", *options] if options else []
-    clips += ["--image_size", str(needs.image_size), "--resample", needs.resample]
-    clips += rate_flags(args, clips, needs, folder / FILES["frames"])
+    decoding = ["--dataset", *args.clips, *flags_of(args, "domain", "videos_dir")]
+    decoding += ["--options", *options] if options else []
+    decoding += ["--image_size", str(needs.image_size), "--resample", needs.resample]
+    decoding += rate_flags(args, decoding, needs, folder / FILES["frames"])
     trust = ["--trust_pickle_weights"] if args.trust_pickle_weights else []
     encoder = ["--model", args.model, *trust, *flags_of(args, "device")]
     asking = flags_of(args, "subactions", "base_url")
     asking += ["--model", args.language_model] if args.language_model else []
-    run(commands(folder, clips, encoder, asking, flags_of(args, "method", "reject")))
+    run(commands(folder, decoding, encoder, asking, flags_of(args, "method", "reject")))
     return {name: folder / file for name, file in FILES.items()}
 
 
@@ -83,7 +128,7 @@ def own_options(args):
             for name in OwnSubactions(args.subactions).names]
 
 
-def rate_flags(args, clips, needs, frames):
+def rate_flags(args, decoding, needs, frames):
     """--fps for process_data.py: what was asked for, or else what a CPU can encode in MOST_MINUTES; says so.
 
     Frames that are there keep their rate, so that new clips join them.
@@ -97,15 +142,28 @@ def rate_flags(args, clips, needs, frames):
     if frames.exists():
         rate = artifacts.read_index(frames, "frames")["meta"].get("fps")
         return ["--fps", f"{rate:g}"] if rate else []
-    seconds = 0.0
+    seconds = clip_seconds(decoding)
     a_second = cores.count() * OPERATIONS / needs.operations  # frames
     rate = 60 * MOST_MINUTES * a_second / max(seconds, 1)
-    if rate >= USUAL_RATE:
+    if rate >= clips.SOURCE_FRAME_RATE:
         return []
     rate = max(LEAST_RATE, int(rate))
     console.log.info(f"{rate} frames a second of {seconds:.0f} s of video, about {seconds * rate / a_second / 60:.0f} "
                      f"minutes on this CPU; --fps (all, or a number), --device or a smaller --model change that")
     return ["--fps", str(rate)]
+
+
+def clip_seconds(flags):
+    """The seconds of all clips that flags of process_data.py name, as far as they are known without fetching any."""
+    parser = console.parser("")
+    dataset.add_arguments(parser)
+    args, _ = parser.parse_known_args(flags)
+    console.log.disabled = True  # stage 1 says the same
+    try:
+        samples = dataset.load(args)
+    finally:
+        console.log.disabled = False
+    return clips.seconds_of(samples, Videos(args.videos_dir, "none", ()))
 
 
 def parse_args(argv=None):
@@ -114,7 +172,7 @@ def parse_args(argv=None):
     add("clips", nargs="+", metavar="CLIP", help="a video, a folder of videos, an http(s) address, or a dataset (.csv, "
                                                  ".json, .jsonl, .parquet, a name on the hub)")
     add("--domain", help="what the actions belong to, such as gymnastics")
-    add("--options", nargs="+", metavar="ACTION",
+    add("--options", nargs="+", action="extend", metavar="ACTION",
         help="the candidate actions, or a text file with one a line (default: those of the dataset or of --subactions)")
     add("--subactions", metavar="FILE",
         help="the options' phases in order: an option's name on a line, its phases indented below it; or JSON. For "
@@ -144,4 +202,5 @@ def frame_rate(text):
 @console.script
 def main(argv=None):
     made = run_all(parse_args(argv))
-    console.say("", f"Why each clip was answered as it was: open {made['report']} in a browser.")
+    console.say("", *answer_lines(read_answers(made)), "",
+                f"Why each clip was answered as it was: open {made['report']} in a browser.")

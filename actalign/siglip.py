@@ -79,9 +79,10 @@ class Siglip:
         """
         return self._encoded(self._image_features, batches)
 
-    def encode_clips(self, clips):
+    def encode_clips(self, clips, told=len):
         """Yield (clip, its embeddings, a list of (n, D)) for each (clip, batches of up to part_size frames), in order.
 
+        told: function of the embeddings of each batch, called when they are there
         A clip's batches are all taken before it is yielded, and the first ones of those after it too.
         """
         ended, parts = deque(), deque()  # (clip, number of its batches) of those that were taken whole
@@ -96,6 +97,7 @@ class Siglip:
         for embeddings in itertools.chain(self.encode_batches(batches()), [None]):
             if embeddings is not None:
                 parts.append(embeddings)
+                told(embeddings)
             while ended and ended[0][1] <= len(parts):
                 clip, count = ended.popleft()
                 yield clip, [parts.popleft() for _ in range(count)]

@@ -192,8 +192,8 @@ WORDS = {"domain": "yoga", "cleaned_options": ["dunk", "lay-up", "pass"], "corre
 
 
 @pytest.mark.parametrize(("changed", "what"), [
-    ({"domain": WORDS["domain"]}, "domain"), ({"cleaned_options": WORDS["cleaned_options"]}, "options"),
-    ({"correct_answer_index": 1}, "answer"), ({"correct_answer_index": None}, "answer"), ("frames", "frames")])
+    ({"domain": WORDS["domain"]}, "domain"), ({"cleaned_options": WORDS["cleaned_options"]}, "list of options"),
+    ({"correct_answer_index": 1}, "answer"), ({"correct_answer_index": None}, "answer"), ("frames", "set of frames")])
 def test_embeddings_of_another_state_of_the_dataset_are_refused(stage, checkpoint, capsys, changed, what):
     found, entries = find_checkpoint(str(checkpoint)), make_entries(OPTIONS, {"a": 1, "b": 0})
     frames = read_array(stage.folder / "processed_dataset.npy", "frames")

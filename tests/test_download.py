@@ -151,7 +151,8 @@ def denial(folder, url, **settings):
 
 PRIVATE = ["http://127.0.0.1:1/a.mp4", "http://localhost/a.mp4", "http://[::1]/a.mp4", "http://[::ffff:10.0.0.1]/a.mp4",
            "http://169.254.169.254/a.mp4", "http://2130706433/a.mp4", "http://192.168.0.1:80/a.mp4",
-           "https://me:word@172.16.0.1/a.mp4", "http://[fd00::1]/a.mp4", "http://[fe80::1]/a.mp4", "http://0/a.mp4"]
+           "https://me:word@172.16.0.1/a.mp4", "http://100.100.100.200/a.mp4",
+           "http://[fd00::1]/a.mp4", "http://[fe80::1]/a.mp4", "http://0/a.mp4"]
 
 
 @pytest.mark.parametrize("address", [*PRIVATE, "ftp://93.184.216.34/a.mp4"])

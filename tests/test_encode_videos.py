@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -306,6 +307,28 @@ def test_another_checkpoint_is_refused_and_the_same_under_another_path_is_not(en
     moved = shutil.copytree(checkpoint, tmp_path / "moved")
     assert encode(path, model=moved) == 0
     assert content(path) == before
+
+
+@pytest.mark.parametrize(("fps", "device", "said"), [
+    (30, "cpu", "--fps 8 where frames are made takes 27 min"), (8, "cpu", "; a smaller --model"), (None, "cpu", "GPU"),
+    (30, "cuda", None)])
+def test_a_long_run_on_a_cpu_says_once_how_long_it_takes(capsys, monkeypatch, fps, device, said):
+    monkeypatch.setattr(encode_videos.cores, "count", lambda: 2)
+    encoder = SimpleNamespace(part_size=8, device=torch.device(device))
+    plan = encode_videos.Plan(1200, fps, encoder)
+    plan._stopwatch = SimpleNamespace(seconds=80.0, rate=lambda n: f"{n / 80:.3g}")
+    assert plan.told(8) == 8
+    assert capsys.readouterr().err == ""
+    plan.told(8)
+    err = capsys.readouterr().err
+    assert (said in err and "1200 frames take about 100 min on this CPU, at 0.2 frames/s" in err) if said else not err
+    plan.told(8)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_short_run_says_nothing(capsys):
+    encode_videos.Plan(100, 30, SimpleNamespace(part_size=8, device=torch.device("cpu"))).told(100)
+    assert capsys.readouterr().err == ""
 
 
 def test_another_dtype_is_refused(encode, tmp_path, capsys):

@@ -11,7 +11,9 @@ import webvtt
 from lxml import etree
 
 from actalign import exports
+from actalign.console import InputError
 from actalign.exports import Timeline
+from actalign.files import Lock
 
 LABELS = ["a --> b", "R&D <i>x</i>", "two\nlines", "\n\nblank lines\n", "right\u200fto\u200eleft \u0634",
           "\u8d77\u8df3 \U0001f938"]
@@ -125,3 +127,12 @@ def test_control_characters_do_not_make_a_file_that_no_xml_reader_takes(tmp_path
 def test_a_phase_of_no_length_is_still_a_cue(tmp_path):
     exports.write_webvtt(tmp_path, [Timeline("clip", None, "x", [phase("now", 2.0, 2.0, 0, 0)])])
     assert "00:00:02.000 --> 00:00:02.001" in Path(tmp_path / "clip.vtt").read_text()
+
+
+def test_what_another_run_writes_is_refused(tmp_path):
+    folder = tmp_path / "phases"
+    with Lock(folder), pytest.raises(InputError, match="another run is writing it"):
+        exports.export(folder, "csv", [], None, None)
+    assert list(folder.iterdir()) == []
+    exports.export(folder, "csv", [], None, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["phases"]

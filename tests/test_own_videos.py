@@ -160,20 +160,16 @@ def test_urls_that_are_not_http_are_refused_and_not_asked_for_again(tmp_path, vi
     assert json.loads((tmp_path / "out.missing.json").read_text())[0]["retry"] is False
 
 
-def test_paths_that_leave_the_folder_are_refused_unless_it_is_named(tmp_path):
+def test_paths_of_a_file_of_ones_own_may_lead_anywhere(tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     write_video(tmp_path / "outside.mp4", 6)
     write_video(mine / "inside.mp4", 6)
     rows = [{"id": "up", "video": "../outside.mp4"}, {"id": "absolute", "video": str(tmp_path / "outside.mp4")},
             {"id": "round", "video": "../mine/inside.mp4"}, {"id": "in", "video": "inside.mp4"}]
-    code, missing = process(mine, rows)
-    assert code == 0
-    assert set(missing) == {"up", "absolute"}
-    assert "leaves the folder" in missing["up"]
-    code, missing = process(mine, [rows[1], rows[3]], "--videos_dir", str(tmp_path))
-    assert code == 0
-    assert "absolute" not in missing
+    assert process(mine, rows) == (0, {})
+    code, missing = process(mine, rows, "--videos_dir", str(tmp_path), "--overwrite")
+    assert (code, set(missing)) == (0, {"up", "round", "in"})
 
 
 def test_each_bad_clip_is_a_reason_and_the_others_are_made(tmp_path):

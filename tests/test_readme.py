@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actalign import pipeline
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("process_data", "encode_videos", "generate_subactions", "encode_subactions", "baseline", "seq_alignment")
 
@@ -31,6 +33,13 @@ def commands_in(text):
     joined = text.replace("\\\n", " ")
     found = re.findall(rf"^\s*(?:\$ )?(?:\w+=\S+ )?python ({'|'.join(SCRIPTS)})\.py(.*)$", joined, flags=re.MULTILINE)
     return [(script, shlex.split(arguments, comments=True)) for script, arguments in found]
+
+
+@pytest.mark.parametrize("arguments", [
+    shlex.split(arguments, comments=True) for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for arguments in re.findall(r"^python -m actalign (.*)$", page.read_text().replace("\\\n", " "), re.MULTILINE)])
+def test_commands_of_the_door_parse(arguments):
+    pipeline.parse_args(arguments)
 
 
 def test_the_readme_shows_all_six_scripts():
@@ -93,10 +102,15 @@ def commands_of(page):
     return "\n".join(re.findall(r"```bash\n(.*?)```", opening, flags=re.DOTALL))
 
 
-def test_the_own_videos_page_run_word_for_word_ends_with_the_right_predictions(tmp_path):
-    printed = bash(commands_of("own_videos.md"), tmp_path)
-    assert re.search(r"^first +dive to straddle jump ", printed, flags=re.MULTILINE)
-    assert re.search(r"^second +split to handstand ", printed, flags=re.MULTILINE)
+def test_the_own_videos_page_run_word_for_word_ends_with_the_right_answers(tmp_path):
+    by_hand = (ROOT / "docs/own_videos.md").read_text().partition("\n## Stage by stage\n")[2].partition("\n## ")[0]
+    opening = commands_of("own_videos.md")
+    by_hand = re.findall(r"```bash\n(.*?)```", by_hand, re.DOTALL)
+    printed = bash("\n".join([opening, "echo '--- by hand'", *by_hand]), tmp_path)
+    answers, by_hand = printed.split("--- by hand")
+    assert re.search(r"^first +dive to straddle jump +0\.\d\d$", answers, flags=re.MULTILINE)
+    assert re.search(r"^second +split to handstand +0\.\d\d$", answers, flags=re.MULTILINE)
+    assert re.search(r"^published +100\.0 .* 2$", by_hand, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize(("page", "shown"), [("alignments.md", "unordered"), ("artifacts.md", '"version":3')])

@@ -138,8 +138,8 @@ def test_a_sample_missing_from_any_artifact_changes_no_other_score(stage):
 
 
 @pytest.mark.parametrize(("changed", "what"), [
-    ({"domain": "yoga"}, "domain"), ({"cleaned_options": ["lay-up", "dunk"]}, "options"),
-    ({"cleaned_options": ["dunk", "pass"]}, "options"), ({"correct_answer_index": 1}, "answer")])
+    ({"domain": "yoga"}, "domain"), ({"cleaned_options": ["lay-up", "dunk"]}, "list of options"),
+    ({"cleaned_options": ["dunk", "pass"]}, "list of options"), ({"correct_answer_index": 1}, "answer")])
 def test_videos_of_another_state_of_the_dataset_than_the_subactions_are_refused(stage, capsys, changed, what):
     def write(entries):
         with ArrayWriter(stage.folder / "video_embeddings.npy", "video_embeddings", CHECKPOINT,

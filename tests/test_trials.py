@@ -159,7 +159,7 @@ def test_every_method_and_the_controls_are_told_and_shown(tmp_path, capsys):
             for row in ("all", "judo", "yoga", "golf")] == [True, True, True, False]
     text = page.read_text(encoding="utf-8")
     assert text.count("--share:") == 52
-    assert text.count('published" style="--share:') == 1
+    assert text.count('<td class="number published"') == 1
     assert "What order is worth" in text
     assert seq_alignment.main([*flags, "--report", str(page)]) == 0
     assert "--share:" not in page.read_text(encoding="utf-8")

@@ -435,6 +435,17 @@ def test_two_frames_of_one_time_are_two_frames(tmp_path):
     assert read(tmp_path / "a.mkv") == ([0, 0], [0, 1])
 
 
+def test_frames_that_a_file_shows_in_another_order_than_it_says_are_refused(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuvj420p"
+        for number in range(10):
+            [packet] = stream.encode(av.VideoFrame.from_ndarray(draw_number(number), format="rgb24"))
+            packet.pts, packet.dts, packet.time_base = {4: 5, 5: 4}.get(number, number), number - 8, Fraction(1, 25)
+            container.mux(packet)
+    assert "times run backwards, at 0.200 s" in reason(tmp_path / "a.mkv")
+
+
 # Frames a second
 
 
@@ -637,6 +648,15 @@ def test_a_file_that_was_cut_short_is_refused(whole_files, tmp_path, name, kept)
     content = (whole_files / name).read_bytes()
     (tmp_path / name).write_bytes(content[:int(len(content) * kept)])
     reason(tmp_path / name)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.flv", "libx264"), ("a.ivf", "libvpx-vp9")])
+def test_a_file_that_tells_its_duration_and_not_its_size_is_refused_as_well(tmp_path, name, codec):
+    path = tmp_path / name
+    write_video(path, 96, codec=codec, sound=(0, 4) if name == "a.flv" else None)
+    assert len(read(path)[1]) == 96
+    path.write_bytes(path.read_bytes()[:path.stat().st_size * 6 // 10])
+    assert re.fullmatch(r"stops at 2\.\d+ s of 4\.\d+ s", reason(path))
 
 
 @pytest.mark.parametrize("lost", [1, 3, 5])

@@ -53,8 +53,8 @@ FLOATS = ("float16", "float32", "float64")
 DTYPES = {"frames": ("uint8",), "video_embeddings": FLOATS, "subaction_embeddings": FLOATS}
 
 # What is asked of a clip, by the names of `Sample.record`; and by what else embeddings tell what they were made from.
-QUESTION = {"domain": "domain", "cleaned_options": "options", "correct_answer_index": "answer"}
-STATE = {"length": "number of frames", "frames_checksum": "frames", **QUESTION}
+QUESTION = {"domain": "domain", "cleaned_options": "list of options", "correct_answer_index": "answer"}
+STATE = {"length": "number of frames", "frames_checksum": "set of frames", **QUESTION}
 
 Checksum = xxhash.xxh3_128  # of an item's rows, which may come in any number of parts
 
@@ -412,14 +412,12 @@ def require_same_checkpoint(a, b):
     """Raise InputError unless two embedding artifacts come from one checkpoint."""
     for artifact in (a, b):
         require_checkpoint(artifact)
-    for key in ("checkpoint", "logit_scale", "logit_bias"):
-        if a.meta[key] != b.meta[key]:
+    told = [{**artifact.meta, "features a row:": artifact.shape[1]} for artifact in (a, b)]
+    for key in ("checkpoint", "logit_scale", "logit_bias", "features a row:"):
+        if told[0][key] != told[1][key]:
             raise InputError(
                 f"{a.path} was made with {a.meta.get('model')} and {b.path} with {b.meta.get('model')}, two different "
-                f"checkpoints ({key} {a.meta[key]} and {b.meta[key]}); encode both with the same --model")
-    if a.shape[1] != b.shape[1]:
-        raise InputError(f"{a.path} has {a.shape[1]} features a row and {b.path} {b.shape[1]}; "
-                         "encode both with the same --model")
+                f"checkpoints ({key} {told[0][key]} and {told[1][key]}); encode both with the same --model")
 
 
 def require_made_with(artifact, checkpoint):

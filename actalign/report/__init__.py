@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actalign import clips, comparison
+from actalign import clips, comparison, dataset
 from actalign.artifacts import ArrayArtifact, read_array
 from actalign.console import InputError, require_folder_of, say, some_of
-from actalign.dataset import load_samples
 from actalign.download import Videos
 from actalign.files import Lock, begins_with
 from actalign.predictions import csv_path
@@ -120,9 +119,9 @@ def open_pictures(args, video):
     if not clips.are_settings(video.meta):
         raise InputError(f"{video.path}: does not say how its frames were made; run encode_videos.py again, or give "
                          "--frames")
-    samples = load_samples(args.dataset, "test")
-    folder = args.videos_dir or Path(args.dataset).parent
-    return clips.DecodedFrames(args.dataset, samples, video, Videos(folder, video.path.with_suffix(".videos"), ()))
+    samples = dataset.load(args)
+    videos = Videos(args.videos_dir, video.path.with_suffix(".videos"), ())
+    return clips.DecodedFrames(some_of(args.dataset), samples, video, videos)
 
 
 def open_frames(path, video):

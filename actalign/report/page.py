@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import itertools
+import os
 import re
 from collections import Counter
 from datetime import datetime, timezone
@@ -55,7 +56,7 @@ def write(path, run, ids, limit):
                          sha256=lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
     page = jinja.get_template("page.html.jinja").render(
         run=run, page=summary(run), shown=shown, how=how, records=records, levels=LEVELS, generated=generated_with(run),
-        date=datetime.now(timezone.utc), sure=sureness(run),
+        date=made_on(run), sure=sureness(run),
         words=[" ".join(words).lower() for words in words], plotly=_script(get_plotlyjs()),
         script=_script((FOLDER / "page.js").read_text(encoding="utf-8")),
         style=(FOLDER / "page.css").read_text(encoding="utf-8")).encode("utf-8", "replace")
@@ -131,6 +132,12 @@ def margin_groups(predictions):
     count = min(MARGIN_GROUPS, len(known) // MARGIN_SAMPLES)
     return [(group[0, 0], group[-1, 0], int(group[:, 1].sum()), len(group))
             for group in np.array_split(np.array(known, dtype=float), count)] if count > 1 else []
+
+
+def made_on(run):
+    """The day on which the newest of the files was written that a Run reads, so that the same files give one page."""
+    times = [os.path.getmtime(source["path"]) for source in run.sources.values() if os.path.exists(source["path"])]
+    return datetime.fromtimestamp(max(times), timezone.utc).date() if times else None
 
 
 def generated_with(run):

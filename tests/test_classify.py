@@ -1,0 +1,299 @@
+"""From clips to answers: `python -m actalign`, `actalign.classify` and `actalign.align`."""
+
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_generate_subactions import Server
+from video_server import VideoServer
+
+import actalign
+from actalign import alignment, artifacts, pipeline
+from actalign.console import InputError, StageError
+from actalign.pipeline import Answer
+
+ROOT = Path(__file__).resolve().parent.parent
+CHECKPOINT = str(ROOT / "examples/checkpoint")
+PHASES = """\
+handstand to split
+    standing with the hands up
+    an upside down balance on the hands
+    lunging low, front knee bent
+    a full split, the legs slid apart on the floor
+split to handstand
+    standing with the hands up
+    a full split, the legs slid apart on the floor
+    lunging low, front knee bent
+    an upside down balance on the hands
+"""
+OPTIONS = ["handstand to split", "split to handstand"]
+
+
+@pytest.fixture
+def clips(tmp_path, monkeypatch):
+    """A folder of two clips that show both actions, and one that is no video; the working directory is above it."""
+    (tmp_path / "clips/more").mkdir(parents=True)
+    shutil.copy(ROOT / "examples/clips/gymnastics-02.mp4", tmp_path / "clips/a.mp4")
+    shutil.copy(ROOT / "examples/clips/gymnastics-02.mp4", tmp_path / "clips/more/b.mp4")
+    (tmp_path / "clips/damaged.mp4").write_bytes(b"\0" * 1000)
+    (tmp_path / "phases.txt").write_text(PHASES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    return tmp_path / "clips"
+
+
+def door(*flags, output="out"):
+    return pipeline.main(["clips", "--domain", "gymnastics", "--model", CHECKPOINT, "--output", output, *flags])
+
+
+def contents(folder):
+    """{file: content} of all but the page, which names its files."""
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.suffix != ".html"}
+
+
+def test_a_folder_is_answered_and_the_damaged_clip_is_named(clips, capsys):
+    assert door("--options", *OPTIONS, "--subactions", "phases.txt") == 0
+    printed = capsys.readouterr().out
+    assert [re.search(rf"^\$ python (-m )?{script}(\.py)? ", printed, re.MULTILINE) is not None
+            for script in actalign.SCRIPTS] == [True] * 6
+    *_, table, _ = printed.split("\n\n")
+    assert re.search(r"^a +split to handstand +0\.\d\d$", table, re.MULTILINE)
+    assert re.search(r"^more/b +split to handstand +0\.\d\d$", table, re.MULTILINE)
+    assert re.search(r"^damaged: no answer, .*damaged\.mp4: ", table, re.MULTILINE)
+    assert printed.rstrip().endswith("open out/report.html in a browser.")
+    assert "split to handstand" in Path("out/report.html").read_text()
+
+
+def test_it_makes_what_the_commands_that_it_shows_make(clips, capsys, monkeypatch):
+    assert door("--subactions", "phases.txt", output="out") == 0  # the options are those that the file names
+    by_door = contents("out")
+    shown = re.findall(r"^\$ python (?:-m )?(\w+)(?:\.py)? (.*)$", capsys.readouterr().out, re.MULTILINE)
+    shutil.rmtree("out")
+    Path("out").mkdir()
+    for script, flags in shown:
+        assert importlib.import_module(script).main(shlex.split(flags)) == 0
+    assert by_door == contents("out")
+
+
+def test_again_it_makes_nothing_anew_and_takes_over_new_clips(clips, capsys, monkeypatch):
+    door("--subactions", "phases.txt")
+    before = contents("out")
+    capsys.readouterr()
+    assert door("--subactions", "phases.txt") == 0
+    printed = capsys.readouterr().out
+    assert "0 clips processed (0 frames" in printed
+    assert "0 clips encoded (0 frames" in printed
+    assert "0 samples encoded (0 texts" in printed
+    assert contents("out") == before
+    shutil.copy(clips / "a.mp4", clips / "c.mp4")
+    assert door("--subactions", "phases.txt") == 0
+    printed = capsys.readouterr().out
+    assert "1 clips encoded" in printed
+    assert re.search(r"^c +split to handstand", printed, re.MULTILINE)
+
+
+def test_addresses_are_clips_and_a_language_model_is_asked_for_what_phases_lack(clips, capsys):
+    server, web = Server(), VideoServer(clips)
+    only_one = "".join(PHASES.partition("split to handstand")[:1])
+    Path("one.txt").write_text(only_one)
+    try:
+        assert pipeline.main([f"{web.url}/a.mp4", "--domain", "gymnastics", "--options", *OPTIONS, "--subactions",
+                              "one.txt", "--base_url", server.url, "--model", CHECKPOINT]) == 0
+    finally:
+        server.close()
+        web.close()
+    assert [re.findall(r"^- (.*)$", prompt, re.MULTILINE) for prompt in server.prompts] == [["split to handstand"]]
+    printed = capsys.readouterr().out
+    assert re.search(r"^\S+ +(split to handstand|handstand to split) +[01]\.\d\d$", printed, re.MULTILINE)
+
+
+def test_a_correction_of_the_phases_is_one_edit(clips, capsys):
+    door("--subactions", "phases.txt")
+    Path("phases.txt").write_text(PHASES.replace("lunging low, front knee bent", "a low lunge"))
+    capsys.readouterr()
+    assert door("--subactions", "phases.txt") == 0
+    printed = capsys.readouterr().out
+    assert "2 samples take their sub-actions from phases.txt" in printed
+    assert "2 samples encoded (1 texts" in printed
+    assert "0 clips encoded" in printed
+
+
+REFUSED = {
+    "no clip": (["nowhere.mp4", "--domain", "d", "--options", "a", "b"], "nowhere.mp4"),
+    "an empty folder": (["empty", "--domain", "d", "--options", "a", "b"], "empty"),
+    "no options": (["clips", "--domain", "d"], "--options"),
+    "no domain": (["clips", "--options", "a", "b"], "--domain"),
+    "an option twice": (["clips", "--domain", "d", "--options", "a", "A"], "rename one"),
+    "no phases and no language model": (["clips", "--domain", "d", "--options", "a", "b"],
+                                        "or write the sub-actions yourself: --subactions"),
+    "phases of another name": (["clips", "--domain", "gymnastics", "--options", "handstand to splits",
+                                "split to handstand", "--subactions", "phases.txt"],
+                               "the nearest without phases is 'handstand to splits'"),
+    "an option without phases": (["clips", "--domain", "d", "--subactions", "bare.txt"], "'b' has no phases"),
+    "no file of phases": (["clips", "--domain", "d", "--options", "a", "--subactions", "nowhere.txt"], "nowhere.txt"),
+    "no checkpoint": (["clips", "--domain", "d", "--options", "a", "b", "--model", "empty"], "--model empty"),
+    "output is a file": (["clips", "--domain", "d", "--options", "a", "b", "--output", "phases.txt"], "phases.txt"),
+}
+
+
+@pytest.mark.parametrize(("flags", "said"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_used_is_one_line(clips, capsys, flags, said):
+    Path("empty").mkdir()
+    Path("bare.txt").write_text("a\n  one phase\nb\n")
+    assert pipeline.main([*flags, *([] if "--model" in flags else ["--model", CHECKPOINT])]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("pytest: error: ") or ": error: " in last
+    assert said in last
+
+
+def test_where_no_clip_can_be_decoded_it_fails(clips, capsys):
+    assert pipeline.main(["clips/damaged.mp4", "--domain", "d", "--subactions", "phases.txt", "--model",
+                          CHECKPOINT]) == 1
+    assert "no clip could be processed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("operations", "kept"), [(1e6, None), (20e12, 4), (400e9, 20)])
+def test_frames_are_as_many_as_a_cpu_can_encode_and_stay_so(clips, capsys, monkeypatch, operations, kept):
+    needs = pipeline.frame_needs(CHECKPOINT)
+    monkeypatch.setattr(pipeline, "frame_needs", lambda *_: needs._replace(operations=operations))
+    monkeypatch.setattr(pipeline.cores, "count", lambda: 1)
+    monkeypatch.setattr(pipeline, "clip_seconds", lambda _: 31.0)
+    monkeypatch.setattr(pipeline, "OPERATIONS", 400e9 * 620 / 1800)  # 20 frames/s of 31 s in half an hour at 400e9
+    args = pipeline.parse_args(["clips", "--device", "cpu"])
+    flags = pipeline.rate_flags(args, [], pipeline.frame_needs(), Path("nothing.npy"))
+    assert flags == ([] if kept is None else ["--fps", str(kept)])
+    assert ("minutes on this CPU; --fps" in capsys.readouterr().err) == (kept is not None)
+
+
+def test_clips_that_come_later_get_the_rate_of_those_that_are_there(clips):
+    door("--subactions", "phases.txt", "--fps", "8")
+    args = pipeline.parse_args(["clips", "--device", "cpu"])
+    frames = Path("out/processed_dataset.npy")
+    assert pipeline.rate_flags(args, [], pipeline.frame_needs(CHECKPOINT), frames) == ["--fps", "8"]
+    assert artifacts.read_index(frames, "frames")["meta"]["fps"] == 8
+
+
+def test_seconds_of_clips_are_known_before_they_are_decoded(clips, capsys):
+    Path("c.csv").write_text("video,start,end,domain,choices\nclips/a.mp4,,,d,a|b\nclips/a.mp4,1,2.5,d,a|b\n"
+                             "https://example.org/x.mp4,,,d,a|b\n")
+    assert pipeline.clip_seconds(["--dataset", "c.csv"]) == pytest.approx(3.88 + 1.5 + 10, abs=0.1)
+    assert capsys.readouterr().err == ""
+
+
+# From Python
+
+
+def test_classify_gives_answers_with_scores_phases_and_a_report(clips, capsys):
+    phases = {"handstand to split": PHASES.splitlines()[1:5], "split to handstand": PHASES.splitlines()[6:]}
+    answers, report = actalign.classify("clips", OPTIONS, "gymnastics", phases, CHECKPOINT, fps=12)
+    assert capsys.readouterr().out == ""
+    by_id = {answer.id: answer for answer in answers}
+    assert sorted(by_id) == ["a", "damaged", "more/b"]
+    assert by_id["a"].option == "split to handstand"
+    assert 0.5 < by_id["a"].confidence < 1
+    assert max(by_id["a"].scores, key=by_id["a"].scores.get) == "split to handstand"
+    assert [phase["subaction"] for phase in by_id["a"].phases["handstand to split"]] == [
+        one.strip() for one in phases["handstand to split"]]
+    assert by_id["damaged"] == Answer("damaged", reason=by_id["damaged"].reason)
+    assert "damaged.mp4" in by_id["damaged"].reason
+    assert report.read_text().startswith("<!doctype html>")
+    frames = json.loads((report.parent / "processed_dataset.json").read_text())
+    assert frames["meta"]["fps"] == 12
+
+
+def test_classify_says_none_where_no_option_fits(clips):
+    [answer], _ = actalign.classify("clips/a.mp4", OPTIONS, "gymnastics", "phases.txt", CHECKPOINT, reject=900)
+    assert answer.option is None
+    assert answer.scores.keys() == set(OPTIONS)
+
+
+def test_classify_raises_what_the_command_says(clips):
+    with pytest.raises(InputError, match="nowhere"):
+        actalign.classify("nowhere.mp4", OPTIONS, "gymnastics", "phases.txt", CHECKPOINT)
+    with pytest.raises(InputError, match="cannot use"):
+        actalign.classify("clips", OPTIONS, "gymnastics", "phases.txt", CHECKPOINT, method="magic")
+    with pytest.raises(StageError, match="no clip"):
+        actalign.classify("clips/damaged.mp4", OPTIONS, "gymnastics", "phases.txt", CHECKPOINT)
+
+
+def test_align_gives_what_the_stage_gives(clips):
+    door("--subactions", "phases.txt", "--fps", "10")
+    video = artifacts.read_array("out/video_embeddings.npy", "video_embeddings")
+    texts = artifacts.read_array("out/encoded_subactions.npy", "subaction_embeddings")
+    item = texts.item("a")
+    rows = [texts.embeddings("a")[one["start"] - item["start"]:one["stop"] - item["start"]] for one in item["options"]]
+    found = actalign.align(video.embeddings("a"), rows, video.meta["logit_scale"], video.meta["logit_bias"])
+    [one] = [one for one in json.loads(Path("out/predictions.json").read_text())["samples"] if one["id"] == "a"]
+    assert found.scores.tolist() == one["scores"]
+    assert found.order_p.tolist() == one["order_p"]
+    assert found.confidence == one["confidence"]
+    assert [path.tolist() for path in found.paths] == one["paths"]
+    assert [of_option.frames[0][0] for of_option in found.phases] == [
+        of_option[0]["first_frame"] for of_option in one["phases"]]
+    assert found.best == one["ranking"][0]
+
+
+@pytest.mark.parametrize("method", [*alignment.METHODS, alignment.Method("unordered", "cosine")])
+def test_align_takes_any_arrays_and_methods(method):
+    rng = np.random.default_rng(0)
+    texts = rng.normal(size=(4, 32))
+    frames = np.repeat(texts, 6, axis=0).tolist()
+    found = actalign.align(frames, [texts[::-1], texts], 4.7, -16.5, method=method, smooth=3)
+    assert found.scores.shape == found.order_p.shape == (2,)
+    assert (found.paths is None) == (found.phases is None) == (method not in alignment.METHODS)
+    if method in alignment.METHODS:
+        assert found.best == 1
+        assert found.confidence > 0.8
+
+
+def test_align_refuses_what_has_no_direction():
+    with pytest.raises(ValueError, match="finite"):
+        actalign.align(np.zeros((3, 4)), [np.ones((2, 4))], 1.0, 0.0)
+
+
+def test_the_page_about_python_runs_as_it_stands(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "page.py").write_text("\n".join(blocks))
+    ran = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                         capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    first, *rest = ran.stdout.splitlines()
+    assert first.startswith("split to handstand 0.")
+    assert rest[3].endswith("an upside down balance on the hands")
+    assert rest[4].startswith("0 [")
+
+
+def test_importing_the_package_loads_nothing(tmp_path):
+    code = "import sys, actalign; print(sorted({'numpy', 'torch', 'numba'} & set(sys.modules)), actalign.__version__)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout == f"[] {actalign.__version__}\n"
+    with pytest.raises(AttributeError):
+        actalign.nothing  # noqa: B018
+
+
+def test_an_installed_package_brings_all_that_it_needs(tmp_path, clips):
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "actalign", source / "actalign", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt", *(f"{s}.py" for s in actalign.SCRIPTS)):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target",
+                    tmp_path / "installed", source], check=True, capture_output=True)
+    ours, theirs = (sorted(path.relative_to(root) for path in (root / "actalign").rglob("*.*") if path.suffix != ".pyc")
+                    for root in (source, tmp_path / "installed"))
+    assert ours == theirs
+    ran = subprocess.run([tmp_path / "installed/bin/actalign", "clips/a.mp4", "--domain", "gymnastics", "--subactions",
+                          "phases.txt", "--model", CHECKPOINT], cwd=tmp_path, capture_output=True, text=True,
+                         check=False, env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")})
+    assert ran.returncode == 0, ran.stderr
+    assert "$ python -m process_data " in ran.stdout
+    assert (tmp_path / "actalign_output/report.html").exists()
