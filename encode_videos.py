@@ -93,7 +93,8 @@ def encode_dataset(samples, writer, videos, encoder, workers, **settings):
     """
     total, bugs, stopwatch = 0, [], console.Stopwatch()
     rate = settings["fps"] or clips.SOURCE_FRAME_RATE
-    plan = Plan(clips.seconds_of(samples, videos) * rate, rate, encoder)
+    on_cpu = encoder.device.type == "cpu"  # elsewhere nothing is told, so that no file needs to be opened for it
+    plan = Plan(clips.seconds_of(samples, videos) * rate if on_cpu else 0, rate, encoder)
     with (clips.decoding(samples, videos, workers, count=encoder.part_size, **settings) as decoded,
           console.progress(len(samples), "clips") as bar):
         passing = (clips.PassingClip(*clip) for clip in decoded)
@@ -210,7 +211,7 @@ def run_on_ray(args, samples):
                 outcome += of_shard
                 bar.update(len(ids[number::count]))
     clips.say(outcome, f"encoded ({outcome.frames} frames, {stopwatch.rate(outcome.frames)} frames/s by {ray.actors} "
-                       "actors)", args.output.replace(".npy", f"-*-of-{count:05d}.npy"))
+                       "actors)", args.output.removesuffix(".npy") + f"-*-of-{count:05d}.npy")
 
 
 def require_told(writer):
@@ -228,15 +229,15 @@ def parse_args(argv=None):
                                   "every core of a CPU")
     shards.add_argument(parser)
     group = parser.add_argument_group("instead of --input, clips that are decoded here; as in process_data.py")
-    _, *of_dataset = dataset.add_arguments(group, "--input") + clips.add_arguments(group)
-    of_dataset += [*cluster.add_arguments(group, "shards"), group.add_argument(
+    _, *decoding = dataset.add_arguments(group, "--input") + clips.add_arguments(group)
+    decoding += [*cluster.add_arguments(group, "shards"), group.add_argument(
         "--shards", type=console.number(int, 1, shards.MOST), metavar="N",
         help=f"of a run on Ray (default: as there are, else of {cluster.SHARD_CLIPS} clips, and at least "
              f"{cluster.SHARDS_AN_ACTOR} for every actor)")]
     args = parser.parse_args(argv)
     if args.input and args.dataset:
         parser.error("--input and --dataset: give one of them")
-    for action in of_dataset:
+    for action in decoding:
         if not args.dataset and getattr(args, action.dest) != action.default:
             parser.error(f"{action.option_strings[0]} is for --dataset")
     if args.ray and args.shard:

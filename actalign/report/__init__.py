@@ -121,8 +121,9 @@ def open_pictures(args, video):
     if not clips.are_settings(video.meta):
         raise InputError(f"{video.path}: does not say how its frames were made; run encode_videos.py again, or give "
                          "--frames")
-    videos, name = Videos(args.videos_dir, video.path.with_suffix(".videos"), ()), ", ".join(args.dataset)
-    return clips.DecodedFrames(name, dataset.load(args), video, videos)
+    samples = dataset.load(args)
+    videos = Videos(args.videos_dir, video.path.with_suffix(".videos"), ())
+    return clips.DecodedFrames(some_of(args.dataset), samples, video, videos)
 
 
 def open_frames(path, video):

@@ -136,7 +136,7 @@ def margin_groups(predictions):
 
 def made_on(run):
     """The day on which the newest of the files was written that a Run reads, so that the same files give one page."""
-    times = [os.path.getmtime(source["path"]) for source in run.sources.values()]
+    times = [os.path.getmtime(source["path"]) for source in run.sources.values() if os.path.exists(source["path"])]
     return datetime.fromtimestamp(max(times), timezone.utc).date() if times else None
 
 
