@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from actalign import tables
 from actalign.compilation import compiled
 from actalign.exports import FOUND_COLUMNS
 
-MOST_NEVER = 10  # that are never found, on the terminal
+MOST_NEVER, MOST_TEXT = 10, 60  # sub-actions that are never found, and characters of one, on the terminal
 TOLERANCE = 0.3  # seconds by which a border may be off and still count as told right
 
 
@@ -104,7 +105,8 @@ def found_lines(rows):
     never = [row for row in rows if not row["found"]]
     said = [f"sub-actions: {len(rows) - len(never)} of {len(rows)} are found in a clip, {len(never)} never"
             + (" (generate_subactions.py --repair asks again for those that its check finds):" if never else "")]
-    said += [f"  0 of {row['clips']} clips: {row['subaction']!r} ({row['option']})" for row in never[:MOST_NEVER]]
+    said += [f"  0 of {row['clips']} clips: {tables.shortened(row['subaction'], MOST_TEXT)!r} ({row['option']})"
+             for row in never[:MOST_NEVER]]
     return said + [f"  and {len(never) - MOST_NEVER} more"] * (len(never) > MOST_NEVER) if rows else []
 
 
