@@ -1,11 +1,11 @@
 """generated_subactions.json: the ordered sub-actions of every option of every sample, and the file while it grows."""
 
-import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from actalign.artifacts import MissingItems, tell_changes
+from actalign.cells import folded_key
 from actalign.console import InputError
 from actalign.dataset import Sample, require_unique_ids, sample_from_record
 from actalign.files import Journal, read_json, write_json
@@ -80,11 +80,6 @@ def options_of(of_sample, start):
             options.append({"key": key, "start": start, "stop": start + len(texts), "texts": list(texts)})
             start += len(texts)
     return options
-
-
-def folded_key(key):
-    """A key as it is compared: without regard to case, white space and how accents are encoded."""
-    return unicodedata.normalize("NFC", " ".join(key.split()).casefold())
 
 
 class GeneratedFile:
