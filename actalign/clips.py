@@ -311,7 +311,8 @@ def say_done(what, left, kept, writer, args, bugs):
     console.say(f"{len(left) - len(failed)} clips {what}, {kept} were there already, {len(failed)} failed -> "
                 f"{args.output}")
     if not writer.items and not args.shard:
-        raise console.StageError("no clip could be processed; nothing was written")
+        [why] = [entry["reason"] for entry in writer.missing][:1] or ["there is none"]
+        raise console.StageError(f"no clip could be processed ({why}); nothing was written")
     if bugs:
         raise console.StageError(f"{bugs[0]}; {len(bugs)} clips met such a bug of this program: report it, "
                                  "and run the same command again once it is mended")
