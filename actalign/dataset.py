@@ -9,7 +9,7 @@ from actalign.cells import NUMBER, folded_key, parse_answer, parse_choices, pars
 from actalign.console import InputError, log, some_of
 from actalign.files import reason_of
 from actalign.masks import MASK_FIELDS, Masks, masks_of_row
-from actalign.rows import OWN_FIELDS, READERS, TEXTS, TIMES, rows_of, text_of
+from actalign.rows import OWN_FIELDS, READERS, TEXTS, TIMES, is_place, rows_of, text_of
 
 ACTION_ATLAS = "mrsalehi/ActionAtlas-v1.0"
 MOST_LEVELS = 32  # of lists and objects in a row; ActionAtlas's masks have seven
@@ -113,6 +113,9 @@ def load(args):
     if args.videos_dir and not args.videos_dir.is_dir():
         raise InputError(f"--videos_dir {args.videos_dir}: no such folder; give one that is there")
     args.dataset = args.dataset or [ACTION_ATLAS]
+    if args.videos_dir and (there := [one for one in args.dataset if is_place(one)]):
+        raise InputError(f"--videos_dir {args.videos_dir}: is for paths in datasets, and {there[0]} is no dataset but "
+                         "videos; run it apart, or leave --videos_dir out")
     options = args.options
     if options and len(options) == 1:
         [options] = options

@@ -46,6 +46,11 @@ class Rows(NamedTuple):
     label: str | None = None
 
 
+def is_place(dataset):
+    """Whether what --dataset names is a folder or a video itself, on this machine."""
+    return "://" not in dataset and (Path(dataset).is_dir() or dataset.lower().endswith(SUFFIXES))
+
+
 def rows_of(dataset, split):
     """The Rows of what --dataset names; `split` is that of one on the hub.
 

@@ -229,6 +229,15 @@ def test_seconds_of_clips_are_known_before_they_are_decoded(clips, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_an_interrupt_while_modules_load_is_one_line(clips):
+    """The first module that takes long to load interrupts."""
+    (clips / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    for start in (["-m", "actalign"], ["-c", "import sys; from actalign.__main__ import main; sys.exit(main())"]):
+        ran = subprocess.run([sys.executable, *start, "clips"], capture_output=True, text=True, check=False,
+                             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(clips), str(ROOT)])})
+        assert (ran.returncode, ran.stderr) == (130, "interrupted\n")
+
+
 # From Python
 
 

@@ -191,6 +191,8 @@ REFUSED = {
     "no options": (["clips", "--domain", "d"], ["has no options", "--options"]),
     "no domain": (["clips", "--options", "a", "b"], ["has no domain", "--domain"]),
     "an empty options file": (["clips", "--domain", "d", "--options", "empty.txt"], ["--options: has no options"]),
+    "a folder for a folder": (["clips", "--videos_dir", "empty"], ["--videos_dir empty", "clips is no dataset"]),
+    "a folder for a video": (["clips/a.mp4", "--videos_dir", "empty"], ["clips/a.mp4 is no dataset"]),
     "an empty name": (["", "--options", "a", "b"], ["--dataset: a name is empty"]),
     "no options file": (["clips", "--domain", "d", "--options", "nowhere.txt"], ["--options nowhere.txt", "No such"]),
     "options of another kind": (["clips", "--domain", "d", "--options", "odd.txt"], ["--options odd.txt", "decode"]),
