@@ -30,7 +30,12 @@ class OwnSubactions:
                              "JSON") from None
         self._by_id, pairs = {}, []  # {(id, folded key): phases}
         if text.lstrip().startswith("["):
-            for one in read_subactions(path):
+            try:
+                generated = read_subactions(path)
+            except InputError as error:
+                raise InputError(f"--subactions {path}: is no generated_subactions.json ({error}); write text, or "
+                                 "{option: [phases]} in JSON") from None
+            for one in generated:
                 of_key = [(key, texts) for key, texts in zip(one.sample.keys, one.texts, strict=True) if texts]
                 self._by_id |= {(one.sample.id, folded_key(key)): texts for key, texts in of_key}
                 pairs += [pair for pair in of_key if pair not in pairs]

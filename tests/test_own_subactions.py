@@ -96,6 +96,7 @@ def test_what_the_file_lacks_takes_a_language_model_and_the_message_says_both_wa
     ("dunk\n  a\nDUNK\n  b", "'DUNK' twice"),
     ('{"dunk": ["a"], "layup": ["b"], "dunk": ["c"]}', "'dunk' twice"),
     ('{"dunk": ' + "[" * 100_000, "damaged JSON"),
+    ('[{"option": "dunk", "phases": ["a"]}]', "no generated_subactions.json"),
     ("[]", "is no list of samples")])
 def test_files_that_cannot_be_used_are_one_line(tmp_path, capsys, content, said):
     frames_of(tmp_path)
