@@ -1,11 +1,11 @@
 """generated_subactions.json: the ordered sub-actions of every option of every sample, and the file while it grows."""
 
-import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from actalign.artifacts import MissingItems, tell_changes
+from actalign.cells import folded_key
 from actalign.console import InputError
 from actalign.dataset import Sample, require_unique_ids, sample_from_record
 from actalign.files import Journal, read_json, write_json
@@ -116,11 +116,6 @@ def is_of(item, of_sample):
     """Whether an index's item tells the options of a SubActions."""
     told = {name: item[name] for name in ("options", "more_options") if name in item}
     return told == options_of(of_sample, item["start"])
-
-
-def folded_key(key):
-    """A key as it is compared: without regard to case, white space and how accents are encoded."""
-    return unicodedata.normalize("NFC", " ".join(key.split()).casefold())
 
 
 class GeneratedFile:
