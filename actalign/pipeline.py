@@ -122,7 +122,7 @@ def made_folder(output):
     """The Path of --output, which is there. Raises InputError."""
     try:
         Path(output).mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, FileNotFoundError, NotADirectoryError):
+    except (FileExistsError, NotADirectoryError):
         raise console.InputError(f"--output {output}: is no folder; choose another") from None
     return Path(output)
 
