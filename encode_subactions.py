@@ -14,7 +14,7 @@ from actalign.artifacts import shards
 from actalign.artifacts.writer import ArrayWriter
 from actalign.checkpoint import add_encoder_arguments, find_checkpoint, resolve_dtype
 from actalign.sentences import SUBACTION_TEMPLATE, sentence_of, sentences_of, template_with, warnings_about
-from actalign.subactions import options_of, read_subactions
+from actalign.subactions import is_of, options_of, read_subactions
 
 KIND = "subaction_embeddings"
 BATCH_SIZE = 256  # texts a forward pass on CUDA
@@ -33,15 +33,16 @@ def encode_subactions(subactions, writer, encoder, template, known):
         for sentence in distinct_sentences([of_sample], template):
             if sentence not in known:
                 known[sentence] = next(embeddings)  # which come in this order
-        rows = [known[sentence] for of_option in sentences_of(of_sample, template) for sentence in of_option]
-        writer.append(of_sample.sample.id, np.stack(rows), options=options_of(of_sample, writer.row_count))
+        rows = [known[sentence] for script in of_sample.scripts for of_option in sentences_of(script, template)
+                for sentence in of_option]
+        writer.append(of_sample.sample.id, np.stack(rows), **options_of(of_sample, writer.row_count))
     return len(unknown)
 
 
 def distinct_sentences(subactions, template):
     """The sentences of a list of SubActions, each once, in order."""
-    return list(dict.fromkeys(sentence for of_sample in subactions for of_option in sentences_of(of_sample, template)
-                              for sentence in of_option))
+    return list(dict.fromkeys(sentence for of_sample in subactions for script in of_sample.scripts
+                              for of_option in sentences_of(script, template) for sentence in of_option))
 
 
 def earlier_sentences(writer, template):
@@ -53,7 +54,8 @@ def earlier_sentences(writer, template):
     for item in writer.items.values():
         rows, domain = writer.read(item["start"], item["stop"]), item.get("domain")
         artifacts.require_checksum(writer, item, artifacts.Checksum(rows))
-        for option in item["options"] if domain is not None or template == SUBACTION_TEMPLATE else ():
+        options = [*item["options"], *item.get("more_options", ())]
+        for option in options if domain is not None or template == SUBACTION_TEMPLATE else ():
             of_option = rows[option["start"] - item["start"]:option["stop"] - item["start"]]
             name = option["key"].removesuffix(f" in {domain}")
             known.update(zip((sentence_of(template, text, name, domain) for text in option["texts"]), of_option,
@@ -90,7 +92,7 @@ def main(argv=None):
     encoded = 0
     with ArrayWriter(args.output, KIND, settings, {"model": args.model, **notes}, args.overwrite) as writer:
         again = {id for id, item in writer.items.items()
-                 if id in wanted and item["options"] != options_of(wanted[id], item["start"])}
+                 if id in wanted and not is_of(item, wanted[id])}
         known = earlier_sentences(writer, args.template) if again or wanted.keys() - writer.items.keys() else {}
         writer.follow({id: {"domain": of_sample.sample.domain, **share[id]} for id, of_sample in wanted.items()}, again)
         kept = len(writer.items)
@@ -102,7 +104,8 @@ def main(argv=None):
             from actalign.siglip import load_siglip
 
             encoder = load_siglip(checkpoint, device, batch_size, dtype)
-            for line in warnings_about(todo, encoder.tokenizer, args.template, args.model):
+            scripts = [script for of_sample in todo for script in of_sample.scripts]
+            for line in warnings_about(scripts, encoder.tokenizer, args.template, args.model):
                 console.log.warning(line)
             encoded = encode_subactions(todo, writer, encoder, args.template, known)
         new, rows = len(writer.items) - kept, writer.row_count

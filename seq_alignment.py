@@ -33,10 +33,12 @@ from actalign import (
 )
 from actalign.checkpoint import add_trust_argument, find_checkpoint
 from actalign.predictions import predictions_output, publish
-from actalign.subactions import options_of, read_subactions
+from actalign.subactions import is_of, read_subactions
 
 AUTO_SMOOTH = 1 / 3  # of a phase, for --smooth auto
 LONGEST_SMOOTH = 10**6  # frames or seconds
+FIRST, BEST = "first", "best"
+SCRIPTS = (FIRST, "mean", BEST)
 MOST_ORDERS = 10_000
 MOST_Z = 1000
 ALL = "all"  # of --alignment
@@ -52,7 +54,7 @@ def join(subactions, video, texts):
     samples, not_scored = [], {}
     for of_sample in subactions:
         id = of_sample.sample.id
-        if id in texts and texts.item(id)["options"] != options_of(of_sample, texts.item(id)["start"]):
+        if id in texts and not is_of(texts.item(id), of_sample):
             raise console.InputError(f"{texts.path}: sample {id} was encoded from other sub-actions; run "
                                      "encode_subactions.py again")
         if of_sample.lacking:
@@ -77,9 +79,21 @@ def smoothing(text):
     return text if kind is float else value
 
 
+def scripts_of(item, how):
+    """S lists of what an index's item says of its K options, a list a script; how: one of SCRIPTS.
+
+    As many scripts as every option has, the first of each.
+    """
+    by_key = {option["key"]: [option] for option in item["options"]}
+    for option in item.get("more_options", ()) if how != FIRST else ():
+        by_key.get(option["key"], []).append(option)
+    return [list(script) for script in zip(*by_key.values(), strict=False)]
+
+
 def phase_length(sample, video, texts):
     """T/M of one sample, with the mean M of its options."""
-    return video.length(sample.id) * len(sample.options) / texts.length(sample.id)
+    return video.length(sample.id) * len(sample.options) / sum(
+        len(option["texts"]) for option in texts.item(sample.id)["options"])
 
 
 def window_of(sample, video, texts, smooth):
@@ -97,27 +111,26 @@ def window_of(sample, video, texts, smooth):
     return max(1, round(min(float(smooth[:-1]) * video.frame_rate(sample.id), LONGEST_SMOOTH)))
 
 
-def similarities(sample, video, texts, smooth, kinds, device="cpu", scale=None, of=None):
+def similarities(sample, video, texts, smooth, kinds, device="cpu", scale=None, of=None, scripts="first"):
     """For each of the similarities `kinds`, the K matrices (T, M) of one sample's options in their order.
 
-    of: the id of another sample, whose options it is then
-
+    of: the id of another sample, whose options it is then    scripts: one of SCRIPTS; of several scripts it is S * K
     smooth: what `smoothing` gives; scale: (logit_scale, logit_bias) instead of those that came with the embeddings
     Raises InputError if frames cancel out within a smoothing window.
     """
     scale = scale or (video.meta["logit_scale"], video.meta["logit_bias"])
     window = window_of(sample, video, texts, smooth)
     frames = alignment.smooth(video.embeddings(sample.id), window)  # (T, D)
-    rows, item = texts.embeddings(of or sample.id), texts.item(of or sample.id)
-    cosines = alignment.cosines(frames, rows, device)
+    item = texts.item(of or sample.id)
+    options, start = [option for script in scripts_of(item, scripts) for option in script], item["start"]
+    cosines = alignment.cosines(frames, texts.embeddings(item["id"])[:options[-1]["stop"] - start], device)
     lost = np.flatnonzero(~np.isfinite(cosines.numpy()).all(axis=1))
     if len(lost):
         raise console.InputError(f"{video.path}: frame {lost[0]} of sample {sample.id} has no direction within the "
                                  f"smoothing window of {window} frames; choose another --smooth")
     for kind in kinds:
         whole = alignment.similarity_of(cosines, *scale, kind)
-        yield [np.ascontiguousarray(whole[:, option["start"] - item["start"]:option["stop"] - item["start"]])
-               for option in item["options"]]
+        yield [np.ascontiguousarray(whole[:, option["start"] - start:option["stop"] - start]) for option in options]
 
 
 def on_all_cores(function, samples, what="samples"):
@@ -126,20 +139,37 @@ def on_all_cores(function, samples, what="samples"):
         return list(console.progress(len(samples), what, iterable=pool.map(function, samples)))
 
 
-def predict(samples, method, matrices_of, with_paths=False, with_order=False):
+def combined(values, K, scripts, scores):
+    """(K,) of S * K options' values and scores: the mean over the scripts, or what the best-scored script has."""
+    values = values.reshape(-1, K)
+    return values.mean(axis=0) if scripts != BEST else values[scores.reshape(-1, K).argmax(axis=0), np.arange(K)]
+
+
+def align_scripts(matrices, K, method, with_paths, orders, scripts):
+    """(alignment.Aligned of S * K matrices, its scores (K,), its Contrast of K options or None)."""
+    found = alignment.align(matrices, method.alignment, with_paths, orders, in_contrast=method.orders > 0)
+    order = found.order and alignment.Contrast(*(combined(of, K, scripts, found.scores) for of in found.order))
+    return found, combined(found.scores, K, scripts, found.scores), order
+
+
+def predict(samples, method, matrices_of, with_paths=False, with_order=False, scripts="first"):
     """Score every option of every sample by an alignment.Method; one Prediction for each of `samples`, in order.
 
     matrices_of: function of a sample and of similarities, as `similarities`
     with_paths, with_order: whether paths and phases are needed, and what tells how sure the answer is
+    scripts: one of SCRIPTS, as for `matrices_of`; paths are those of the first one
     """
     orders = alignment.orders_told(method, with_order)
 
     def score(sample):
         [matrices] = matrices_of(sample, [method.similarity])
-        found = alignment.align(matrices, method.alignment, with_paths, orders, in_contrast=method.orders > 0)
+        K = len(sample.options)
+        found, scores, order = align_scripts(matrices, K, method, with_paths, orders, scripts)
         return evaluation.Prediction(
-            sample, *found, None if found.paths is None else [*map(phases.phases_of, matrices, found.paths)],
-            confidence.confidence_of(found.order.z, np.argmax(found.scores)) if orders else None)
+            sample, scores, found.paths and found.paths[:K], order,
+            found.paths and [*map(phases.phases_of, matrices, found.paths)],
+            confidence.confidence_of(order.z, np.argmax(scores)) if orders else None,
+            by_script=found.scores.reshape(-1, K) if len(matrices) > K else None)
 
     return on_all_cores(score, samples)
 
@@ -151,7 +181,11 @@ def matrices_by(args, video, texts):
         other = find_checkpoint(args.scale_from, args.trust_pickle_weights)
         scale = other.logit_scale, other.logit_bias
     device = console.pick_device(args.device or "cpu")  # which loads torch
-    return lambda sample, kinds, of=None: similarities(sample, video, texts, args.smooth, kinds, device, scale, of)
+
+    def matrices_of(sample, kinds, of=None):
+        return similarities(sample, video, texts, args.smooth, kinds, device, scale, of, args.scripts)
+
+    return matrices_of
 
 
 def worker(args):
@@ -175,7 +209,7 @@ def predict_on_ray(args, samples, *how):
     return [predictions[n] for n in range(len(samples))]
 
 
-def chance_threshold(samples, method, matrices_of):
+def chance_threshold(samples, method, matrices_of, scripts="first"):
     """(z, where it comes from): what the best of options that do not fit exceeds in one sample of twenty.
 
     Every sample is scored against the options of another one that shares none with it; where there are no such
@@ -191,11 +225,13 @@ def chance_threshold(samples, method, matrices_of):
         K = int(np.median([len(sample.options) for sample in samples]))
         return confidence.chance_threshold(K), f"what chance orders of {K} options exceed in one of twenty"
 
+    lengths = {sample.id: len(sample.options) for sample in samples}
+
     def best_z(sample):
         [matrices] = matrices_of(sample, [method.similarity], of=others[sample.id])
-        found = alignment.align(matrices, method.alignment, False, alignment.orders_told(method, True),
-                                method.orders > 0)
-        return found.order.z[np.argmax(found.scores)]
+        _, scores, order = align_scripts(matrices, lengths[others[sample.id]], method, False,
+                                         alignment.orders_told(method, True), scripts)
+        return order.z[np.argmax(scores)]
 
     z = on_all_cores(best_z, [sample for sample in samples if sample.id in others], "samples with others' options")
     return (float(np.quantile(z, 1 - confidence.PASSED_BY_CHANCE)),
@@ -229,7 +265,7 @@ def judge(predictions, method, args, matrices_of):
         predictions = confidence.calibrate(predictions)
     if args.reject:
         samples = [prediction.sample for prediction in predictions]
-        threshold, origin = (chance_threshold(samples, method, matrices_of) if args.reject == "auto"
+        threshold, origin = (chance_threshold(samples, method, matrices_of, args.scripts) if args.reject == "auto"
                              else (float(args.reject), origin))
         predictions = confidence.reject(predictions, threshold)
     return (predictions, confidence.lines(predictions, args.calibrate, threshold, origin),
@@ -240,7 +276,7 @@ def phases_records(prediction, video, texts):
     """The phases.records of each of a Prediction's K options."""
     id = prediction.sample.id
     return [phases.records(of_option, option["texts"], video.timestamps(id))
-            for of_option, option in zip(prediction.phases, texts.item(id)["options"], strict=True)]
+            for of_option, option in zip(prediction.phases, texts.item(id)["options"], strict=False)]
 
 
 def smoothing_note(samples, video, texts, smooth):
@@ -273,6 +309,9 @@ def method_of(args):
     if method.alignment == "unordered" and method.orders:
         raise console.InputError("--alignment unordered: ignores order, so that its contrast is always 0; give "
                                  "--contrast 0 with it")
+    if args.scripts != FIRST and (args.alignment == ALL or args.controls):
+        raise console.InputError(f"--scripts {args.scripts}: --alignment all and --controls look at one script; leave "
+                                 "them or --scripts out")
     if method.alignment == "unordered" and (args.calibrate or args.reject or args.phases):
         raise console.InputError("--alignment unordered: has no path and no order to judge by; leave --calibrate, "
                                  "--reject and --phases out, or choose another")
@@ -303,6 +342,9 @@ def parse_args(argv=None):
     add("--contrast", type=console.number(int, 0, MOST_ORDERS), nargs="?", const=alignment.ORDERS, metavar="N",
         help="instead of the method's: score by how much better the sub-actions align than in N random orders of "
              "them, or in all where these are no more (N: %(const)s; 0: no contrast)")
+    add("--scripts", choices=SCRIPTS, default=FIRST,
+        help="score an option that has several scripts by the first one, by the mean of their scores or by the best "
+             "of them, and tell how much they disagree (default: %(default)s)")
     add("--controls", action="store_true",
         help="tell by domain what is lost when clips run backwards, when sub-actions are shuffled, and when order is "
              "ignored: what order is worth")
@@ -364,7 +406,8 @@ def main(argv=None):
         del subactions  # of 100,000 samples they take most of a gigabyte, and the index of `texts` holds them too
         settings = {"name": method.alignment, "similarity": method.similarity, "contrast": method.orders,
                     "smooth": args.smooth, **{flag: value for flag, value in vars(args).items()
-                                              if flag in ("scale_from", "calibrate", "reject") and value}}
+                                              if flag in ("scale_from", "calibrate", "reject") and value},
+                    **({"scripts": args.scripts} if args.scripts != FIRST else {})}
         compared = comparison.read_all_compared(args.compare, samples, settings)
         frames = report.open_pictures(args, video)
         report.require_samples(args.samples or (), samples, not_scored)
@@ -373,25 +416,32 @@ def main(argv=None):
         def phases_of(prediction):
             return phases_records(prediction, video, texts)
 
+        def options_of(prediction):
+            return [option for script in scripts_of(texts.item(prediction.sample.id), args.scripts)
+                    for option in script]
+
         stopwatch = console.Stopwatch()
         with_paths = bool(args.output or args.report or args.figures or args.phases)
-        how = with_paths, bool(args.calibrate or args.reject)
+        how = with_paths, bool(args.calibrate or args.reject), args.scripts
         predictions = (predict_on_ray(args, samples, method, *how) if args.ray and samples else
                        predict(samples, method, matrices_of, *how))
         notes, threshold = [], None
         if predictions:
             notes = [f"{method}; {smoothing_note(samples, video, texts, args.smooth)}; "
                      f"{stopwatch.rate(len(samples))} samples/s", *phases.lines(predictions, video),
+                     *evaluation.script_lines(predictions, args.scripts),
                      *comparison.lines(settings, predictions, compared)]
         if predictions and predictions[0].order:
             predictions, more, threshold = judge(predictions, method, args, matrices_of)
             notes += more
         phases_of = phases_of if predictions and predictions[0].phases else None
+        found = phases.found_counts(predictions, options_of) if phases_of else []
+        notes += phases.found_lines(found)
         beside = {other.name: list(other.predictions.values()) for other in compared}
         sources = {"subactions": {"path": args.subactions, "fingerprint": files.fingerprint(args.subactions)},
                    "video_embeddings": video.source(), "subaction_embeddings": texts.source()}
         publish(args.output, comparison.method_name(settings), settings, sources, predictions, not_scored, ids, beside,
-                notes, phases_of)
+                notes, phases_of, found)
         if args.videonet:
             videonet.write_results(args.videonet, predictions)
         if args.phases:
@@ -401,8 +451,8 @@ def main(argv=None):
         if args.report or args.figures:
             report.write(args, report.Run(
                 settings, predictions, not_scored, video, texts, frames, compared,
-                lambda sample: next(matrices_of(sample, [method.similarity])), tried, without_order, sources,
-                threshold))
+                lambda sample: next(matrices_of(sample, [method.similarity]))[:len(sample.options)], tried,
+                without_order, sources, threshold, found))
 
 
 if __name__ == "__main__":

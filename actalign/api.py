@@ -13,6 +13,7 @@ from actalign import alignment, confidence, phases, pipeline
 from actalign.console import InputError
 from actalign.files import write_json
 
+MOST_SCALE = 20  # SigLIP stores 4.7; its exponential, 110, would make every similarity 0 or 1
 Classified = namedtuple("Classified", "answers report")
 
 
@@ -27,8 +28,10 @@ def classify(clips, options=None, domain=None, subactions=None, model=None, outp
     """
     folder = Path(output or tempfile.mkdtemp(prefix="actalign-"))
     if isinstance(subactions, dict):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "own_subactions.json", subactions)
+        try:
+            write_json(pipeline.made_folder(folder) / "own_subactions.json", subactions)
+        except TypeError as error:
+            raise InputError(f"subactions: {error}; give {{option: [phases in order]}}, all of them texts") from None
         subactions = folder / "own_subactions.json"
     given = {"options": options, "domain": domain, "subactions": subactions, "model": model, "output": folder, **flags}
     argv = _texts(clips)
@@ -37,10 +40,9 @@ def classify(clips, options=None, domain=None, subactions=None, model=None, outp
             argv += [f"--{flag}", *([] if value is True else _texts(value))]
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            args = pipeline.parse_args(argv)
+            made = pipeline.run_all(pipeline.parse_args(argv))
         except SystemExit:  # argparse has said what is wrong
             raise InputError(f"classify: cannot use {' '.join(argv)}; the lines above say why") from None
-        made = pipeline.run_all(args)
     return Classified(pipeline.read_answers(made), made["report"])
 
 
@@ -69,16 +71,38 @@ class Scores:
 
 
 def align(frame_embeddings, subaction_embeddings, logit_scale, logit_bias, method="published", smooth=1):
-    """The Scores of one clip's frames (T, D) against K options, a list of (M, D): arrays of your own, of any length.
+    """The Scores of one clip's frames (T, D) against K options, a list of (M, D): arrays or tensors, of any length.
 
-    logit_scale, logit_bias: as the SigLIP checkpoint stores them; method: a name or alignment.Method; smooth: frames
-    Raises ValueError if an array is empty or a row has no direction.
+    logit_scale, logit_bias: as the SigLIP checkpoint stores them, the scale as a logarithm
+    method: a name or alignment.Method    smooth: frames
+    Raises ValueError if one of them cannot be used, as an array that is empty or has a row without direction.
     """
-    method = alignment.METHODS.get(method, method)
-    frames = alignment.smooth(np.ascontiguousarray(frame_embeddings, dtype=np.float32), smooth)
-    cosines = [alignment.cosines(frames, np.ascontiguousarray(rows)) for rows in subaction_embeddings]
+    method, logit_scale, logit_bias = alignment.METHODS.get(method, method), float(logit_scale), float(logit_bias)
+    if not isinstance(method, alignment.Method):
+        raise ValueError(f"method {method!r}: is none of {', '.join(alignment.METHODS)} and no alignment.Method")
+    if not abs(logit_scale) < MOST_SCALE:
+        raise ValueError(f"logit_scale {logit_scale}: is no logarithm as SigLIP's checkpoints store it, such as 4.7")
+    if not (isinstance(smooth, int) and smooth > 0):
+        raise ValueError(f"smooth {smooth!r}: is no number of frames from 1 on")
+    frames = _rows(frame_embeddings, "frame_embeddings")
+    options = [_rows(rows, f"subaction_embeddings[{k}]", frames.shape[1])
+               for k, rows in enumerate(subaction_embeddings)]
+    if not options:
+        raise ValueError("subaction_embeddings: is empty; give an array (M, D) for every option")
+    frames = alignment.smooth(frames, smooth)
+    cosines = [alignment.cosines(frames, rows) for rows in options]
     matrices = [np.ascontiguousarray(alignment.similarity_of(of_option, logit_scale, logit_bias, method.similarity))
                 for of_option in cosines]
     found = alignment.align(matrices, method.alignment, True, alignment.orders_told(method, True), method.orders > 0)
     return Scores(found.scores, found.paths, found.paths and [*map(phases.phases_of, matrices, found.paths)],
                   found.order.p, confidence.confidence_of(found.order.z, np.argmax(found.scores)))
+
+
+def _rows(values, what, D=None):
+    """An array (rows, D) of float32, of whatever a model gives; raises ValueError if it is empty or none."""
+    if hasattr(values, "detach"):  # a tensor of any type, on any device
+        values = values.detach().float().cpu()
+    array = np.ascontiguousarray(values, dtype=np.float32)
+    if array.ndim != 2 or 0 in array.shape or D not in (None, array.shape[1]):
+        raise ValueError(f"{what}: has shape {array.shape}, not ({'T' if D is None else 'M'}, {D or 'D'})")
+    return array

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import math
 import re
+import unicodedata
 
 from actalign.console import InputError
 from actalign.files import parse_json
@@ -21,18 +22,28 @@ def parse_choices(choices, where):
     A number is taken off only where it counts the options, so "360 flip" stays whole.
     Raises InputError if there is no option or an empty one.
     """
-    from actalign.subactions import folded_key  # which imports this module
     if isinstance(choices, str):
         choices = _list_of_text(choices.strip())
-    if not isinstance(choices, list | tuple) or not choices:
+    if (not isinstance(choices, list | tuple) or not choices
+            or any(isinstance(choice, list | tuple | dict) for choice in choices)):
         raise InputError(f"{where}: has no options; give `choices` as a list or as lines \"1. name\", or --options")
-    labels = tuple(re.sub(rf"^\s*{position}[.)](?!\d)\s*", "", "" if choice is None else str(choice)).strip()
+    labels = tuple(name_of("" if choice is None else str(choice), position)
                    for position, choice in enumerate(choices, start=1))
     if "" in labels:
         raise InputError(f"{where}: option {labels.index('') + 1} is empty; name it or take it out")
     if len(set(map(folded_key, labels))) < len(labels):
         raise InputError(f"{where}: has two options that are the same but for case: {', '.join(labels)}; rename one")
     return labels
+
+
+def folded_key(key):
+    """A name or key as it is compared: without regard to case, white space and how accents are encoded."""
+    return unicodedata.normalize("NFC", " ".join(key.split()).casefold())
+
+
+def name_of(text, position):
+    """An option's name without the bullet, or the number that is its position, before it."""
+    return re.sub(rf"^\s*([-*\u2022]\s+|{position}[.)](?!\d)\s*)", "", text).strip()
 
 
 def _list_of_text(text):
@@ -67,12 +78,13 @@ def parse_answer(answer, labels, where):
         return None
     name, number = None, answer
     if isinstance(answer, str):
-        name = answer.strip().lower()
+        name = folded_key(answer)
         with contextlib.suppress(ValueError):
             number = float(answer)
-    found = [k for k, label in enumerate(labels) if label.lower() == name or (k + 1 == number and number is not True)]
+    found = [k for k, label in enumerate(labels)
+             if folded_key(label) == name or (k + 1 == number and number is not True)]
     if len(found) != 1:
-        problem = "fits two options" if found else "is out of range"
+        problem = "fits two options" if found else "is none of the options"
         raise InputError(f"{where}: answer {answer!r} {problem}; give 1 to {len(labels)}, an option's name, or nothing")
     return found[0]
 

@@ -243,7 +243,7 @@ class Tokenizer:
                 known = "".join(self._tokenizer.convert_ids_to_tokens(ordinary))
                 is_unknown = 2 * sum(map(str.isalnum, known)) < max(1, sum(map(str.isalnum, text)))
             tokens = np.array(ids[:self._length - 1], np.int64).tobytes()  # the last one read ends every text
-            readings.append(Reading(tokens, len(ids) > self._length, is_unknown))
+            readings.append(Reading(tokens, len(ids) > self._length, is_unknown, len(ids)))
         return readings
 
 
@@ -253,3 +253,4 @@ class Reading(NamedTuple):
     tokens: bytes  # two texts with the same have the same embedding
     is_cut: bool  # it has more tokens than the checkpoint reads
     is_unknown: bool  # fewer than half of its letters and digits are in tokens of the vocabulary, or nothing of it is
+    length: int  # tokens

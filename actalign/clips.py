@@ -327,7 +327,9 @@ def say(outcome, what, output, may_be_empty=False):
                     f"({console.some_of(failed)})")
     console.say(f"{done} clips {what}, {kept} were there already, {len(failed)} failed -> {output}")
     if not done + kept and not may_be_empty:
-        raise console.StageError("no clip could be processed; nothing was written")
+        missing = artifacts.missing_path(output)
+        [why, *_] = [entry["reason"] for entry in files.read_json(missing)] if missing.exists() else ["there is none"]
+        raise console.StageError(f"no clip could be processed ({why}); nothing was written")
     if bugs:
         raise console.StageError(f"{bugs[0]}; {len(bugs)} clips met such a bug of this program: report it, "
                                  "and run the same command again once it is mended")

@@ -127,6 +127,7 @@ class Cluster:
         """What a Worker returns of each of {number: task}, as it comes."""
         context = self._ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
+        # Pickled as Ray does it between its processes; nothing of it is stored, or comes from anybody else.
         rows = [{"number": number, "task": pickle.dumps(task)} for number, task in tasks.items()]
         return self._ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             Worker, fn_constructor_args=(module, args, self._threads, os.getcwd()), num_cpus=self._threads,

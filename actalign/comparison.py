@@ -102,6 +102,7 @@ def mcnemar(first, second):
     good, each of these samples would fall to either side like a coin.
     Source: McNemar 1947; the exact form as in Fagerland, Lydersen and Laake 2013, section 2.
     """
+    first, second = int(first), int(second)  # numpy's overflow
     n = first + second
     tail = sum(comb(n, i) for i in range(min(first, second) + 1))
     return min(2 * tail / 2**n, 1.0)  # the quotient of two whole numbers, however large they are

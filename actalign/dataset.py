@@ -5,11 +5,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actalign.cells import NUMBER, parse_answer, parse_choices, parse_phases, parse_seconds, separator_of
+from actalign.cells import NUMBER, folded_key, parse_answer, parse_choices, parse_phases, parse_seconds, separator_of
 from actalign.console import InputError, log, some_of
 from actalign.files import reason_of
 from actalign.masks import MASK_FIELDS, Masks, masks_of_row
-from actalign.rows import OWN_FIELDS, READERS, TEXTS, TIMES, rows_of, text_of
+from actalign.rows import OWN_FIELDS, READERS, TEXTS, TIMES, is_place, rows_of, text_of
 
 ACTION_ATLAS = "mrsalehi/ActionAtlas-v1.0"
 MOST_LEVELS = 32  # of lists and objects in a row; ActionAtlas's masks have seven
@@ -113,12 +113,15 @@ def load(args):
     if args.videos_dir and not args.videos_dir.is_dir():
         raise InputError(f"--videos_dir {args.videos_dir}: no such folder; give one that is there")
     args.dataset = args.dataset or [ACTION_ATLAS]
+    if args.videos_dir and (there := [one for one in args.dataset if is_place(one)]):
+        raise InputError(f"--videos_dir {args.videos_dir}: is for paths in datasets, and {there[0]} is no dataset but "
+                         "videos; run it apart, or leave --videos_dir out")
     options = args.options
     if options and len(options) == 1:
         [options] = options
         if Path(options).is_file() or options.endswith(".txt"):
             try:
-                options = text_of(options)
+                options = text_of(options, "Windows-1252")
             except (OSError, ValueError) as error:
                 raise InputError(f"--options {options}: cannot be read ({reason_of(error)}); give a text file with an "
                                  "option a line") from None
@@ -130,7 +133,7 @@ def load_samples(datasets, split="test", options=None, domain=None):
 
     Raises InputError if one cannot be read, a row has no domain or options, an answer is out of range, or ids repeat.
     """
-    if options:
+    if options is not None:
         parse_choices(options, "--options")
     found = [rows_of(one, split) for one in ([str(datasets)] if isinstance(datasets, str | Path) else datasets)]
     _complete(found, options, domain)
@@ -170,6 +173,10 @@ def _choices_of(row):
 def _complete(found, options, domain):
     """Give the rows of a list of Rows what they lack: options and domain as given, and what their answers tell."""
     rows = [row for of_one in found for row in of_one.rows]
+    for flag, is_unused in (("options", options and all(map(_choices_of, rows))),
+                            ("domain", domain and all(_has(row, "domain") for row in rows))):
+        if is_unused:
+            log.info("%s: --%s is not used, since every row has its own", some_of([one.source for one in found]), flag)
     for row in rows:
         if options and not _choices_of(row):
             row["choices"] = options
@@ -189,7 +196,7 @@ def _take_answers_as_options(found):
     names, rows = defaultdict(dict), [(row, of_one.label or "answer") for of_one in found for row in of_one.rows]
     for row, label in rows:
         if (name := _text(row, label)) and not NUMBER.fullmatch(name):
-            names[_text(row, "domain")].setdefault(name.lower(), name)
+            names[_text(row, "domain")].setdefault(folded_key(name), name)
     if names:
         for row, _ in rows:
             row["choices"] = sorted(names[_text(row, "domain")].values())
@@ -201,8 +208,8 @@ def _take_as_answer(found):
     """Have the `label` column of Rows be the answer, if it names an option in every row that has one."""
     source, rows, label = found.source, found.rows, found.label
     for number, row in enumerate(rows, start=1):
-        options = map(str.lower, parse_choices(_choices_of(row), f"{source}, row {number}"))
-        if _has(row, label) and _text(row, label).lower() not in options:
+        options = map(folded_key, parse_choices(_choices_of(row), f"{source}, row {number}"))
+        if _has(row, label) and folded_key(_text(row, label)) not in options:
             log.info("%s: %s is not taken as the answer, since that of row %d is none of the options", source, label,
                      number)
             return

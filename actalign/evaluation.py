@@ -22,6 +22,7 @@ class Prediction:
 
     paths  each (cells, 2) of (t, m)          order  the alignment.Contrast    phases  phases.Phases of each
     confidence  of the best one, in 0..1      is_none  whether none of the options fits
+    by_script  (S, K) scores, where options have several scripts; `phases` are then S * K
     """
 
     sample: Sample
@@ -31,6 +32,7 @@ class Prediction:
     phases: Sequence | None = None
     confidence: float | None = None
     is_none: bool = False
+    by_script: np.ndarray | None = None
 
     def __post_init__(self):
         count = len(self.sample.options)
@@ -142,6 +144,23 @@ def print_results(name, predictions, not_scored, compared=None):
     if tied:
         say(f"ties: in {len(tied)} samples the best score is shared and the first such option was taken "
             f"({some_of(tied)})")
+
+
+def script_lines(predictions, how):
+    """What the terminal says of how much the scripts of options disagree; how: what was made of their scores."""
+    several = [one for one in predictions if one.by_script is not None]
+    if not several:
+        return [] if how == "first" else [f"--scripts {how}: no sample has several scripts of all of its options"]
+    counts = sorted({len(one.by_script) for one in several})
+    same, apart, leads = np.mean([(np.ptp(one.by_script.argmax(axis=1)) == 0, one.by_script.std(axis=0).mean(),
+                                   one.by_script.mean(axis=0).std()) for one in several], axis=0)
+    known = [one for one in several if one.is_right is not None]
+    alone = ", ".join(f"{100 * np.mean([one.by_script[n].argmax() == one.sample.answer for one in known]):.1f}"
+                      for n in range(counts[0]) if known)
+    counts = "-".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
+    return [f"{how} of {counts} scripts in {len(several)} samples: each alone takes the same option in "
+            f"{100 * same:.1f}%{alone and f', and is right in {alone}%'}; an option's scores are {score_text(apart)} "
+            f"apart, the options' {score_text(leads)} (standard deviations)"]
 
 
 def grouped(pairs):

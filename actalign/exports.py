@@ -21,6 +21,8 @@ MOST_NAME = 150  # characters of a file name, of 255 bytes that file systems tak
 COLUMNS = ("id", "domain", "option_index", "option", "is_prediction", "is_answer", "subaction_index", "subaction",
            "start", "end", "first_frame", "last_frame", "inside", "outside", "found")
 
+FOUND_COLUMNS = ("option", "script", "subaction_index", "subaction", "clips", "found")
+
 
 class Timeline(NamedTuple):
     """The phases of one sample's option."""
@@ -146,10 +148,10 @@ def write_phases_csv(folder, timelines):
         for one in timelines for m, phase in enumerate(one.phases)))
 
 
-def write_csv(path, rows):
-    """A table of phases; rows: dicts with the keys COLUMNS, of which those without a value may lack."""
+def write_csv(path, rows, columns=COLUMNS):
+    """A table, of phases unless said; rows: dicts with the keys `columns`, of which those without a value may lack."""
     with replacing(path) as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -41,7 +41,7 @@ FILTERED = re.compile("content.?(filter|policy|management|exists risk)|moderatio
 QUOTA = re.compile("credit balance|(any|more|of|insufficient) credits?|insufficient.(balance|quota|funds)|billing"
                    "|budget.{0,10}exceeded|exceeded your current quota", re.IGNORECASE)
 KEY = re.compile(r"api.?key|unauthori[sz]ed|authenticat|authorization|credentials", re.IGNORECASE)
-PARTS = re.compile("(?P<temperature>temperature)|(?P<limit>max_completion_tokens|max_tokens)|"
+PARTS = re.compile(r"(?P<temperature>temperature)|(?P<seed>\bseed\b)|(?P<limit>max_completion_tokens|max_tokens)|"
                    "(?P<format>response_?format|json_object|schema|grammar)", re.IGNORECASE)
 HEADER_VARIABLES = {"OPENAI_ORG_ID": "[!-~]*", "OPENAI_PROJECT_ID": "[!-~]*",  # and what they may hold
                     "OPENAI_CUSTOM_HEADERS": r"((?i:(?!content-length|transfer-enc))[\w-]+:[ -~]*\r?(\n|$))*"}
@@ -86,7 +86,7 @@ class _Judgement:
     is_unexplained: bool = False
 
 
-def request_choices(temperature, schema, max_tokens=None):
+def request_choices(temperature, schema, max_tokens=None, seed=None):
     """What a request may say besides its question: {part: [arguments]}.
 
     It says the first of each part, and the next where a server rejects that. schema: the JSON schema of the answer.
@@ -94,7 +94,7 @@ def request_choices(temperature, schema, max_tokens=None):
     strict = {"name": "subactions", "strict": True, "schema": schema}
     formats = [{"type": "json_schema", "json_schema": strict},  # OpenAI's
                {"type": "json_object", "schema": schema}, {"type": "json_object"}]  # llama.cpp's server's, others'
-    return {"temperature": [{"temperature": temperature}, {}],
+    return {"temperature": [{"temperature": temperature}, {}], "seed": [{"seed": seed}, {}] if seed else [{}],
             "limit": [{"max_completion_tokens": max_tokens}, {"max_tokens": max_tokens}, {}] if max_tokens else [{}],
             "format": [*({"response_format": format} for format in formats), {}]}
 
@@ -129,8 +129,8 @@ class LanguageModel:
         """The temperature that the server is asked with, None once it has rejected it."""
         return self._choices["temperature"][0].get("temperature")
 
-    def ask(self, prompt):
-        """The model's Answer.
+    def ask(self, prompt, seed=None, varied=None):
+        """The model's Answer; where it is to be another one, by a seed or, if the server takes none, a varied prompt.
 
         Rate limits, lost connections and server errors are tried again, after the pause that the server asks for or
         growing ones; not by the client, which retries used-up quotas as well, and whose pauses cannot be ended.
@@ -140,8 +140,10 @@ class LanguageModel:
         tries = guessed = 0  # guessed: response formats left out for this question, since they may be what is wrong
         while not self.stopped.is_set():
             shared = self._choices
-            choices = {**shared, "format": shared["format"][guessed:] or [{}]}
-            found = self._found(prompt, choices, tries)
+            takes_seed = seed and shared["seed"][0]
+            choices = {**shared, "format": shared["format"][guessed:] or [{}],
+                       "seed": [{"seed": seed} if takes_seed else {}]}
+            found = self._found(varied if seed and not takes_seed else prompt, choices, tries)
             tries += 1
             is_answer = isinstance(found.outcome, Answer)
             if found.pause is not None and tries < TRIES:
@@ -392,7 +394,15 @@ def words_of(body):
 
 
 def read_answer(body):
-    """The Answer in the JSON of a chat completion. Raises NoAnswer if the model refused or a filter withheld it."""
+    """The Answer in the JSON of a chat completion, the first choice that says something.
+
+    Raises NoAnswer if the model refused or a filter withheld it.
+    """
+    choices = answer_part(body, "choices")
+    if isinstance(choices, list) and len(choices) > 1:
+        messages = [answer_part(choice, "message") for choice in choices]
+        spoken = [n for n, message in enumerate(messages) if isinstance(message, dict) and _text_of(message)]
+        body = {**body, "choices": choices[spoken[0] if spoken else 0:]}
     message, reason = answer_part(body, "choices", 0, "message"), answer_part(body, "choices", 0, "finish_reason")
     raw = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
     if refusal := answer_part(message, "refusal"):

@@ -1,10 +1,13 @@
 """Sub-actions that a person wrote, as text or JSON, and how a sample's options find theirs."""
 
 import difflib
+import json
 import re
 
+from actalign.cells import name_of
 from actalign.console import InputError, some_of
-from actalign.files import parse_json, read_bytes, reason_of
+from actalign.files import reason_of
+from actalign.rows import text_of
 from actalign.subactions import folded_key, read_subactions
 
 BULLET = re.compile(r"^([-*\u2022]|\d+[.)])\s+")
@@ -21,24 +24,30 @@ class OwnSubactions:
     def __init__(self, path):
         self.path = path
         try:
-            text = read_bytes(path).decode("utf-8-sig")
+            text = text_of(path, "Windows-1252")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"--subactions {path}: cannot be read ({reason_of(error)}); give a text file in UTF-8, or "
                              "JSON") from None
         self._by_id, pairs = {}, []  # {(id, folded key): phases}
         if text.lstrip().startswith("["):
-            for one in read_subactions(path):
+            try:
+                generated = read_subactions(path)
+            except InputError as error:
+                raise InputError(f"--subactions {path}: is no generated_subactions.json ({error}); write text, or "
+                                 "{option: [phases]} in JSON") from None
+            for one in generated:
                 of_key = [(key, texts) for key, texts in zip(one.sample.keys, one.texts, strict=True) if texts]
                 self._by_id |= {(one.sample.id, folded_key(key)): texts for key, texts in of_key}
                 pairs += [pair for pair in of_key if pair not in pairs]
         elif text.lstrip().startswith("{"):
             try:
-                pairs = [*parse_json(text).items()]
-            except ValueError as error:
+                pairs = json.loads(text, object_pairs_hook=list)  # names that occur twice included
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"--subactions {path}: is damaged JSON ({error}); mend it or write text") from None
         else:
             pairs = _pairs_of_text(text, path)
         self.names = [name for name, _ in pairs]  # as they are written
+        self.is_free = not self._by_id  # whether a name may stand without its domain
         if not pairs:
             raise InputError(f"--subactions {path}: names no option; write one on a line, its phases indented below it")
         self._by_name = {}
@@ -80,7 +89,7 @@ def _pairs_of_text(text, path):
         if not line.strip():
             continue
         if not line[0].isspace():
-            pairs.append((line.strip().rstrip(":"), []))
+            pairs.append((name_of(line, len(pairs) + 1).rstrip(":"), []))
         elif pairs:
             pairs[-1][1].append(BULLET.sub("", line.strip()))
         else:

@@ -8,8 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from actalign import tables
 from actalign.compilation import compiled
+from actalign.exports import FOUND_COLUMNS
 
+MOST_NEVER, MOST_TEXT = 10, 60  # sub-actions that are never found, and characters of one, on the terminal
 TOLERANCE = 0.3  # seconds by which a border may be off and still count as told right
 
 
@@ -78,6 +81,33 @@ def records(phases, texts, timestamps=None):
     return [{"subaction": text, "start": _known(start), "end": _known(end), "first_frame": None if first < 0 else first,
              "last_frame": None if last < 0 else last, "inside": _known(inside), "outside": _known(outside),
              "found": found} for text, (first, last), (start, end), (inside, outside), found in rows]
+
+
+def found_counts(predictions, options_of):
+    """A dict with the keys FOUND_COLUMNS for every sub-action, the most seldom found first.
+
+    Of all clips that have its option, the answer or not, in how many a phase is found. options_of: function from a
+    Prediction to what the index says of the options whose phases it has
+    """
+    counts = {}
+    for one in predictions:
+        for option, of_option in zip(options_of(one), one.phases, strict=True):
+            for m, (text, found) in enumerate(zip(option["texts"], of_option.found, strict=True)):
+                count = counts.setdefault((option["key"], option.get("script", 0), m, text), [0, 0])
+                count[0] += 1
+                count[1] += int(found)
+    rows = [dict(zip(FOUND_COLUMNS, (*what, *count), strict=True)) for what, count in counts.items()]
+    return sorted(rows, key=lambda row: (row["found"] / row["clips"], -row["clips"]))
+
+
+def found_lines(rows):
+    """What the terminal says of `found_counts`: how many are never found, and the first of these."""
+    never = [row for row in rows if not row["found"]]
+    said = [f"sub-actions: {len(rows) - len(never)} of {len(rows)} are found in a clip, {len(never)} never"
+            + (" (generate_subactions.py --repair asks again for those that its check finds):" if never else "")]
+    said += [f"  0 of {row['clips']} clips: {tables.shortened(row['subaction'], MOST_TEXT)!r} ({row['option']})"
+             for row in never[:MOST_NEVER]]
+    return said + [f"  and {len(never) - MOST_NEVER} more"] * (len(never) > MOST_NEVER) if rows else []
 
 
 def _known(value):

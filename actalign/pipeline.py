@@ -18,6 +18,7 @@ from actalign.checkpoint import SO400M, add_trust_argument, frame_needs
 from actalign.download import Videos
 from actalign.files import read_json
 from actalign.own_subactions import OwnSubactions
+from actalign.subactions import folded_key
 
 FILES = {"frames": "processed_dataset.npy", "video": "video_embeddings.npy", "subactions": "generated_subactions.json",
          "texts": "encoded_subactions.npy", "baseline": "baseline_predictions.json", "predictions": "predictions.json",
@@ -36,8 +37,8 @@ def commands(folder, dataset, encoder, subactions=(), method=()):
     at = {name: str(Path(folder) / file) for name, file in FILES.items()}
     return [
         ("process_data", [*dataset, "--output", at["frames"]]),
-        ("encode_videos", ["--input", at["frames"], "--output", at["video"], *encoder]),
         ("generate_subactions", ["--input", at["frames"], "--output", at["subactions"], *subactions]),
+        ("encode_videos", ["--input", at["frames"], "--output", at["video"], *encoder]),  # when no phases are missing
         ("encode_subactions", ["--subactions", at["subactions"], "--output", at["texts"], *encoder]),
         ("baseline", ["--input_dataset", at["frames"], "--video_embeddings", at["video"], *encoder,
                       "--output", at["baseline"]]),
@@ -47,9 +48,11 @@ def commands(folder, dataset, encoder, subactions=(), method=()):
 
 
 def run(stages):
-    """Run stages as `commands` gives them; raises what they raise."""
-    for script, flags in stages:
-        stage = importlib.import_module(script)
+    """Run stages as `commands` gives them; raises what they raise, of flags that they do not take before the first."""
+    modules = [importlib.import_module(script) for script, _ in stages]
+    for stage, (_, flags) in zip(modules, stages, strict=True):
+        stage.parse_args(flags)
+    for stage, (script, flags) in zip(modules, stages, strict=True):
         is_here = Path(stage.__file__).parent == Path.cwd()
         console.say("", f"$ python {f'{script}.py' if is_here else f'-m {script}'} {shlex.join(flags)}")
         stage.main.__wrapped__(flags)
@@ -96,13 +99,10 @@ def answer_lines(answers):
 
 def run_all(args):
     """Run what the parsed flags ask for; returns {name: path} of FILES. Raises InputError and StageError."""
-    folder = Path(args.output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise console.InputError(f"--output {folder}: is no folder; choose another") from None
+    folder = made_folder(args.output)
     needs = frame_needs(args.model, args.trust_pickle_weights)
-    options = args.options or (own_options(args) if args.subactions else [])
+    own = OwnSubactions(args.subactions) if args.subactions else None  # before all else, if it cannot be read
+    options = args.options or (own_options(own, args.domain) if own else [])
     decoding = ["--dataset", *args.clips, *flags_of(args, "domain", "videos_dir")]
     decoding += ["--options", *options] if options else []
     decoding += ["--image_size", str(needs.image_size), "--resample", needs.resample]
@@ -111,8 +111,20 @@ def run_all(args):
     encoder = ["--model", args.model, *trust, *flags_of(args, "device")]
     asking = flags_of(args, "subactions", "base_url")
     asking += ["--model", args.language_model] if args.language_model else []
-    run(commands(folder, decoding, encoder, asking, flags_of(args, "method", "reject")))
+    stages = commands(folder, decoding, encoder, asking, flags_of(args, "method", "reject"))
+    for _, flags in stages[:4]:
+        flags += ["--overwrite"] if args.overwrite else []
+    run(stages)
     return {name: folder / file for name, file in FILES.items()}
+
+
+def made_folder(output):
+    """The Path of --output, which is there. Raises InputError."""
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise console.InputError(f"--output {output}: is no folder; choose another") from None
+    return Path(output)
 
 
 def flags_of(args, *names):
@@ -121,11 +133,12 @@ def flags_of(args, *names):
     return [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
 
 
-def own_options(args):
-    """The options that a file of one's own sub-actions names, for clips that come with none."""
-    ending = f" in {args.domain}".casefold()
-    return [name[:-len(ending)] if name.casefold().endswith(ending) else name
-            for name in OwnSubactions(args.subactions).names]
+def own_options(own, domain):
+    """The options that an OwnSubactions names, once each, for clips that come with none."""
+    ending = f" in {domain}".casefold()
+    names = [name[:-len(ending)] if name.casefold().endswith(ending) else name for name in own.names
+             if own.is_free or name.casefold().endswith(ending)]
+    return [*{folded_key(name): name for name in names}.values()]
 
 
 def rate_flags(args, decoding, needs, frames):
@@ -139,7 +152,7 @@ def rate_flags(args, decoding, needs, frames):
         return ["--fps", args.fps]
     if console.pick_device(args.device).type != "cpu":
         return []
-    if frames.exists():
+    if frames.exists() and not args.overwrite:
         rate = artifacts.read_index(frames, "frames")["meta"].get("fps")
         return ["--fps", f"{rate:g}"] if rate else []
     seconds = clip_seconds(decoding)
@@ -188,6 +201,7 @@ def parse_args(argv=None):
         help=f"frames a second, or all; auto: all, or on a CPU what it can encode in {MOST_MINUTES} minutes, at least "
              f"{LEAST_RATE} (default: %(default)s)")
     add_trust_argument(parser)
+    console.add_overwrite_argument(parser)
     console.add_device_argument(parser)
     return parser.parse_args(argv)
 
@@ -197,6 +211,9 @@ def frame_rate(text):
     if text not in ("auto", "all"):
         console.positive_float(text)
     return text
+
+
+frame_rate.__name__ = "auto, all or number"  # as argparse says what is none
 
 
 @console.script

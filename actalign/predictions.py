@@ -9,7 +9,7 @@ from actalign.console import InputError, StageError, require_folder_of, say
 from actalign.dataset import require_unique_ids, sample_from_record
 from actalign.evaluation import Prediction, print_results, top_k
 from actalign.exports import COLUMNS as PHASE_COLUMNS
-from actalign.exports import write_csv
+from actalign.exports import FOUND_COLUMNS, write_csv
 from actalign.files import Lock, begins_with, read_json, replacing, write_json_items
 
 FORMAT = "actalign-predictions"
@@ -18,10 +18,12 @@ ORDER_COLUMNS = ("order_p", "order_z", "confidence", "none_of_these")
 COLUMNS = ("id", "domain", "option_index", "option", "score", "rank", "is_prediction", "is_answer")  # of the CSV twin
 
 
-def publish(output, name, method, sources, predictions, not_scored, ids, compared=None, notes=(), phases_of=None):
+def publish(output, name, method, sources, predictions, not_scored, ids, compared=None, notes=(), phases_of=None,
+            found=()):
     """Write what a scoring stage found to `output` unless that is None; then print it, and what it was made from.
 
     name: of the method where people read of it   ids: of all samples   notes: lines that go below the results
+    found: what phases.found_counts gives
     The others are those of `print_results` and `write_predictions`.
     Raises StageError if no sample was scored, RuntimeError unless each has one prediction or one reason why not.
     """
@@ -29,11 +31,14 @@ def publish(output, name, method, sources, predictions, not_scored, ids, compare
         raise RuntimeError("samples were joined wrongly; no result is printed")
     if output:
         write_predictions(output, method, sources, predictions, not_scored, phases_of)
+        if found:
+            write_csv(beside(output, "found"), found, FOUND_COLUMNS)
     print_results(name, predictions, not_scored, compared)
     made_from = ", ".join(f"{flag} {source['fingerprint']}" for flag, source in sources.items())
     say(*notes, f"made from {made_from}")
     if output:
-        say(f"predictions -> {output}, {csv_path(output)}" + (f", {phases_path(output)}" if phases_of else ""))
+        say(f"predictions -> {output}, {csv_path(output)}" + (f", {beside(output, 'phases')}" if phases_of else "")
+            + (f", {beside(output, 'found')}" if found else ""))
     if not predictions:
         raise StageError("no sample could be scored; the lines above say why")
 
@@ -55,6 +60,7 @@ def write_predictions(path, method, sources, predictions, not_scored, phases_of=
     write_json_items(path, header, "samples", (
         {**prediction.sample.record(), "scores": prediction.scores, "ranking": prediction.ranking,
          **({} if prediction.paths is None else {"paths": prediction.paths}),
+         **({} if prediction.by_script is None else {"script_scores": prediction.by_script}),
          **({} if prediction.order is None else {"order_p": prediction.order.p, "order_z": prediction.order.z,
                                                  "confidence": prediction.confidence,
                                                  "none_of_these": prediction.is_none}),
@@ -72,7 +78,7 @@ def write_predictions(path, method, sources, predictions, not_scored, phases_of=
                                     repr(prediction.confidence) if rank == 1 else "", prediction.is_none)
                                    if has_order else ())))
     if phases_of:
-        write_csv(phases_path(path), (
+        write_csv(beside(path, "phases"), (
             {"id": prediction.sample.id, "domain": prediction.sample.domain, "option_index": k, "option": option,
              "is_prediction": k == prediction.ranking[0],
              "is_answer": "" if prediction.sample.answer is None else k == prediction.sample.answer,
@@ -87,10 +93,10 @@ def csv_path(path):
     return Path(path).with_suffix(".csv")
 
 
-def phases_path(path):
-    """The table of phases beside the predictions at `path`: phases.csv beside predictions.json."""
+def beside(path, what):
+    """A table beside the predictions at `path`: phases.csv beside predictions.json."""
     stem = Path(path).stem
-    name = stem.replace("predictions", "phases") if "predictions" in stem else f"{stem}_phases"
+    name = stem.replace("predictions", what) if "predictions" in stem else f"{stem}_{what}"
     return Path(path).with_name(f"{name}.csv")
 
 
@@ -123,7 +129,8 @@ def predictions_output(path):
         raise InputError(f"--output {path}: .csv is the table beside the predictions; choose {twin.stem}.json")
     if Path(path).exists() and not begins_with(path, rf'\s*{{\s*"format"\s*:\s*"{FORMAT}"'):
         raise InputError(f"--output {path}: is there and holds no predictions; choose another name")
-    for table, columns in ((twin, COLUMNS), (phases_path(path), PHASE_COLUMNS)):
+    for table, columns in ((twin, COLUMNS), (beside(path, "phases"), PHASE_COLUMNS),
+                           (beside(path, "found"), FOUND_COLUMNS)):
         if table.exists() and not begins_with(table, ",".join(columns)):
             raise InputError(f"--output {path}: {table} goes beside it and has other content now; choose another name")
     return Lock(path, twin)

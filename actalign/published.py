@@ -256,7 +256,7 @@ def convert(args, kind):
                     if kind == "frames":
                         item.fields.update(about.record(), choices=list(about.labels), extra=about.extra)
                     elif kind == "subaction_embeddings":
-                        item.fields["options"] = options_of(about, writer.row_count)
+                        item.fields.update(options_of(about, writer.row_count))
                     for row in rows:
                         item.write((row if row.ndim == 1 else resize(row.transpose(1, 2, 0), args.image_size))[None])
             elif kind != "frames" and writer.items[id]["checksum"] != artifacts.Checksum(rows).hexdigest():

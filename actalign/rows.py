@@ -46,6 +46,11 @@ class Rows(NamedTuple):
     label: str | None = None
 
 
+def is_place(dataset):
+    """Whether what --dataset names is a folder or a video itself, on this machine."""
+    return "://" not in dataset and (Path(dataset).is_dir() or dataset.lower().endswith(SUFFIXES))
+
+
 def rows_of(dataset, split):
     """The Rows of what --dataset names; `split` is that of one on the hub.
 
@@ -53,6 +58,8 @@ def rows_of(dataset, split):
     """
     path = Path(dataset)
     suffix = path.suffix.lower()
+    if not dataset.strip():
+        raise InputError("--dataset: a name is empty; give a file, a folder, an address or a name on the hub")
     if "://" in dataset:
         if not WEB_ADDRESS.fullmatch(dataset):
             raise InputError(f"--dataset {dataset}: is no http or https address; give one, or a file")
@@ -75,7 +82,8 @@ def rows_of(dataset, split):
         reason = reason_of(error.__cause__ or error)[:300]
         raise InputError(f"--dataset {dataset}: cannot be read ({reason}); {advice}") from None
     if not rows:
-        raise InputError(f"{dataset}: has no rows; give a dataset with one row a clip")
+        raise InputError(f"{dataset}: has no rows; give a dataset with one row a clip, in a table below the names "
+                         "of its columns")
     if strange := [number for number, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
         raise InputError(f"{dataset}, row {strange[0]}: is no object with fields; mend it or take it out")
     rows, label = _with_known_columns(videonet.rows_of(rows, dataset), dataset)

@@ -332,9 +332,9 @@ def generate_subactions_stage(folder):
         entry["domain"] = f"sport {number}"
     url = _serve_answers()
 
-    def run(out):
+    def run(out, *more):
         return generate_subactions.main(["--input", str(frames), "--output", str(out / "generated.json"),
-                                         "--base_url", url, "--workers", "1", "--min_subactions", "2"])
+                                         "--base_url", url, "--workers", "1", "--min_subactions", "2", *more])
 
     return run, nothing_before
 
@@ -349,14 +349,20 @@ def generate_subactions_changed_stage(folder):
     return run, prepare
 
 
+def generate_subactions_repaired_stage(folder):
+    run, _ = generate_subactions_stage(folder)
+    return lambda out: run(out, "--scripts", "2") or run(out, "--repair"), nothing_before
+
+
 def _serve_answers():
     """The address of a chat server, in a process of its own that ends with this one."""
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             prompt = request["messages"][0]["content"]
-            phrases = {line[2:]: [f"{line[2:]} {m} " + "x" * 300 for m in range(20)] for line in prompt.splitlines()
-                       if line.startswith("- ")}
+            said = f"{request.get('seed')} limb" if "An earlier" in prompt else request.get("seed", "")
+            phrases = {line[2:]: [f"{'' if 'limb' in str(said) else line[2:]} {said} {m} " + "x" * 300
+                                  for m in range(20)] for line in prompt.splitlines() if line.startswith("- ")}
             message = {"role": "assistant", "content": json.dumps(phrases)}
             body = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": request["model"],
                                "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}).encode()
@@ -545,6 +551,7 @@ STAGES = {
     "merge": merge_stage,
     "generate_subactions": generate_subactions_stage,
     "generate_subactions, changed": generate_subactions_changed_stage,
+    "generate_subactions --scripts, --repair": generate_subactions_repaired_stage,
     "encode_subactions": encode_subactions_stage, "encode_subactions, edited": encode_subactions_edited_stage,
     "baseline": baseline_stage, "seq_alignment": seq_alignment_stage, "seq_alignment, again": seq_alignment_again_stage,
     "convert": convert_stage, "seq_alignment --report --figures, links": report_stage,

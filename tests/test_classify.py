@@ -1,5 +1,6 @@
 """From clips to answers: `python -m actalign`, `actalign.classify` and `actalign.align`."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from test_generate_subactions import Server
 from video_server import VideoServer
 
 import actalign
 from actalign import alignment, artifacts, pipeline
 from actalign.console import InputError, StageError
+from actalign.own_subactions import OwnSubactions
 from actalign.pipeline import Answer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,6 +130,41 @@ def test_a_correction_of_the_phases_is_one_edit(clips, capsys):
     assert "0 clips encoded" in printed
 
 
+def test_other_settings_are_refused_and_start_over_when_told(clips, capsys):
+    door("--subactions", "phases.txt")
+    assert door("--subactions", "phases.txt", "--fps", "8") == 2
+    assert "start over with --overwrite" in capsys.readouterr().err
+    assert door("--subactions", "phases.txt", "--fps", "8", "--overwrite") == 0
+    assert artifacts.read_index("out/video_embeddings.npy", "video_embeddings")["meta"]["fps"] == 8
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--subactions", "nowhere.txt", "--options", *OPTIONS], "nowhere.txt: cannot be read"),
+    (["--subactions", "phases.txt", "--reject", "often"], "argument --reject")])
+def test_what_cannot_be_used_is_said_before_any_stage(clips, capsys, flags, said):
+    with contextlib.suppress(SystemExit):
+        assert door(*flags) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err.splitlines()[-1]
+    assert "$ python" not in printed.out
+
+
+def test_phases_that_are_missing_are_told_before_frames_are_encoded(clips, capsys):
+    assert door("--options", *OPTIONS, "--subactions", "phases.txt") == 0
+    shown = re.findall(r"^\$ python (?:-m )?(\w+)", capsys.readouterr().out, re.MULTILINE)
+    assert shown.index("generate_subactions") < shown.index("encode_videos")
+
+
+@pytest.mark.parametrize(("content", "domain", "options"), [
+    ("a\n  x\nA in yoga\n  y\nb\n  z", "yoga", ["A", "b"]),
+    ("a\n  x\nA\n  x\nb in judo\n  z", "yoga", ["A", "b in judo"]),
+    (json.dumps([{"id": n, "domain": domain, "cleaned_options": ["a"], "subactions": {f"a in {domain}": ["x"]}}
+                 for n, domain in enumerate(["yoga", "judo", "yoga"])]), "Judo", ["a"])])
+def test_options_of_a_file_are_those_of_the_domain_once_each(tmp_path, content, domain, options):
+    (tmp_path / "own").write_text(content)
+    assert pipeline.own_options(OwnSubactions(tmp_path / "own"), domain) == options
+
+
 REFUSED = {
     "no clip": (["nowhere.mp4", "--domain", "d", "--options", "a", "b"], "nowhere.mp4"),
     "an empty folder": (["empty", "--domain", "d", "--options", "a", "b"], "empty"),
@@ -158,7 +196,7 @@ def test_what_cannot_be_used_is_one_line(clips, capsys, flags, said):
 def test_where_no_clip_can_be_decoded_it_fails(clips, capsys):
     assert pipeline.main(["clips/damaged.mp4", "--domain", "d", "--subactions", "phases.txt", "--model",
                           CHECKPOINT]) == 1
-    assert "no clip could be processed" in capsys.readouterr().err
+    assert "no clip could be processed (damaged.mp4: cannot be decoded" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("operations", "kept"), [(1e6, None), (20e12, 4), (400e9, 20)])
@@ -187,6 +225,15 @@ def test_seconds_of_clips_are_known_before_they_are_decoded(clips, capsys):
                              "https://example.org/x.mp4,,,d,a|b\n")
     assert pipeline.clip_seconds(["--dataset", "c.csv"]) == pytest.approx(3.88 + 1.5 + 10, abs=0.1)
     assert capsys.readouterr().err == ""
+
+
+def test_an_interrupt_while_modules_load_is_one_line(clips):
+    """The first module that takes long to load interrupts."""
+    (clips / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    for start in (["-m", "actalign"], ["-c", "import sys; from actalign.__main__ import main; sys.exit(main())"]):
+        ran = subprocess.run([sys.executable, *start, "clips"], capture_output=True, text=True, check=False,
+                             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(clips), str(ROOT)])})
+        assert (ran.returncode, ran.stderr) == (130, "interrupted\n")
 
 
 # From Python
@@ -221,6 +268,12 @@ def test_classify_raises_what_the_command_says(clips):
         actalign.classify("nowhere.mp4", OPTIONS, "gymnastics", "phases.txt", CHECKPOINT)
     with pytest.raises(InputError, match="cannot use"):
         actalign.classify("clips", OPTIONS, "gymnastics", "phases.txt", CHECKPOINT, method="magic")
+    with pytest.raises(InputError, match="cannot use"):
+        actalign.classify("clips", OPTIONS, "gymnastics", "phases.txt", CHECKPOINT, reject="often")
+    with pytest.raises(InputError, match="phases in order"):
+        actalign.classify("clips", OPTIONS, "gymnastics", {1: {"a"}}, CHECKPOINT)
+    with pytest.raises(InputError, match=r"phases\.txt: is no folder"):
+        actalign.classify("clips", OPTIONS, "gymnastics", {"a": ["b"]}, CHECKPOINT, output="phases.txt")
     with pytest.raises(StageError, match="no clip"):
         actalign.classify("clips/damaged.mp4", OPTIONS, "gymnastics", "phases.txt", CHECKPOINT)
 
@@ -255,9 +308,37 @@ def test_align_takes_any_arrays_and_methods(method):
         assert found.confidence > 0.8
 
 
-def test_align_refuses_what_has_no_direction():
-    with pytest.raises(ValueError, match="finite"):
-        actalign.align(np.zeros((3, 4)), [np.ones((2, 4))], 1.0, 0.0)
+ONES = np.ones((2, 4), np.float32)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"frame_embeddings": np.zeros((3, 4))}, "finite"),
+    ({"frame_embeddings": []}, r"frame_embeddings: has shape \(0,\)"),
+    ({"frame_embeddings": ONES[0]}, r"frame_embeddings: has shape \(4,\)"),
+    ({"frame_embeddings": ONES[None]}, r"frame_embeddings: has shape \(1, 2, 4\)"),
+    ({"subaction_embeddings": []}, "subaction_embeddings: is empty"),
+    ({"subaction_embeddings": ONES}, r"subaction_embeddings\[0\]: has shape \(4,\)"),
+    ({"subaction_embeddings": [ONES, ONES[:, :3]]}, r"subaction_embeddings\[1\]: has shape \(2, 3\), not \(M, 4\)"),
+    ({"subaction_embeddings": [ONES, []]}, r"subaction_embeddings\[1\]: has shape"),
+    ({"logit_scale": 110.0}, "logit_scale 110.0: is no logarithm"),
+    ({"logit_scale": float("nan")}, "logit_scale nan"),
+    ({"logit_bias": float("nan")}, "finite"),
+    ({"method": "magic"}, "method 'magic': is none of published, recommended"),
+    ({"smooth": 0}, "smooth 0"), ({"smooth": "auto"}, "smooth 'auto'")])
+def test_align_refuses_what_it_cannot_use(changes, said):
+    with pytest.raises(ValueError, match=said):
+        actalign.align(**{"frame_embeddings": ONES, "subaction_embeddings": [ONES], "logit_scale": 1.0,
+                          "logit_bias": 0.0, **changes})
+
+
+def test_align_takes_tensors_of_any_type_as_models_give_them():
+    rng = np.random.default_rng(0)
+    frames, texts = (torch.tensor(rng.normal(size=(n, 8)), requires_grad=True) for n in (9, 3))
+    scale, bias = torch.tensor([4.7]), torch.tensor([-16.5])
+    found = actalign.align(frames, [texts], scale, bias)
+    assert found.scores == pytest.approx(
+        actalign.align(frames.tolist(), [texts.tolist()], scale.item(), bias.item()).scores)
+    assert actalign.align(frames.bfloat16(), [texts.half()], 4.7, -16.5).scores.shape == (1,)
 
 
 def test_the_page_about_python_runs_as_it_stands(tmp_path):

@@ -31,6 +31,12 @@ def compared_with(tmp_path):
     return read
 
 
+def test_counts_of_numpy_do_not_overflow():
+    counts = np.array([140, 90])
+    assert mcnemar(*counts) == mcnemar(140, 90) == pytest.approx(0.0012, abs=1e-4)
+    assert mcnemar(*np.array([600, 700])) == mcnemar(600, 700) < 0.01
+
+
 @pytest.mark.parametrize(("first", "second"), [*itertools.product(range(6), range(6)), (0, 12), (11, 3)])
 def test_p_value_is_the_share_of_outcomes_that_differ_at_least_as_much(first, second):
     n = first + second

@@ -56,6 +56,7 @@ ROW = {"video": "clips/flip.mp4", "domain": "skateboarding", "choices": ["Kickfl
     ("""["the 'one' 'two' combination", "pass"]""", ("the 'one' 'two' combination", "pass")),
     ("""['the "one" "two" combination', 'pass']""", ('the "one" "two" combination', "pass")),
     ("""["Kickflip",\n 'Heelflip' ,"Pop"]""", ("Kickflip", "Heelflip", "Pop")),
+    ("- Kickflip\n\u2022 Heelflip\n3. Pop", ("Kickflip", "Heelflip", "Pop")),
     ("NA\nNone\nnull\nnan", ("NA", "None", "null", "nan")),
 ])
 def test_choices_are_read_and_only_numbers_that_count_them_are_taken_off(choices, labels):
@@ -65,6 +66,7 @@ def test_choices_are_read_and_only_numbers_that_count_them_are_taken_off(choices
 @pytest.mark.parametrize("choices", [
     None, "", "  \n ", [], (), "[]", " [ ] ", ["Kickflip", ""], ["Kickflip", "  "], ["Kickflip", None],
     "1. Kickflip\n2.", '["Kickflip", ""]', "['Kickflip', None]", ["1.", "2. Kickflip"], {"1": "Kickflip"}, 5, 0.5,
+    [{"name": "Kickflip"}, {"name": "Heelflip"}], [["Kickflip"], ["Heelflip"]],
 ])
 def test_choices_without_a_name_are_refused(choices):
     refusal(lambda: parse_choices(choices, "rows.csv, row 7 (id x)"), "rows.csv, row 7 (id x)", "option")
@@ -88,10 +90,11 @@ LABELS = ("Kickflip", "360 Flip", "2", "1")
 
 @pytest.mark.parametrize(("answer", "index"), [
     (None, None), (1, 0), (4, 3), (2, 1), (3.0, 2), ("4.0", 3), ("3", 2), (" 4 ", 3), ("Kickflip", 0),
-    ("  kickFLIP ", 0), ("360 flip", 1),
+    ("  kickFLIP ", 0), ("360 flip", 1), ("360  flip", 1), ("Ollie\u0301", 4),
 ])
 def test_answer_is_a_number_from_one_or_a_name(answer, index):
-    assert parse_answer(answer, ("Kickflip", "360 Flip", "Heelflip", "Pop"), "row 1") == index
+    labels = ("Kickflip", "360 Flip", "Heelflip", "Pop", "Olli\u00e9")
+    assert parse_answer(answer, labels, "row 1") == index
 
 
 @pytest.mark.parametrize("answer", [
@@ -113,7 +116,7 @@ def test_number_is_the_position_even_where_an_option_is_named_so():
     assert parse_answer(2, LABELS, "row 1") == 1
     assert parse_answer("2", ("1", "2"), "row 1") == 1  # both readings agree
     assert parse_answer("7", ("Kickflip", "7"), "row 1") == 1
-    refusal(lambda: parse_answer(7, ("Kickflip", "7"), "row 1"), "out of range")
+    refusal(lambda: parse_answer(7, ("Kickflip", "7"), "row 1"), "none of the options")
 
 
 # Rows

@@ -89,6 +89,47 @@ def test_running_again_encodes_nothing_and_adds_what_is_new(stage, monkeypatch):
     assert [item["id"] for item in read_array(stage.path, "subaction_embeddings").items] == ["a", "b"]
 
 
+def with_scripts(entries, *lengths):
+    """Entries with further scripts, of other lengths."""
+    return [{**entry, "more_subactions": [
+        {key: [f"{text} otherwise {n}" for text in texts[:length]] for key, texts in entry["subactions"].items()}
+        for n, length in enumerate(lengths)]} for entry in entries]
+
+
+def test_all_scripts_of_an_option_are_encoded_and_the_first_stays_where_it_was(stage, monkeypatch):
+    entries = make_entries(OPTIONS)
+    assert stage(entries) == 0
+    first = rows_of(stage)
+    seen = count_encoded(monkeypatch)
+    assert stage(with_scripts(entries[:1], 2, 3) + entries[1:]) == 0  # half of the samples
+    assert len(seen) == len(set(seen)) == 2 * 2 + 2 * 3
+    artifact = read_array(stage.path, "subaction_embeddings")
+    item = artifact.item("a")
+    assert "more_options" not in artifact.item("b")
+    assert [(option["key"], option["script"], len(option["texts"])) for option in item["more_options"]] == [
+        (f"{option} in sport", n + 1, length) for n, length in enumerate((2, 3)) for option in OPTIONS["a"]]
+    assert np.array_equal(artifact.embeddings("a")[:6], first["a"])
+    assert item["stop"] - item["start"] == 6 + 2 * 2 + 2 * 3
+    seen.clear()
+    assert stage(with_scripts(entries[:1], 2) + entries[1:]) == 0  # one of them is gone
+    assert seen == []
+    assert len(read_array(stage.path, "subaction_embeddings").item("a")["more_options"]) == 2
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda more: more.pop(), lambda more: more[0].update(script=None), lambda more: more[1].update(script=[1]),
+    lambda more: more[1].update(key=more[0]["key"]), lambda more: more[0].update(start=0), lambda more: more.append(1)])
+def test_rows_of_scripts_that_do_not_fit_their_texts_are_refused(stage, capsys, spoil):
+    assert stage(with_scripts(make_entries(OPTIONS), 2)) == 0
+    index = stage.path.with_suffix(".json")
+    content = json.loads(index.read_text())
+    spoil(content["items"][0]["more_options"])
+    index.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert stage(with_scripts(make_entries(OPTIONS), 2)) == 2
+    assert "does not tell the options of sample a and their rows" in capsys.readouterr().err
+
+
 def test_changed_subactions_are_encoded_and_the_others_kept(stage, monkeypatch, tmp_path):
     entries = make_entries(OPTIONS)
     assert stage(entries) == 0

@@ -1397,14 +1397,15 @@ def test_check_tells_what_is_missing_repeated_or_too_long(tmp_path, checkpoint, 
     del entries[1]["subactions"]["lay-up in sport"]
     path = tmp_path / "generated.json"
     path.write_text(json.dumps(entries))
-    assert generate_subactions.main(["--check", str(path), "--text_model", str(checkpoint)]) == 0
+    assert generate_subactions.main(["--check", str(path), "--text_model", str(checkpoint), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert "a, dunk: 1 of 10 phrases are repeated" in printed
-    assert f"a, hook shot: too long: '{'x' * 30}'" in printed
-    assert "b, lay-up: 0 phrases, at least 10 are needed" in printed
+    assert "a, dunk in sport: 1 of 10 phrases are repeated" in printed
+    assert f"a, hook shot in sport: too long: '{'x' * 30}' (31)" in printed
+    assert "b, lay-up in sport: 0 phrases, at least 10 are needed" in printed
     assert "2 samples with 3 options; 3 options to look at" in printed
-    assert generate_subactions.main(["--check", str(path), "--text_model", "no/such-model"]) == 0
+    assert generate_subactions.main(["--check", str(path)]) == 0
     assert "lengths estimated" in capsys.readouterr().out
+    assert generate_subactions.main(["--check", str(path), "--text_model", "no/such-model"]) == 2
 
 
 def test_two_hundred_samples_in_parallel_killed_halfway_and_rerun_ask_nothing_twice(tmp_path, server, root):
@@ -1436,6 +1437,109 @@ def test_two_hundred_samples_in_parallel_killed_halfway_and_rerun_ask_nothing_tw
     assert 100 <= len(answered) < 200
     assert not any(f"- move {id.removeprefix('clip-')} one\n" in asked_again for id in answered)
     assert (tmp_path / "killed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+@pytest.mark.parametrize("before", [[{}], [{"message": {"content": ""}}], [{"message": None}, "x"],
+                                    [{"message": {"reasoning_content": "hm"}, "finish_reason": "length"}],
+                                    [{"message": {"content": None, "refusal": "no"}, "finish_reason": "stop"}]])
+def test_of_several_choices_the_first_that_says_something_is_taken(stage, server, before):
+    server.answer = lambda prompt, count: (200, {"choices": [
+        *before, {"message": {"content": good_reply(prompt)}, "finish_reason": "stop"},
+        {"message": {"content": "another one"}}]})
+    assert stage() == 0
+    assert len(server.requests) == 3
+
+
+# Several scripts
+
+
+def in_other_words(prompt, count):
+    """A good reply that no other one is the same as."""
+    return good_reply(prompt).replace(' 3"', f' 3, look {count}"')
+
+
+def seeds(server):
+    return [request.get("seed") for request in server.requests]
+
+
+def test_scripts_are_asked_for_by_seed_and_stand_beside_the_first(stage, server, capsys):
+    assert stage() == 0
+    first = json.loads(stage.path.read_text())
+    server.requests.clear()
+    server.answer = in_other_words
+    assert stage("--scripts", "3") == 0
+    assert seeds(server) == [1, 1, 1, 2, 2, 2]
+    assert "3 samples generated, 0 were there already, 0 failed" in capsys.readouterr().out
+    entries = json.loads(stage.path.read_text())
+    assert [entry["subactions"] for entry in entries] == [entry["subactions"] for entry in first]
+    assert [[len(script) for script in entry["more_subactions"]] for entry in entries] == [[2, 2], [2, 2], [1, 1]]
+    scripts = [[script.texts for script in of_sample.scripts] for of_sample in read_subactions(stage.path)]
+    assert all(len(set(of_sample)) == 3 for of_sample in scripts)
+    before = stage.path.read_bytes()
+    assert stage("--scripts", "3") == stage("--scripts", "2") == stage() == 0
+    assert len(server.requests) == 6
+    assert stage.path.read_bytes() == before
+
+
+def test_only_the_scripts_that_lack_are_asked_for(stage, server, capsys):
+    server.answer = lambda prompt, count: in_other_words(prompt, count) if count < 5 else "no"
+    assert stage("--scripts", "2", "--attempts", "1") == 0
+    assert "1 samples generated, 0 were there already, 2 failed (b, c; " in capsys.readouterr().out
+    missing = json.loads((stage.folder / "generated_subactions.missing.json").read_text())
+    assert [entry["id"] for entry in missing] == ["b", "c"]
+    server.requests.clear()
+    server.answer = in_other_words
+    assert stage("--scripts", "2") == 0
+    assert seeds(server) == [1, 1]
+    assert not (stage.folder / "generated_subactions.missing.json").exists()
+    entries = json.loads(stage.path.read_text())
+    del entries[0]["more_subactions"][0]["hook shot in sport"]
+    stage.path.write_text(json.dumps(entries))
+    assert stage("--scripts", "2") == 0
+    assert len(server.requests) == 3
+    assert "- hook shot\n" in server.prompts[-1]
+    assert "- jump shot\n" not in server.prompts[-1]
+
+
+def test_a_server_without_seeds_is_asked_in_other_words_from_then_on(stage, server, capsys):
+    def answer(prompt, count):
+        refused = an_error(400, "unknown parameter", param="seed")
+        return refused if "seed" in server.requests[count - 1] else in_other_words(prompt, count)
+
+    server.answer = answer
+    assert stage("--scripts", "2") == 0
+    assert seeds(server) == [None] * 3 + [1] + [None] * 3
+    varied = ["This is description 2 of these actions" in prompt for prompt in server.prompts]
+    assert varied == [False] * 4 + [True] * 3
+    assert "does not take this seed" in capsys.readouterr().err
+    prompts = {entry["generated_with"]["prompt"] for entry in json.loads(stage.path.read_text())}
+    assert not any("description 2" in prompt for prompt in prompts)
+
+
+def test_an_answer_that_repeats_an_earlier_script_is_asked_for_again_and_never_taken(stage, server):
+    server.answer = lambda prompt, count: (in_other_words if "take other words" in prompt else good_reply)(
+        *([prompt, count] if "take other words" in prompt else [prompt]))
+    assert stage("--scripts", "2") == 0
+    assert len(server.requests) == 3 + 6
+    server.answer = lambda prompt, count: good_reply(prompt)
+    assert stage("--scripts", "3") == 1
+    assert len(server.requests) == 9 + 3 * ATTEMPTS
+    assert all(len(of_sample.scripts) == 2 for of_sample in read_subactions(stage.path))
+
+
+def test_a_batch_asks_for_all_scripts(stage, capsys):
+    batch, results = stage.folder / "batch.jsonl", stage.folder / "results.jsonl"
+    assert stage("--scripts", "2", "--batch", str(batch)) == 0
+    requests = [json.loads(line) for line in batch.read_text().splitlines()]
+    assert [request["body"].get("seed") for request in requests] == [None] * 3 + [1] * 3
+    assert len({request["custom_id"] for request in requests}) == 6
+    answers = [{"custom_id": request["custom_id"], "response": {"status_code": 200, "body": completion(
+        {"content": in_other_words(request["body"]["messages"][0]["content"], n)})[1]}}
+        for n, request in enumerate(requests)]
+    write_lines(results, answers)
+    assert stage("--scripts", "2", "--batch_results", str(results)) == 0
+    assert [len(of_sample.scripts) for of_sample in read_subactions(stage.path)] == [2, 2, 2]
+    assert not any(script.lacking for of_sample in read_subactions(stage.path) for script in of_sample.scripts)
 
 
 # Following the dataset

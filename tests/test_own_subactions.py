@@ -29,8 +29,10 @@ PUBLISHED = [{"id": "a", "domain": "basketball", "cleaned_options": ["dunk", "la
 
 @pytest.mark.parametrize("content", [
     TEXT.encode(), b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode(),
+    TEXT.replace("Dunk", "1. Dunk").replace("LAYUP", "- LAYUP").encode("utf-16"),
     json.dumps({"dunk": DUNK, "Layup in Basketball": LAYUP}).encode(), json.dumps(PUBLISHED).encode()],
-    ids=["text", "text with a mark and CRLF", "json by option", "a generated file"])
+    ids=["text", "text with a mark and CRLF", "options with number and bullet, UTF-16", "json by option",
+         "a generated file"])
 def test_every_form_gives_the_same_phases(tmp_path, content):
     (tmp_path / "own").write_bytes(content)
     assert OwnSubactions(tmp_path / "own").of(SAMPLE) == {"dunk": DUNK, "layup": LAYUP}
@@ -92,6 +94,9 @@ def test_what_the_file_lacks_takes_a_language_model_and_the_message_says_both_wa
     ('{"dunk": "both feet"}', "'dunk' has no phases"),
     ('{"dunk"', "damaged JSON"),
     ("dunk\n  a\nDUNK\n  b", "'DUNK' twice"),
+    ('{"dunk": ["a"], "layup": ["b"], "dunk": ["c"]}', "'dunk' twice"),
+    ('{"dunk": ' + "[" * 100_000, "damaged JSON"),
+    ('[{"option": "dunk", "phases": ["a"]}]', "no generated_subactions.json"),
     ("[]", "is no list of samples")])
 def test_files_that_cannot_be_used_are_one_line(tmp_path, capsys, content, said):
     frames_of(tmp_path)
@@ -103,7 +108,7 @@ def test_files_that_cannot_be_used_are_one_line(tmp_path, capsys, content, said)
 
 def test_no_file_and_no_text(tmp_path, capsys):
     frames_of(tmp_path)
-    (tmp_path / "own.txt").write_bytes(b"\xff\xfe\x00d")
+    (tmp_path / "own.txt").write_bytes(b"\x81\xff")
     flags = ["--input", str(tmp_path / "frames.npy"), "--output", str(tmp_path / "t.json"), "--subactions"]
     for name in ("own.txt", "nothing.txt"):
         assert generate_subactions.main([*flags, str(tmp_path / name)]) == 2

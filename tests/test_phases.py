@@ -1,6 +1,7 @@
 """Phases: which frames, when, found or not, and against the truth."""
 
 import itertools
+from types import SimpleNamespace
 
 import mir_eval
 import numpy as np
@@ -104,3 +105,25 @@ def test_errors_of_borders_are_those_of_mir_eval():
         labels = np.searchsorted(borders, times[within], side="right") - 1
         owners = np.concatenate([[m] * (last - first + 1) for m, (first, last) in enumerate(found.frames)])[within]
         assert right.mean() == pytest.approx(np.mean(labels == owners), abs=1e-9)
+
+
+def test_what_is_found_is_counted_over_all_clips_the_most_seldom_first():
+    def one(*found):
+        return SimpleNamespace(phases=[SimpleNamespace(found=np.array(of)) for of in found])
+
+    x, y = {"key": "x in sport", "texts": ["runs", "jumps"]}, {"key": "y in sport", "texts": ["falls"]}
+    again = {"key": "y in sport", "texts": ["falls"], "script": 1}
+    rows = phases.found_counts([one([True, False], [True]), one([True, False], [False]), one([False, True], [True])],
+                               lambda prediction: [x, y])
+    assert [(row["option"], row["subaction_index"], row["found"], row["clips"]) for row in rows] == [
+        ("x in sport", 1, 1, 3), ("x in sport", 0, 2, 3), ("y in sport", 0, 2, 3)]
+    assert phases.found_lines(rows) == ["sub-actions: 3 of 3 are found in a clip, 0 never"]
+    rows = phases.found_counts([one([True, True], [True], [False])], lambda prediction: [x, y, again])
+    assert [row["script"] for row in rows if not row["found"]] == [1]
+    first, second = phases.found_lines(rows)
+    assert first.startswith("sub-actions: 3 of 4 are found in a clip, 1 never (")
+    assert second == "  0 of 1 clips: 'falls' (y in sport)"
+    rows = [{**rows[0], "subaction": str(n)} for n in range(12)]
+    assert len(phases.found_lines(rows)) == 12
+    assert phases.found_lines(rows)[-1] == "  and 2 more"
+    assert phases.found_lines([]) == []

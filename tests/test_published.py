@@ -321,7 +321,7 @@ def test_files_of_the_published_script_are_checked_and_completed(tmp_path, capsy
         assert generate_subactions.main(["--check", str(path), "--min_subactions", "3"]) == 0
         lacking = [line for line in capsys.readouterr().out.splitlines() if "0 phrases, at least 3 are needed" in line]
         options = {capitals: [], without_json: OPTIONS["b"], empty_phrase: ["dunk"]}[change]
-        assert [line.split(":")[0] for line in lacking] == [f"b, {option}" for option in options]
+        assert [line.split(":")[0] for line in lacking] == [f"b, {option} in sport" for option in options]
         assert generate_subactions.main(["--input", str(tmp_path / "processed_dataset.npy"), "--output", str(path),
                                          "--dry_run", "--min_subactions", "3"]) == 0
         asked = capsys.readouterr().out

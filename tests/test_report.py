@@ -1,6 +1,7 @@
 """What the report holds: which samples, their similarity, paths and pictures, the summary, and what is refused."""
 
 import base64
+import csv
 import io
 import json
 import re
@@ -484,3 +485,14 @@ def test_samples_that_were_not_scored_are_named_on_the_page(tmp_path):
     assert seq_alignment.main([*arguments, "--report", str(tmp_path / "r.html")]) == 0
     assert "1: <bdi>not among the generated sub-actions</bdi> (<bdi>plain</bdi>)" in (
         tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_what_is_never_found_is_on_the_page(tmp_path):
+    flags, page = make_run(tmp_path, {"one": 12, "two": 9}), tmp_path / "report.html"
+    assert seq_alignment.main([*flags, "--report", str(page), "--output", str(tmp_path / "predictions.json")]) == 0
+    rows = list(csv.DictReader((tmp_path / "found.csv").open(encoding="utf-8", newline="")))
+    text = page.read_text(encoding="utf-8")
+    assert f"of {len(rows)} sub-actions are found in a clip" in text
+    assert text.count('data-label="Clips">') == len(rows)
+    assert seq_alignment.main([*flags, "--alignment", "unordered", "--report", str(page)]) == 0
+    assert "What is found" not in page.read_text(encoding="utf-8")

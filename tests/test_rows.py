@@ -67,6 +67,8 @@ SPELLINGS = {
                   "end_timestamp, labels as choices", "class is read as the answer"]),
     "other synonyms": ("a.csv", spell(header=("PATH", "domain", "Candidates", "Label", "Start-Time", "end_time")),
                        ["PATH as video", "Label is read as the answer"]),
+    "the answer in other signs": ("a.csv", spell(answer="CAFE\u0301  dance").replace(b"answer", b"label"),
+                                  ["label is read as the answer"]),
     "the answer by number": ("a.csv", spell(answer="2"), []),
     "JSON": ("a.json", json.dumps(json_rows()).encode(), ["path as video", "Label is read"]),
     "JSON lines with a mark": ("a.jsonl", "\n".join(map(json.dumps, json_rows())).encode("utf-8-sig"),
@@ -132,7 +134,7 @@ def test_several_datasets_of_every_kind_are_one_and_names_that_they_share_are_nu
 
 
 @pytest.mark.parametrize(("content", "encoding"), [("{0}\n\n{1}\n", "utf-8"), ("1. {0}\r\n2. {1}", "utf-8-sig"),
-                                                   ("{0} | {1}\n", "utf-16")])
+                                                   ("{0} | {1}\n", "utf-16"), ("- {0}\n- {1}", "windows-1252")])
 def test_options_come_from_a_text_file_too(clips, tmp_path, content, encoding):
     (tmp_path / "options.txt").write_bytes(content.format(*OPTIONS).encode(encoding))
     for options in (tmp_path / "options.txt", "|".join(OPTIONS)):
@@ -163,6 +165,14 @@ def test_an_action_that_names_an_option_is_the_answer_and_stays_the_action(tmp_p
     assert (sample.answer, sample.action) == (1, "Crow")
 
 
+def test_options_and_a_domain_that_no_row_needs_are_said_to_be_unused(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("video,domain,choices\n1.mp4,yoga,tree|crow\n2.mp4,,tree|crow\n")
+    load_samples(str(tmp_path / "a.csv"), options=OPTIONS, domain="dance")
+    said = capsys.readouterr().err
+    assert "a.csv: --options is not used, since every row has its own" in said
+    assert "--domain" not in said
+
+
 def test_a_single_option_is_warned_of(tmp_path, capsys):
     (tmp_path / "a.csv").write_text('video,domain,choices\n1.mp4,yoga,"tree, crow"\n2.mp4,yoga,tree|crow\n')
     load_samples(str(tmp_path / "a.csv"))
@@ -180,6 +190,10 @@ REFUSED = {
     "an option twice": (["clips", "--domain", "d", "--options", "Dunk", "dunk"], ["--options", "Dunk, dunk"]),
     "no options": (["clips", "--domain", "d"], ["has no options", "--options"]),
     "no domain": (["clips", "--options", "a", "b"], ["has no domain", "--domain"]),
+    "an empty options file": (["clips", "--domain", "d", "--options", "empty.txt"], ["--options: has no options"]),
+    "a folder for a folder": (["clips", "--videos_dir", "empty"], ["--videos_dir empty", "clips is no dataset"]),
+    "a folder for a video": (["clips/a.mp4", "--videos_dir", "empty"], ["clips/a.mp4 is no dataset"]),
+    "an empty name": (["", "--options", "a", "b"], ["--dataset: a name is empty"]),
     "no options file": (["clips", "--domain", "d", "--options", "nowhere.txt"], ["--options nowhere.txt", "No such"]),
     "options of another kind": (["clips", "--domain", "d", "--options", "odd.txt"], ["--options odd.txt", "decode"]),
     "no answer but numbers": (["numbers.csv"], ["numbers.csv, row 1", "no options"]),
@@ -193,6 +207,7 @@ def test_what_is_no_dataset_is_refused_in_one_line(clips, monkeypatch, arguments
     Path("empty").mkdir()
     Path("odd.txt").write_bytes(b"\x81\xff")
     Path("odd.doc").touch()
+    Path("empty.txt").touch()
     Path("numbers.csv").write_text("video,domain,label\na.mp4,yoga,1\n")
     refusal(lambda: load("--dataset", *arguments), *parts)
 

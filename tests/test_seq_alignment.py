@@ -1,5 +1,6 @@
 """Stage 6: smoothing, similarity, dynamic time warping, joining by id, and the script's results."""
 
+import csv
 import hashlib
 import json
 import re
@@ -23,7 +24,7 @@ from actalign.artifacts import read_array
 from actalign.artifacts.writer import ArrayWriter
 from actalign.checkpoint import find_checkpoint
 from actalign.console import InputError
-from actalign.subactions import read_subactions
+from actalign.subactions import options_of, read_subactions
 
 OPTIONS = {"a": ["hook shot", "jump shot", "dunk"], "b": ["dunk", "lay-up"], "c": ["jump shot", "dunk", "hook shot"]}
 LENGTHS = {"a": 20, "b": 7, "c": 31}
@@ -475,3 +476,107 @@ def test_an_alignment_from_outside_is_used_by_the_stage_its_report_and_its_figur
         assert entry["paths"] == [path.tolist() for _, path in expected]
     assert "middle" in (folder / "report.html").read_text(encoding="utf-8")
     assert (folder / "figures" / "a.png").stat().st_size
+
+
+# Several scripts
+
+
+def with_scripts(entries, *lengths):
+    """Entries with further scripts, of other lengths."""
+    return [{**entry, "more_subactions": [
+        {key: [f"{text} otherwise {n}" for text in texts[:length]] for key, texts in entry["subactions"].items()}
+        for n, length in enumerate(lengths)]} for entry in entries]
+
+
+def write_scripts(stage, entries):
+    """The entries' file, and made-up embeddings of all of their scripts."""
+    write_entries(stage.folder / "generated.json", entries)
+    with ArrayWriter(stage.folder / "encoded_subactions.npy", "subaction_embeddings", CHECKPOINT,
+                     {"model": "made-up"}, overwrite=True) as writer:
+        for of_sample in read_subactions(stage.folder / "generated.json"):
+            rows = [random_rows(1, text, 0)[0] for script in of_sample.scripts for texts in script.texts
+                    for text in texts]
+            writer.append(of_sample.sample.id, np.stack(rows), **options_of(of_sample, writer.row_count))
+
+
+def predicted(stage, *more):
+    path = stage.folder / "predictions.json"
+    assert stage("--output", str(path), *more) == 0
+    return {sample["id"]: sample for sample in json.loads(path.read_text())["samples"]}
+
+
+@pytest.mark.parametrize("method", [[], ["--method", "recommended"]])
+def test_scores_of_an_options_scripts_are_averaged_or_the_best_is_taken(stage, capsys, method):
+    alone = []
+    for n in range(3):  # each as if it were the only one
+        entries = with_scripts(stage.entries, 3, 2)
+        write_scripts(stage, [{**entry, "subactions": [entry["subactions"], *entry["more_subactions"]][n],
+                               "more_subactions": []} for entry in entries])
+        alone.append(predicted(stage, *method))
+    write_scripts(stage, with_scripts(stage.entries, 3, 2))
+    first, mean, best = (predicted(stage, *method, "--scripts", how) for how in ("first", "mean", "best"))
+    for id in OPTIONS:
+        scores = np.array([one[id]["scores"] for one in alone])
+        assert first[id]["scores"] == alone[0][id]["scores"]
+        assert "script_scores" not in first[id]
+        assert mean[id]["scores"] == pytest.approx(scores.mean(axis=0))
+        assert best[id]["scores"] == pytest.approx(scores.max(axis=0))
+        assert np.array(mean[id]["script_scores"]) == pytest.approx(scores)
+        assert mean[id]["paths"] == first[id]["paths"]
+        z = np.array([one[id]["order_z"] for one in alone])
+        assert [phase["subaction"] for phase in mean[id]["phases"][0]] == [
+            phase["subaction"] for phase in first[id]["phases"][0]]
+        assert np.shape(mean[id]["order_z"]) == z[0].shape
+    printed = capsys.readouterr().out
+    assert "mean of 3 scripts in 3 samples: each alone takes the same option in " in printed
+    assert len(re.search(r"and is right in ([\d., ]+)%", printed)[1].split(",")) == 3
+
+
+def test_half_the_samples_may_have_more_scripts_and_an_option_that_lacks_some_counts_for_all(stage, capsys):
+    entries = with_scripts(stage.entries[:2], 2, 3) + stage.entries[2:]
+    del entries[1]["more_subactions"][1]["dunk in sport"]
+    write_scripts(stage, entries)
+    found = predicted(stage, "--scripts", "mean")
+    assert {id: len(one.get("script_scores", [0])) for id, one in found.items()} == {"a": 3, "b": 2, "c": 1}
+    assert "mean of 2-3 scripts in 2 samples" in capsys.readouterr().out
+    write_scripts(stage, stage.entries)
+    assert "script_scores" not in predicted(stage, "--scripts", "mean")["a"]
+    assert "no sample has several scripts of all of its options" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [["--reject", "auto"], ["--contrast", "4", "--reject", "0"], ["--phases", "phases"],
+                                  ["--report", "report.html"]])
+@pytest.mark.parametrize("how", ["mean", "best"])
+def test_what_a_run_tells_besides_goes_with_several_scripts(stage, monkeypatch, more, how):
+    monkeypatch.chdir(stage.folder)
+    write_scripts(stage, with_scripts(stage.entries, 3, 2))
+    assert stage("--scripts", how, *more) == 0
+
+
+@pytest.mark.parametrize("more", [["--alignment", "all"], ["--controls"]])
+def test_what_looks_at_one_script_is_refused_with_several(stage, capsys, more):
+    assert stage("--scripts", "mean", *more) == 2
+    assert "look at one script; leave them or --scripts out" in capsys.readouterr().err
+
+
+def test_scripts_that_were_not_encoded_are_refused(stage, capsys):
+    write_entries(stage.folder / "generated.json", with_scripts(stage.entries, 2))
+    assert stage() == 2
+    assert "run encode_subactions.py again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "scripts"), [([], 1), (["--scripts", "mean"], 3)])
+def test_how_often_each_sub_action_is_found_is_told_and_written(stage, capsys, flags, scripts):
+    write_scripts(stage, with_scripts(stage.entries, 3, 2))
+    found = predicted(stage, *flags)
+    rows = list(csv.DictReader((stage.folder / "found.csv").open()))
+    assert len(rows) == 4 * {1: 3, 3: 3 + 3 + 2}[scripts]  # options and their sub-actions
+    assert {row["script"] for row in rows} == {str(n) for n in range(scripts)}
+    clips = {"dunk in sport": "3", "hook shot in sport": "2", "jump shot in sport": "2", "lay-up in sport": "1"}
+    assert all(row["clips"] == clips[row["option"]] for row in rows)
+    told = sum(phase["found"] for one in found.values() for phases in one["phases"] for phase in phases)
+    assert sum(int(row["found"]) for row in rows if row["script"] == "0") == told
+    assert re.search(rf"^sub-actions: \d+ of {len(rows)} are found in a clip, ", capsys.readouterr().out, re.MULTILINE)
+    (stage.folder / "found.csv").write_text("mine")
+    assert stage("--output", str(stage.folder / "predictions.json")) == 2
+    assert (stage.folder / "found.csv").read_text() == "mine"

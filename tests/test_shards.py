@@ -30,7 +30,11 @@ def folder(videos, tmp_path_factory):
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     rows[1:1] = [{**rows[0], "id": name, "video": f"{name}.mp4"} for name in ("lost", "gone")]
     write_manifest(folder / "manifest.jsonl", rows)
-    write_entries(folder / "generated.json", make_entries({row["id"]: [f"{row['id']} a", "b"] for row in rows}))
+    entries = make_entries({row["id"]: [f"{row['id']} a", "b"] for row in rows})
+    for entry in entries[::2]:  # have a second script
+        entry["more_subactions"] = [{key: [f"{text} too" for text in texts[1:]]
+                                     for key, texts in entry["subactions"].items()}]
+    write_entries(folder / "generated.json", entries)
     return folder
 
 
@@ -92,7 +96,7 @@ def require_same(a, b, kind):
         one, other = (json.loads(json.dumps(item)) for item in (one, other))
         for item in (one, other):
             start = item["start"]
-            for part in (item, *item.get("options", ())):
+            for part in (item, *item.get("options", ()), *item.get("more_options", ())):
                 part.update(start=part["start"] - start, stop=part["stop"] - start)
         assert one == other
 

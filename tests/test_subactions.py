@@ -1,5 +1,6 @@
 """generated_subactions.json: the fixed shape that users have files of."""
 
+import dataclasses
 import json
 
 import pytest
@@ -171,3 +172,36 @@ def test_lists_of_sub_actions_are_as_many_as_options():
     subactions = subactions_from_entry(ENTRY, "a.json")
     with pytest.raises(ValueError, match="zip"):
         _ = SubActions(subactions.sample, subactions.texts[:2]).lacking
+
+
+MORE = {**ENTRY, "more_subactions": [{"euro step in Basketball": ["gathers", "steps"]},
+                                     {"crossover in Basketball": ["dribbles"], "360 layup in Basketball": ["turns"]}]}
+
+
+def test_further_scripts_stand_beside_the_first_and_come_back(tmp_path):
+    [first], [of_sample] = read_subactions(write(tmp_path, [ENTRY])), read_subactions(write(tmp_path, [MORE]))
+    assert of_sample.texts == first.texts
+    assert of_sample.more == (((), ("gathers", "steps"), ()), (("dribbles",), (), ("turns",)))
+    assert [script.lacking for script in of_sample.scripts] == [[], ["crossover", "360 layup"], ["euro step"]]
+    assert of_sample.script(7).lacking == list(ENTRY["cleaned_options"])
+    generated = GeneratedFile(tmp_path / "generated_subactions.json", lambda sample: {}, scripts=3)
+    generated.add([of_sample.sample], {"crossover": ("swings",)}, {}, 0.5, script=1)
+    generated.finish([of_sample.sample.id])
+    entry, = json.loads((tmp_path / "generated_subactions.json").read_text())
+    assert entry["subactions"] == ENTRY["subactions"]
+    assert entry["more_subactions"] == [{"crossover in Basketball": ["swings"], **MORE["more_subactions"][0]},
+                                        MORE["more_subactions"][1]]
+
+
+def test_scripts_follow_the_dataset_and_what_was_paid_for_stays(tmp_path):
+    path = write(tmp_path, [MORE])
+    sample = dataclasses.replace(read_subactions(path)[0].sample, domain="streetball",
+                                 options=("euro step", "dunk", "crossover"))
+    generated = GeneratedFile(path, lambda sample: {})
+    generated.follow([sample])
+    generated.finish([sample.id])
+    entry, = json.loads(path.read_text())
+    assert entry["more_subactions"] == [
+        {"euro step in streetball": ["gathers", "steps"]},
+        {"crossover in streetball": ["dribbles"], "360 layup in Basketball": ["turns"]}]
+    assert read_subactions(path)[0].more[0] == (("gathers", "steps"), (), ())

@@ -284,12 +284,13 @@ def _options_are_sound(item):
     """Whether the options of an item have names, texts, and one row a text, without gaps."""
     keys, end = [], item["start"]
     try:
-        for option in item["options"]:
+        for option in [*item["options"], *item.get("more_options", ())]:
             key, texts, start, stop = (option[name] for name in ("key", "texts", "start", "stop"))
-            if not (type(texts) is list and {*map(type, [key, *texts])} == {str} and type(start) is type(stop) is int
+            if not (type(texts) is list and {*map(type, [key, *texts])} == {str}
+                    and type(start) is type(stop) is type(option.get("script", 0)) is int
                     and start == end and stop == end + len(texts)):
                 return False
-            keys, end = [*keys, key], stop
+            keys, end = [*keys, (key, option.get("script", 0))], stop
     except (KeyError, TypeError):
         return False
     return end == item["stop"] and len(set(keys)) == len(keys)
@@ -420,11 +421,11 @@ def require_same_checkpoint(a, b):
                 f"checkpoints ({key} {told[0][key]} and {told[1][key]}); encode both with the same --model")
 
 
-def require_made_with(artifact, checkpoint):
+def require_made_with(artifact, checkpoint, flag="--model"):
     """Raise InputError unless embeddings were made with this Checkpoint."""
     if artifact.meta.get("checkpoint") != checkpoint.fingerprint:
         raise InputError(f"{artifact.path}: was made with another checkpoint ({artifact.meta.get('model')}) than "
-                         f"{checkpoint.name}; give that one as --model")
+                         f"{checkpoint.name}; give that one as {flag}")
 
 
 class MissingItems:

@@ -26,9 +26,9 @@ def merge(path, shards):
             rows, moved = whole.rows(item["id"]), writer.row_count - item["start"]
             artifacts.require_checksum(whole, item, artifacts.Checksum(rows))
             fields = {name: value for name, value in item.items() if name not in ("id", "start", "stop", "checksum")}
-            if "options" in item:
-                fields["options"] = [{**option, "start": option["start"] + moved, "stop": option["stop"] + moved}
-                                     for option in item["options"]]
+            for name in {"options", "more_options"} & item.keys():
+                fields[name] = [{**option, "start": option["start"] + moved, "stop": option["stop"] + moved}
+                                for option in item[name]]
             writer.append(item["id"], rows, **fields)
         return len(whole.items), len(list(writer.missing))
 

@@ -127,7 +127,7 @@ def joined(path, shards, indexes):
                 raise InputError(f"{shard}: sample {item['id']} is not one of this shard; run its stage again with "
                                  "--overwrite")
             ids.add(item["id"])
-            for part in (item, *item.get("options", ())):
+            for part in (item, *item.get("options", ()), *item.get("more_options", ())):
                 part.update(start=part["start"] + rows, stop=part["stop"] + rows)
             items.append((position, item))
         rows += index["shape"][0]

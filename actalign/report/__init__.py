@@ -28,6 +28,7 @@ class Run:
     tried, without_order  what trials.of_methods and trials.of_order give, if they were asked for
     sources  {flag: {"path", "fingerprint", ...}}, as in predictions.json
     threshold  the z of --reject and where it is from, if samples are rejected
+    found  what phases.found_counts gives, where there are phases
     """
 
     method: dict
@@ -42,6 +43,7 @@ class Run:
     without_order: list = ()
     sources: dict = field(default_factory=dict)
     threshold: tuple | None = None
+    found: list = ()
 
     @property
     def name(self):
