@@ -22,8 +22,9 @@ from actalign import console, cores, files
 LOCK_SECONDS = 600  # in which a node that was lost lets go of the outputs of its task, which another one has by then
 SHARD_CLIPS = 1000  # at most, unless the user says otherwise
 SHARDS_AN_ACTOR = 4  # at least, so that uneven shards leave no actor idle for long
-CONNECT_SECONDS = 30
+CONNECT_SECONDS = 30  # in which a cluster has to answer
 MOST_FAILURES = 3  # that are told
+ATTEMPTS = 3  # of Ray at what is left
 
 
 def add_arguments(parser, of):
@@ -97,28 +98,42 @@ class Cluster:
         What ends with a lost node, or a killed actor, is done again. When all have ended and some have failed, raises
         InputError if the user can mend each, else StageError.
         """
-        context = self._ray.data.DataContext.get_current()
-        context.enable_progress_bars = context.print_on_execution_start = False
-        # Pickled as Ray does it between its processes; nothing of it is stored, or comes from anybody else.
-        rows = [{"number": number, "task": pickle.dumps(task)} for number, task in enumerate(tasks)]
-        results = self._ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            Worker, fn_constructor_args=(module, args, self._threads, os.getcwd()), num_cpus=self._threads,
-            num_gpus=self._gpus or None, compute=self._ray.data.ActorPoolStrategy(
-                min_size=1, max_size=self.actors, initial_size=self.actors, max_tasks_in_flight_per_actor=1))
-        count, failures = len(rows), []
-        del rows
-        with contextlib.closing(iter(results.iter_rows())) as rows:
-            for row in rows:
-                if row["error"]:
-                    failures.append((row["error"], row["code"]))
-                else:
-                    yield row["number"], pickle.loads(row["result"])
+        left, count, failures = dict(enumerate(tasks)), len(tasks), []
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                for row in self._rows(module, args, left):
+                    del left[row["number"]]
+                    if row["error"]:
+                        failures.append((row["error"], row["code"]))
+                    else:
+                        yield row["number"], pickle.loads(row["result"])
+                break
+            except self._ray.exceptions.RayTaskError:  # a bug of ours
+                raise
+            except Exception as error:  # Ray's own, such as a KeyError where a node is lost at a bad moment
+                if not left:
+                    break
+                if attempt == ATTEMPTS:
+                    raise console.StageError(f"Ray gave up ({type(error).__name__}: {files.reason_of(error)[:300]}); "
+                                             "run the same command again to go on") from None
         if failures:
             kind = console.InputError if all(code == console.EXIT_BAD_INPUT for _, code in failures) else \
                 console.StageError
             told = " | ".join(list(dict.fromkeys(error for error, _ in failures))[:MOST_FAILURES])
             raise kind(f"{len(failures)} of {count} tasks failed: {told}; mend that and run the same "
                        "command again, which does only these")
+
+    def _rows(self, module, args, tasks):
+        """What a Worker returns of each of {number: task}, as it comes."""
+        context = self._ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        # Pickled as Ray does it between its processes; nothing of it is stored, or comes from anybody else.
+        rows = [{"number": number, "task": pickle.dumps(task)} for number, task in tasks.items()]
+        return self._ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            Worker, fn_constructor_args=(module, args, self._threads, os.getcwd()), num_cpus=self._threads,
+            num_gpus=self._gpus or None, compute=self._ray.data.ActorPoolStrategy(
+                min_size=1, max_size=self.actors, initial_size=self.actors,
+                max_tasks_in_flight_per_actor=1)).iter_rows()
 
 
 @contextlib.contextmanager

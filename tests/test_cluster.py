@@ -1,5 +1,6 @@
 """--ray: the shards of a run by actors of a Ray cluster, equal to the bit, whatever is killed meanwhile."""
 
+import itertools
 import json
 import os
 import signal
@@ -184,6 +185,25 @@ def test_a_checkpoint_that_the_actors_do_not_have_is_one_line(ray, arguments, tm
     assert len(error.splitlines()) == 1
     assert "2 of 2 tasks failed: on " in error
     assert "only-the-driver-has-it: cannot be loaded" in error
+
+
+def test_where_ray_itself_fails_what_is_left_is_done(ray, arguments, single, tmp_path, monkeypatch, capfd):
+    """As Ray 2.60 does now and then, with a KeyError, where a node is lost."""
+    iter_rows, starts = ray.data.Dataset.iter_rows, []
+
+    def fail_in_the_middle(data):
+        starts.append(data.count())
+        yield from itertools.islice(iter_rows(data), 2)
+        raise KeyError("ObjectRef")
+
+    monkeypatch.setattr(ray.data.Dataset, "iter_rows", fail_in_the_middle)
+    assert on_ray(arguments, count=7) == 1
+    assert starts == [7, 5, 3]
+    assert "Ray gave up (KeyError: 'ObjectRef'); run the same command again" in capfd.readouterr().err
+    assert on_ray(arguments, count=7) == 1
+    monkeypatch.undo()
+    assert on_ray(arguments, count=7) == 0
+    require_whole(tmp_path, single)
 
 
 def test_predictions_by_ray_are_those_of_one_process(ray, tmp_path, capfd):
