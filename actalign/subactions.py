@@ -181,15 +181,16 @@ class GeneratedFile:
         It has what it had of options that are not its any more.
         """
         entry = {name: value for name, value in self._entries.get(sample.id, {}).items() if name != "removed"}
-        domains, of_sample = (sample.domain, entry.get("domain")), self.subactions_of(sample)
-        own = {folded_key(f"{option} in {domain}") for option in sample.options for domain in domains}
+        before, now, of_sample = f" in {entry.get('domain')}", f" in {sample.domain}", self.subactions_of(sample)
+        own = {folded_key(option + domain) for option in sample.options for domain in (before, now)}
         there = [entry.get("subactions"), *(entry.get("more_subactions") or ())]
         there += [None] * (script + 1 - len(there))
         for n, of_script in enumerate(there):
             texts = of_sample.script(n).known if known is None or n != script else known
             by_key = {key: list(texts[option]) for key, option in zip(sample.keys, sample.options, strict=True)
                       if option in texts}
-            others = {key: texts for key, texts in (of_script if isinstance(of_script, dict) else {}).items()
+            others = {key.removesuffix(before) + now if key.endswith(before) else key: texts
+                      for key, texts in (of_script if isinstance(of_script, dict) else {}).items()
                       if folded_key(key) not in own}
             there[n] = {**by_key, **others}
         first, *more = there
