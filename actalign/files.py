@@ -37,7 +37,7 @@ def parse_json(text):
     except ValueError as error:
         if "memory" not in str(error):
             raise
-        return json.loads(text)  # which is slower, and takes a twelfth of the memory
+        return json.loads(text, parse_constant=int)  # slower, in a twelfth of the memory; NaN is no whole number
     finally:
         if was_enabled:
             gc.enable()

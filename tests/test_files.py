@@ -192,6 +192,8 @@ def test_a_file_for_which_the_fast_parser_lacks_memory_is_read(tmp_path):
         with pytest.raises(ValueError, match="memory"):
             orjson.loads(path.read_bytes())
         assert read_json(path) == content
+        path.write_bytes(b"[NaN," + path.read_bytes()[1:])
+        refusal(lambda: read_json(path), "NaN")
 
     assert in_child(read_with_little_memory) == 0
 
