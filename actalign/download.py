@@ -105,8 +105,10 @@ class Videos:
         folder = self._folder or sample.folder
         if sample.video is None or "://" in sample.video:
             name = file_name(sample)
-            own = (Path(folder, f"{name}{suffix}") for suffix in SUFFIXES if name and folder)
-            return next(filter(Path.is_file, own), None) or self._downloaded.get(name)
+            # Texts, since Paths take three times as long.
+            own = (f"{folder}/{name}{suffix}" for suffix in SUFFIXES if name and folder)
+            path = next(filter(os.path.isfile, own), None)
+            return Path(path) if path else self._downloaded.get(name)
         path = Path(os.path.normpath(sample.video))
         if sample.hub and (path.is_absolute() or path.parts[:1] == ("..",)):
             raise VideoError("the path leaves the folder of the hub's dataset", retry=False)

@@ -270,7 +270,8 @@ def pipeline(tmp_path, videos):
 
 
 @pytest.mark.parametrize(("change", "run", "refused", "named"), [
-    ({"start_timestamp": 1 / SECONDS, "end_timestamp": 5 / SECONDS}, ["process_data"], "baseline", "another set of frames"),
+    ({"start_timestamp": 1 / SECONDS, "end_timestamp": 5 / SECONDS}, ["process_data"], "baseline",
+     "another set of frames"),
     ({"end_timestamp": 5 / SECONDS}, ["process_data"], "baseline", "another number of frames"),
     ({"answer": 1}, ["process_data"], "baseline", "another answer"),
     ({"answer": 1}, ["process_data", "generate_subactions"], "seq_alignment", "another answer"),
