@@ -203,5 +203,5 @@ def test_scripts_follow_the_dataset_and_what_was_paid_for_stays(tmp_path):
     entry, = json.loads(path.read_text())
     assert entry["more_subactions"] == [
         {"euro step in streetball": ["gathers", "steps"]},
-        {"crossover in streetball": ["dribbles"], "360 layup in Basketball": ["turns"]}]
+        {"crossover in streetball": ["dribbles"], "360 layup in streetball": ["turns"]}]
     assert read_subactions(path)[0].more[0] == (("gathers", "steps"), (), ())
