@@ -138,7 +138,8 @@ class Question:
                 return
             first = self.samples[0]
             found, told = parse_reply(reply.text, first.options, first.domain, settings.min_subactions)
-            again = [option for option in found if (option, found[option]) in self.others()]
+            others = self.others()
+            again = [option for option in found if (option, found[option]) in others]
             told |= {option: SAME_AGAIN for option in again if found.pop(option)}
             told = {option: problem for option, problem in told.items() if option not in self.known}
             problems = {option: "; ".join(filter(None, [reply.text and problem, reply.flaw]))

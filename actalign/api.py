@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from actalign import alignment, confidence, phases, pipeline
+from actalign.artifacts import MOST_SCALE
 from actalign.console import InputError
 from actalign.files import write_json
 
-MOST_SCALE = 20  # SigLIP stores 4.7; its exponential, 110, would make every similarity 0 or 1
 Classified = namedtuple("Classified", "answers report")
 
 
@@ -80,7 +80,7 @@ def align(frame_embeddings, subaction_embeddings, logit_scale, logit_bias, metho
     method, logit_scale, logit_bias = alignment.METHODS.get(method, method), float(logit_scale), float(logit_bias)
     if not isinstance(method, alignment.Method):
         raise ValueError(f"method {method!r}: is none of {', '.join(alignment.METHODS)} and no alignment.Method")
-    if not abs(logit_scale) < MOST_SCALE:
+    if not abs(logit_scale) < MOST_SCALE:  # such as its exponential, 110, which would make every similarity 0 or 1
         raise ValueError(f"logit_scale {logit_scale}: is no logarithm as SigLIP's checkpoints store it, such as 4.7")
     if not (isinstance(smooth, int) and smooth > 0):
         raise ValueError(f"smooth {smooth!r}: is no number of frames from 1 on")

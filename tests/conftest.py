@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from chat_server import Server
 
 from actalign import console
 
@@ -60,6 +61,14 @@ def demo_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "demo"
     demo.run_all(folder, "cpu")
     return folder
+
+
+@pytest.fixture
+def server():
+    """A chat_server.Server, which answers well until a test says otherwise."""
+    running = Server()
+    yield running
+    running.close()
 
 
 # The browser

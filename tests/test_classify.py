@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_generate_subactions import Server
 from video_server import VideoServer
 
 import actalign
@@ -104,15 +103,14 @@ def test_again_it_makes_nothing_anew_and_takes_over_new_clips(clips, capsys, mon
     assert re.search(r"^c +split to handstand", printed, re.MULTILINE)
 
 
-def test_addresses_are_clips_and_a_language_model_is_asked_for_what_phases_lack(clips, capsys):
-    server, web = Server(), VideoServer(clips)
+def test_addresses_are_clips_and_a_language_model_is_asked_for_what_phases_lack(clips, server, capsys):
+    web = VideoServer(clips)
     only_one = "".join(PHASES.partition("split to handstand")[:1])
     Path("one.txt").write_text(only_one)
     try:
         assert pipeline.main([f"{web.url}/a.mp4", "--domain", "gymnastics", "--options", *OPTIONS, "--subactions",
                               "one.txt", "--base_url", server.url, "--model", CHECKPOINT]) == 0
     finally:
-        server.close()
         web.close()
     assert [re.findall(r"^- (.*)$", prompt, re.MULTILINE) for prompt in server.prompts] == [["split to handstand"]]
     printed = capsys.readouterr().out

@@ -4,7 +4,6 @@ import json
 
 import pytest
 from made_artifacts import make_entries, write_frames_index
-from test_generate_subactions import KEY, Server
 
 import generate_subactions
 from actalign.language_model import LanguageModel
@@ -29,13 +28,6 @@ def answer_of(texts):
 
 
 @pytest.fixture
-def server():
-    server = Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def stage(tmp_path, server, monkeypatch):
     """A dataset whose sub-actions are there, and a function that runs the script with --repair, or without."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -44,7 +36,7 @@ def stage(tmp_path, server, monkeypatch):
 
     def run(*more, repair=True):
         return generate_subactions.main(["--input", str(frames), "--output", str(path), "--base_url", server.url,
-                                         "--apikey", KEY, "--workers", "1", "--device", "cpu",
+                                         "--apikey", "a-key", "--workers", "1", "--device", "cpu",
                                          *["--repair"] * repair, *more])
 
     run.path, run.folder = path, tmp_path
