@@ -15,6 +15,7 @@ import math
 import os
 import pickle
 import socket
+import tempfile
 from pathlib import Path
 
 from actalign import console, cores, files
@@ -58,20 +59,21 @@ class Cluster:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
     def __enter__(self):
-        address = None if self._args.ray == "auto" else self._args.ray
+        address = os.environ.get("RAY_ADDRESS") if self._args.ray == "auto" else self._args.ray
         here = {} if address else {"include_dashboard": False}
         paths = Path(__file__).resolve().parent.parent.as_posix(), os.environ.get("PYTHONPATH")
         try:
-            if address:  # Ray would wait for it for many minutes
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+            if address:
+                _require_answer(address)
             with _silent_stderr():  # on which Ray tells of its log level
-                self._ray.init(address, logging_level=logging.CRITICAL, log_to_driver=False, **here,
+                self._ray.init(address or _address_here(), logging_level=logging.CRITICAL, log_to_driver=False, **here,
                                runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, paths))}})
         except Exception as error:  # Ray raises anything where nobody answers
             self._ray.shutdown()
-            raise console.InputError(f"--ray {self._args.ray}: no cluster is reached ({files.reason_of(error)[:300]}); "
-                                     "start one with ray start --head, or leave the address out") from None
+            reason = files.reason_of(error)[:300]
+            raise console.InputError(f"--ray {address or 'auto'}: no cluster is reached ({reason}); start one with ray "
+                                     "start --head, leave the address out, or set RAY_AUTH_MODE=token if it asks for "
+                                     "a token") from None
         nodes = [collections.Counter(node["Resources"]) for node in self._ray.nodes() if node["Alive"]]
         gpus = sum(node["GPU"] for node in nodes) if self._on_gpus else 0
         self._gpus = min(gpus, 1)
@@ -134,6 +136,22 @@ class Cluster:
             num_gpus=self._gpus or None, compute=self._ray.data.ActorPoolStrategy(
                 min_size=1, max_size=self.actors, initial_size=self.actors,
                 max_tasks_in_flight_per_actor=1)).iter_rows()
+
+
+def _require_answer(address):
+    """Raise OSError or ValueError unless somebody listens there: Ray itself would wait for many minutes."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+
+
+def _address_here():
+    """None, with which Ray joins the cluster that it has recorded for this machine; "local" if there is none."""
+    record = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray", "ray_current_cluster")
+    try:
+        _require_answer(record.read_text().strip())
+    except (OSError, ValueError):
+        return "local"
+    return None
 
 
 @contextlib.contextmanager

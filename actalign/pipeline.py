@@ -100,13 +100,14 @@ def answer_lines(answers):
 def run_all(args):
     """Run what the parsed flags ask for; returns {name: path} of FILES. Raises InputError and StageError."""
     folder = made_folder(args.output)
-    needs = frame_needs(args.model, args.trust_pickle_weights)
-    own = OwnSubactions(args.subactions) if args.subactions else None  # before all else, if it cannot be read
+    own = OwnSubactions(args.subactions) if args.subactions else None
     options = args.options or (own_options(own, args.domain) if own else [])
     decoding = ["--dataset", *args.clips, *flags_of(args, "domain", "videos_dir")]
     decoding += ["--options", *options] if options else []
+    seconds = clip_seconds(decoding)  # before the checkpoint, which may have to be fetched
+    needs = frame_needs(args.model, args.trust_pickle_weights)
     decoding += ["--image_size", str(needs.image_size), "--resample", needs.resample]
-    decoding += rate_flags(args, decoding, needs, folder / FILES["frames"])
+    decoding += rate_flags(args, seconds, needs, folder / FILES["frames"])
     trust = ["--trust_pickle_weights"] if args.trust_pickle_weights else []
     encoder = ["--model", args.model, *trust, *flags_of(args, "device")]
     asking = flags_of(args, "subactions", "base_url")
@@ -141,10 +142,11 @@ def own_options(own, domain):
     return [*{folded_key(name): name for name in names}.values()]
 
 
-def rate_flags(args, decoding, needs, frames):
+def rate_flags(args, seconds, needs, frames):
     """--fps for process_data.py: what was asked for, or else what a CPU can encode in MOST_MINUTES; says so.
 
-    Frames that are there keep their rate, so that new clips join them.
+    seconds: of all clips    frames: the Path of the artifact. Frames that are there keep their rate, so that new clips
+    join them.
     """
     if args.fps == "all":
         return []
@@ -155,7 +157,6 @@ def rate_flags(args, decoding, needs, frames):
     if frames.exists() and not args.overwrite:
         rate = artifacts.read_index(frames, "frames")["meta"].get("fps")
         return ["--fps", f"{rate:g}"] if rate else []
-    seconds = clip_seconds(decoding)
     a_second = cores.count() * OPERATIONS / needs.operations  # frames
     rate = 60 * MOST_MINUTES * a_second / max(seconds, 1)
     if rate >= clips.SOURCE_FRAME_RATE:

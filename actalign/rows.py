@@ -29,6 +29,7 @@ SYNONYMS = {
     "choices": ("options", "labels", "classes", "candidates"),
     "answer": ("label", "class", "ground_truth", "action_name", "action")}  # where they name one of the options
 INSTEAD = {"video": "youtube_id", "choices": "choices_str"}  # ActionAtlas's, with which no synonym is looked for
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
@@ -73,6 +74,8 @@ def rows_of(dataset, split):
     read, hub = READERS.get(suffix), None
     if read is None and path.exists():
         raise InputError(f"--dataset {dataset}: is none of {', '.join(READERS)} and no video; give one of them")
+    if read is None and not HUB_NAME.fullmatch(dataset):
+        raise InputError(f"--dataset {dataset}: no such file or folder; a dataset on the hub is called OWNER/NAME")
     try:
         rows, hub = (read(path), None) if read else _rows_of_hub(dataset, split)
     except Exception as error:  # the libraries raise anything on files of strangers

@@ -164,6 +164,8 @@ def test_options_of_a_file_are_those_of_the_domain_once_each(tmp_path, content, 
 
 
 REFUSED = {
+    "no folder, told before a checkpoint is looked for": (
+        ["nowhere", "--domain", "d", "--options", "a", "b", "--model", "empty"], "nowhere: no such file or folder"),
     "no clip": (["nowhere.mp4", "--domain", "d", "--options", "a", "b"], "nowhere.mp4"),
     "an empty folder": (["empty", "--domain", "d", "--options", "a", "b"], "empty"),
     "no options": (["clips", "--domain", "d"], "--options"),
@@ -202,10 +204,9 @@ def test_frames_are_as_many_as_a_cpu_can_encode_and_stay_so(clips, capsys, monke
     needs = pipeline.frame_needs(CHECKPOINT)
     monkeypatch.setattr(pipeline, "frame_needs", lambda *_: needs._replace(operations=operations))
     monkeypatch.setattr(pipeline.cores, "count", lambda: 1)
-    monkeypatch.setattr(pipeline, "clip_seconds", lambda _: 31.0)
     monkeypatch.setattr(pipeline, "OPERATIONS", 400e9 * 620 / 1800)  # 20 frames/s of 31 s in half an hour at 400e9
     args = pipeline.parse_args(["clips", "--device", "cpu"])
-    flags = pipeline.rate_flags(args, [], pipeline.frame_needs(), Path("nothing.npy"))
+    flags = pipeline.rate_flags(args, 31.0, pipeline.frame_needs(), Path("nothing.npy"))
     assert flags == ([] if kept is None else ["--fps", str(kept)])
     assert ("minutes on this CPU; --fps" in capsys.readouterr().err) == (kept is not None)
 
@@ -214,7 +215,7 @@ def test_clips_that_come_later_get_the_rate_of_those_that_are_there(clips):
     door("--subactions", "phases.txt", "--fps", "8")
     args = pipeline.parse_args(["clips", "--device", "cpu"])
     frames = Path("out/processed_dataset.npy")
-    assert pipeline.rate_flags(args, [], pipeline.frame_needs(CHECKPOINT), frames) == ["--fps", "8"]
+    assert pipeline.rate_flags(args, 31.0, pipeline.frame_needs(CHECKPOINT), frames) == ["--fps", "8"]
     assert artifacts.read_index(frames, "frames")["meta"]["fps"] == 8
 
 
