@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 	$(RUN) examples/demo.py
 
 test: $(VENV)/.installed-dev
-	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 1
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 1
 
 fuzz: $(VENV)/.installed-dev
 	$(RUN) tests/fuzz.py --cases 2000

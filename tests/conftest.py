@@ -20,6 +20,8 @@ CACHE = tempfile.TemporaryDirectory(prefix="actalign-tests-")  # removed when th
 os.environ["XDG_CACHE_HOME"] = CACHE.name  # what is remembered of checkpoints that tests make is not the user's
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it, and its children
 
+SLOWEST = ("test_crashes.py", "test_cluster.py")  # minutes each
+
 # google/siglip-so400m-patch14-384 as its config.json has it, but for its 27 layers.
 SO400M_VISION = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 2, "num_attention_heads": 16,
                  "image_size": 384, "patch_size": 14}
@@ -30,6 +32,11 @@ TINY_VISION = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers":
                "image_size": 48, "patch_size": 8}
 TINY_TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
              "vocab_size": 300, "max_position_embeddings": 24, "projection_size": 64}
+
+
+def pytest_collection_modifyitems(items):
+    """Have the files that take minutes come first, so that no core waits for them at the end."""
+    items.sort(key=lambda item: item.path.name not in SLOWEST)
 
 
 @pytest.fixture(autouse=True)

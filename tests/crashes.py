@@ -563,6 +563,7 @@ class Harness:
     """One stage, run again and again in children of this process, which has loaded everything before."""
 
     def __init__(self, name, folder, most):
+        faulthandler.cancel_dump_traceback_later()  # pytest's: children would wait for its thread, which they lack
         self.name, self._most, self._folder = name, most, folder
         (folder / "in").mkdir(parents=True)
         self._run, prepare = STAGES[name](folder / "in")
