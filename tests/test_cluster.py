@@ -161,7 +161,7 @@ def test_shards_by_ray_are_what_one_run_makes_and_stay(ray, cluster_here, argume
 
 
 def test_a_cluster_that_ended_without_a_word_is_passed_over_and_one_started(ray, arguments, tmp_path, root):
-    """As where the machine was restarted: Ray alone would wait for it for twelve minutes."""
+    """As where the machine was restarted: Ray alone would wait for it for more than ten minutes."""
     record = Path(os.environ["RAY_TMPDIR"], "ray", "ray_current_cluster")
     record.parent.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as closed:
