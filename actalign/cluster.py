@@ -63,7 +63,7 @@ class Cluster:
         here = {} if address else {"include_dashboard": False}
         paths = Path(__file__).resolve().parent.parent.as_posix(), os.environ.get("PYTHONPATH")
         try:
-            if address:
+            if address and ":" in address:  # else Ray knows at once what it means
                 _require_answer(address)
             with _silent_stderr():  # on which Ray tells of its log level
                 self._ray.init(address or _address_here(), logging_level=logging.CRITICAL, log_to_driver=False, **here,

@@ -128,9 +128,8 @@ def equal_parts(T, M):
 def against_truth(frames, timestamps, truth):
     """(right (n,) bool, errors (B,) in seconds) of phases against the truth.
 
-    right: of the frames within true phases, whether they are told right. errors: how late borders between phases are,
-    those where a true phase first begins; a sub-action without a frame begins where the next one does. The first
-    phase's begin and the last one's end do not count: paths that leave no frame out tell the clip's own ends there.
+    right: of the frames within true phases, whether they are told right. errors: how late borders are, those where a
+    true phase first begins, and where the last one ends; a sub-action without a frame begins where the next one does.
     frames (M, 2) as in `Phases`; timestamps (T,); truth: a row's `phases`
     """
     truth = [phase for phase in truth if phase["subactions"]]
@@ -143,7 +142,8 @@ def against_truth(frames, timestamps, truth):
     for m in reversed(range(len(frames))):
         starts[m] = starts[m + 1] if np.isnan(starts[m]) else starts[m]
     begins = {min(phase["subactions"]): phase["start"] for phase in reversed(truth)}  # the first time that it is done
-    return np.concatenate(right), np.array([starts[m] - start for m, start in sorted(begins.items())[1:]])
+    errors = [starts[m] - start for m, start in sorted(begins.items())]
+    return np.concatenate(right), np.array([*errors, starts[-1] - truth[-1]["end"]])
 
 
 def lines(predictions, video):
@@ -159,10 +159,6 @@ def lines(predictions, video):
         return []
     (right, errors), (in_parts, _) = [map(np.concatenate, zip(*found, strict=True))
                                       for found in zip(*known, strict=True)]
-    said = (f"phases of the true options, known in {len(known)} samples: {100 * right.mean():.1f}% of frames right "
-            f"(equal parts: {100 * in_parts.mean():.1f}%)")
-    if len(errors):
-        said += (f", borders between them {np.median(np.abs(errors)):.3f} s off in the median "
-                 f"({np.median(errors):+.3f} late), {100 * np.mean(np.abs(errors) <= TOLERANCE):.1f}% within "
-                 f"{TOLERANCE} s")
-    return [said]
+    return [f"phases of the true options, known in {len(known)} samples: {100 * right.mean():.1f}% of frames right "
+            f"(equal parts: {100 * in_parts.mean():.1f}%), borders {np.median(np.abs(errors)):.3f} s off in the median"
+            f" ({np.median(errors):+.3f} late), {100 * np.mean(np.abs(errors) <= TOLERANCE):.1f}% within {TOLERANCE} s"]

@@ -196,7 +196,7 @@ def test_an_actor_killed_in_a_clip_costs_nothing_but_time(ray, cluster_here, arg
 
 
 def test_a_full_disk_is_one_line_and_a_rerun_ends_it(ray, cluster_here, arguments, single, tmp_path, monkeypatch,
-                                                         capfd):
+                                                     capfd):
     (tmp_path / "FULL").touch()
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     run = cluster.Cluster.run

@@ -80,7 +80,7 @@ def test_phases_against_the_datasets_truth_are_told(tmp_path, capsys):
     truth = [{"start": 100 + m * 0.16, "end": 100.16 + m * 0.16, "subactions": [m]} for m in range(3)]
     assert seq_alignment.main([*make_run(tmp_path, {"a": 12}, truth=truth), "--output", str(tmp_path / "p.json")]) == 0
     assert ("phases of the true options, known in 1 samples: 100.0% of frames right (equal parts: 100.0%), borders "
-            "between them 0.000 s off") in capsys.readouterr().out
+            "0.000 s off") in capsys.readouterr().out
 
 
 def test_confidence_and_z_are_those_of_the_orders(tmp_path):
