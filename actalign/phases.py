@@ -63,9 +63,11 @@ def _phases_of(similarity, path):
 def seconds_of(frames, timestamps):
     """(M, 2) float64: when phases begin and end, in seconds of the video; NaN where one has no frame.
 
-    frames (M, 2) as in `Phases`; timestamps (T,). A frame lasts until the next one, the last as long as the others.
+    frames (M, 2) as in `Phases`; timestamps (T,). A moment is of the nearest frame, from the first one's on: what
+    changes between two frames does so half-way, on average.
     """
-    borders = np.append(timestamps, timestamps[-1] + (np.median(np.diff(timestamps)) if len(timestamps) > 1 else 0))
+    times = np.append(timestamps, timestamps[-1] + (np.median(np.diff(timestamps)) if len(timestamps) > 1 else 0))
+    borders = (np.append(times[0], times[:-1]) + times) / 2  # (T + 1,)
     return np.where(frames < 0, np.nan, borders[frames + np.array([0, 1])])
 
 

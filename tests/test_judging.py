@@ -47,7 +47,7 @@ def test_every_options_phases_are_in_the_predictions_and_their_table(tmp_path):
     first = samples[0]["phases"][0]
     assert [(one["subaction"], one["first_frame"], one["last_frame"]) for one in first] == [
         ("dive phase 0", 0, 3), ("dive phase 1", 4, 7), ("dive phase 2", 8, 11)]
-    assert [(one["start"], one["end"]) for one in first] == [(100, 100.16), (100.16, 100.32), (100.32, 100.48)]
+    assert [(one["start"], one["end"]) for one in first] == [(100, 100.14), (100.14, 100.3), (100.3, 100.46)]
     assert all(one["found"] and one["inside"] > one["outside"] for one in first)
     assert len(rows) == 2 * 3 * 3
     assert rows[0] == {"id": "a", "domain": "sport", "option_index": "0", "option": "dive", "is_prediction": "True",
@@ -77,7 +77,8 @@ def test_the_predicted_options_phases_are_exported(tmp_path, form, file):
 
 
 def test_phases_against_the_datasets_truth_are_told(tmp_path, capsys):
-    truth = [{"start": 100 + m * 0.16, "end": 100.16 + m * 0.16, "subactions": [m]} for m in range(3)]
+    borders = [100, 100.14, 100.3, 100.46]  # half-way between frames
+    truth = [{"start": borders[m], "end": borders[m + 1], "subactions": [m]} for m in range(3)]
     assert seq_alignment.main([*make_run(tmp_path, {"a": 12}, truth=truth), "--output", str(tmp_path / "p.json")]) == 0
     assert ("phases of the true options, known in 1 samples: 100.0% of frames right (equal parts: 100.0%), borders "
             "0.000 s off") in capsys.readouterr().out

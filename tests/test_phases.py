@@ -54,17 +54,31 @@ def test_a_phase_that_is_no_more_like_its_sub_action_than_the_rest_is_not_found(
 def test_a_single_sub_action_is_found_in_the_whole_clip():
     [record] = phases.records(phases.phases_of(np.full((3, 1), 0.2), np.array([[0, 0], [1, 0], [2, 0]], np.int32)),
                               ["jump"], [7.0, 7.5, 8.0])
-    assert record == {"subaction": "jump", "start": 7.0, "end": 8.5, "first_frame": 0, "last_frame": 2, "inside": 0.2,
+    assert record == {"subaction": "jump", "start": 7.0, "end": 8.25, "first_frame": 0, "last_frame": 2, "inside": 0.2,
                       "outside": None, "found": True}
 
 
 def test_times_are_the_videos_and_unknown_where_the_clips_are():
     found = phases.Phases(np.array([[0, 1], [-1, -1], [2, 2]], np.int32), np.full((3, 2), 0.5))
     told = phases.records(found, "abc", [12.0, 12.04, 12.16])
-    assert [(one["start"], one["end"]) for one in told] == [(12.0, 12.16), (None, None), (12.16, 12.24)]
+    assert [(one["start"], one["end"]) for one in told] == [(12.0, 12.1), (None, None), (12.1, 12.2)]
     assert [(one["start"], one["first_frame"]) for one in phases.records(found, "abc")] == [(None, 0), (None, None),
                                                                                            (None, 2)]
     assert phases.seconds_of(np.array([[0, 0]]), [3.0]).tolist() == [[3.0, 3.0]]  # nobody knows how long
+
+
+def test_a_border_is_at_most_half_a_gap_from_what_changed_between_two_frames():
+    rng = np.random.default_rng(3)
+    errors = []
+    for _ in range(200):
+        times = np.cumsum(rng.uniform(0.2, 1.0, 9))
+        change = rng.uniform(times[0], times[-1])
+        first = int(np.searchsorted(times, change))  # frame that shows what came
+        told = phases.seconds_of(np.array([[0, first - 1], [first, 8]]), times)
+        assert told[0, 1] == told[1, 0]
+        errors.append((told[1, 0] - change) / (times[first] - times[first - 1]))
+    assert np.max(np.abs(errors)) <= 0.5
+    assert abs(np.mean(errors)) < 0.05
 
 
 @pytest.mark.parametrize(("T", "M"), [*itertools.product([1, 2, 7, 30], [1, 3, 8])])
@@ -83,7 +97,7 @@ def test_against_the_truth_frames_and_borders_are_counted_by_hand():
     frames = np.array([[0, 1], [2, 3], [4, 4], [-1, -1]], np.int32)
     right, errors = phases.against_truth(frames, times, truth)
     assert right.tolist() == [True, True, True, False]  # 0.5; 1.5 and 2.0; 2.5 is none of 3
-    assert errors == pytest.approx([-0.2, 1.0 - 1.5, 2.5 - 2.5, 2.5 - 3.0])
+    assert errors == pytest.approx([-0.2, 0.75 - 1.5, 2.25 - 2.5, 2.25 - 3.0])
 
 
 def test_errors_of_borders_are_those_of_mir_eval():

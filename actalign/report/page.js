@@ -76,11 +76,13 @@
 
   const secondOf = (record, t) => record.times ? record.times[t] : t / RATE;
   const timeOf = (record, t) => record.times ? `${record.times[t].toFixed(2)} s` : `frame ${t}`;
+  const borderOf = ({frames, times}, t) => t % frames ? (times[t - 1] + times[t]) / 2 : times[t]; // before frame t
   function spanText(record, [first, last]) {
     if (first < 0) return "skipped";
     if (!record.times) return first < last ? `${first}–${last}` : `${first}`;
     const digits = secondOf(record, record.frames) - secondOf(record, 0) < 2 ? 2 : 1;
-    return `${record.times[first].toFixed(digits)}–${record.times[last + 1].toFixed(digits)} s`;
+    const [begin, end] = [borderOf(record, first), borderOf(record, last + 1)];
+    return `${begin.toFixed(digits)}–${end.toFixed(digits)} s`;
   }
 
   const phaseAt = (option, t) => option.phases.findIndex(([first, last]) => first <= t && t <= last);
