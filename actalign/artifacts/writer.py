@@ -189,16 +189,12 @@ class ArrayWriter:
             if _size(self.path) != self._end_of(artifact.shape[0]):
                 raise InputError(f"{self.path}: was saved by another program; choose another --output, or start over "
                                  "with --overwrite")
-            if not artifact.items:  # a shard of nothing
-                self._dtype = None
-                return
-            self._take_over(artifact.meta, artifact.items, self.path)
-            self._rows, self._indexed = artifact.shape[0], (artifact.items, artifact.meta.get("samples"))
+            if artifact.items:  # else it is a shard of nothing
+                self._take_over(artifact.meta, artifact.items, self.path)
+                self._rows, self._indexed = artifact.shape[0], (artifact.items, artifact.meta.get("samples"))
         elif self.path.exists():
             raise InputError(f"{self.path}: its index {self._index_path.name} is missing; choose another --output, or "
                              "start over with --overwrite")
-        else:
-            self._dtype = None  # nothing committed, nothing to agree with
 
     def _take_over(self, meta, items, rows_path):
         for key, value in self._settings.items():
@@ -273,12 +269,11 @@ class ArrayWriter:
 
     def _finish(self):
         """Make the committed items the finished artifact."""
-        self._close_rows()
         is_empty = not self.items and is_shard(self.path)  # of which its set is whole all the same
         if is_empty:
             self._rows_path = None
             self._begin(np.zeros((0, *(1, 1, 3)[1 - AXES[self.kind]:]), DTYPES[self.kind][0]))
-            self._close_rows()
+        self._close_rows()
         if (self.items or is_empty) and self._rows_path == self._partial_path:
             if self._is_journal_old:
                 self._renew_journal()
