@@ -239,29 +239,23 @@ class Journal:
         _remove_temporaries(self.path)
 
 
-class Lock(contextlib.ExitStack):
-    """Keeps outputs to one run. The system releases them when the process ends, however it ends.
+def lock(*paths):
+    """Keep outputs to this run, until it closes the ExitStack that this returns or the process ends, however it ends.
 
     Raises InputError if another run has one of them.
     """
-
-    def __init__(self, *paths):
-        super().__init__()
+    with contextlib.ExitStack() as held:  # lets go of all where one cannot be had
         for path in paths:
-            lock = FileLock(f"{os.path.realpath(path)}.lock", timeout=LOCK_SECONDS)
+            own = FileLock(f"{os.path.realpath(path)}.lock", timeout=LOCK_SECONDS)
             try:
-                lock.acquire()
+                own.acquire()
             except Timeout:
-                self.release()
                 raise InputError(f"{path}: another run is writing it; wait for it, or choose another name") from None
             except OSError as error:
                 if error.errno not in WITHOUT_LOCKS:
                     raise
-                Path(lock.lock_file).unlink(missing_ok=True)
+                Path(own.lock_file).unlink(missing_ok=True)
             else:
-                self.callback(lock.release)
-                self.callback(Path(lock.lock_file).unlink, missing_ok=True)  # first; whoever waits sees that it is gone
-
-    def release(self):
-        """Let other runs have the outputs."""
-        self.close()
+                held.callback(own.release)
+                held.callback(Path(own.lock_file).unlink, missing_ok=True)  # first; whoever waits sees that it is gone
+        return held.pop_all()

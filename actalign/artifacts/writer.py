@@ -31,7 +31,7 @@ from actalign.artifacts import (
 )
 from actalign.artifacts.shards import is_shard
 from actalign.console import InputError, some_of
-from actalign.files import Journal, Lock, begins_with, rename, sync, unshare, write_json_items
+from actalign.files import Journal, begins_with, lock, rename, sync, unshare, write_json_items
 
 
 class ArrayWriter:
@@ -65,17 +65,14 @@ class ArrayWriter:
         self._dtype = self._row_shape = self._header_size = None
         self._was_finished = False  # and is to be finished again, whatever happens
         self._abandoned = False
-        self._lock = Lock(self.path)
-        try:
+        with lock(self.path) as held:
             if self._index_path.exists() and not begins_with(self._index_path, INDEX_OF.format(kind=kind)):
                 raise InputError(f"{self._index_path}: is there and is no index of {kind}, so the index of "
                                  f"{self.path.name} would replace it; move it away or choose another --output")
             if not overwrite:
                 self._find_earlier()
             self.missing = MissingItems(path, self.items)
-        except BaseException:
-            self._lock.release()
-            raise
+            self._lock = held.pop_all()
 
     def __contains__(self, id):
         return id in self.items
@@ -159,7 +156,7 @@ class ArrayWriter:
         finally:
             self._journal.close()
             self._close_rows()
-            self._lock.release()
+            self._lock.close()
 
     # what earlier runs left
 
