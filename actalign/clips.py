@@ -204,7 +204,7 @@ def known_fields(sample, videos):
         "video": sample.video, "start_timestamp": sample.start, "end_timestamp": sample.end,
         "choices": list(sample.labels), "extra": sample.extra, "masked_frames": len(boxes),
         "note": sample.note, "phases": sample.phases,
-        "masks": artifacts.metadata_checksum(list(boxes.items())) if boxes else None}
+        "masks": files.json_checksum(list(boxes.items())) if boxes else None}
     with contextlib.suppress(VideoError, OSError):
         if path := videos.local_path(sample):
             stat = path.stat()

@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 import orjson
+import xxhash
 from filelock import FileLock, Timeout
 
 from actalign.console import InputError
@@ -52,6 +53,11 @@ def dump_json(content, options=0):
             raise
         raise InputError("lists and objects nest deeper than the 254 levels that can be written; take them out of the "
                          "file that they come from") from None
+
+
+def json_checksum(content):
+    """By which a JSON value, such as all that an item of an index says, is told from others."""
+    return xxhash.xxh3_64_hexdigest(dump_json(content))
 
 
 def read_bytes(path):

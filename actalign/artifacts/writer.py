@@ -23,7 +23,6 @@ from actalign.artifacts import (
     header_problem,
     index_path,
     items_problem,
-    metadata_checksum,
     partial_path,
     read_array,
     read_rows,
@@ -31,7 +30,7 @@ from actalign.artifacts import (
 )
 from actalign.artifacts.shards import is_shard
 from actalign.console import InputError, some_of
-from actalign.files import Journal, begins_with, lock, rename, sync, unshare, write_json_items
+from actalign.files import Journal, begins_with, json_checksum, lock, rename, sync, unshare, write_json_items
 
 
 class ArrayWriter:
@@ -309,7 +308,7 @@ class _ItemInHand:
 
 def _signed(item):
     """An item as a file holds it."""
-    return {**item, "metadata_checksum": metadata_checksum(item)}
+    return {**item, "metadata_checksum": json_checksum(item)}
 
 
 def _npy_header(dtype, shape):
