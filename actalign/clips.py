@@ -199,12 +199,11 @@ def add_missing(writer, sample, error, bugs):
 
 def known_fields(sample, videos):
     """What an item says of its clip by the dataset, as it is read back, and which local file was behind its name."""
-    boxes = sample.masks.boxes
     fields = sample.record() | {
         "video": sample.video, "start_timestamp": sample.start, "end_timestamp": sample.end,
-        "choices": list(sample.labels), "extra": sample.extra, "masked_frames": len(boxes),
+        "choices": list(sample.labels), "extra": sample.extra, "masked_frames": len(sample.masks),
         "note": sample.note, "phases": sample.phases,
-        "masks": files.json_checksum(list(boxes.items())) if boxes else None}
+        "masks": files.json_checksum(list(sample.masks.items())) if sample.masks else None}
     with contextlib.suppress(VideoError, OSError):
         if path := videos.local_path(sample):
             stat = path.stat()
