@@ -170,17 +170,14 @@ class DecodedFrames:
         """Rows start:stop, of one clip. Raises InputError if it is not the one that was encoded."""
         if start not in self._rows:
             item = next(item for item in self._video.items if item["start"] <= start < item["stop"])
-            self._rows, clip = range(item["start"], item["stop"]), PassingClip(*self._chunks(item["id"]))
-            self._frames = np.concatenate([*clip] or [np.empty(0)])
+            sample, path = self._clips[item["id"]]
+            clip = PassingClip(sample, clip_chunks(path, sample, **self._settings))
+            self._rows, self._frames = range(item["start"], item["stop"]), np.concatenate([*clip] or [np.empty(0)])
             if clip.error or item.get("frames_checksum") not in (None, "", clip.checksum.hexdigest()):
                 raise console.InputError(
                     f"--dataset: the clip of {item['id']} is not the one that was encoded "
                     f"({clip.error or 'it has other frames'}); give the dataset and --videos_dir that it was made from")
         return self._frames[start - self._rows.start:stop - self._rows.start]
-
-    def _chunks(self, id):
-        sample, path = self._clips[id]
-        return sample, clip_chunks(path, sample, **self._settings)
 
 
 def times_of(timestamps):
