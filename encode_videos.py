@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actalign import artifacts, clips, cluster, console, cores, dataset
+from actalign import artifacts, clips, cluster, console, cores, dataset, files
 from actalign.artifacts import shards
 from actalign.artifacts.writer import ArrayWriter
 from actalign.checkpoint import add_encoder_arguments, find_checkpoint, resolve_dtype
@@ -193,8 +193,8 @@ def worker(args):
 
 def run_on_ray(args, samples):
     """Decode and embed clips of --dataset into shards of --output, in actors of a Ray cluster."""
-    ids, notes = [sample.id for sample in samples], {"samples": shards.list_of(sample.id for sample in samples)}
-    stopwatch, found = console.Stopwatch(), shards.counts_at(args.output)
+    ids, found = [sample.id for sample in samples], shards.counts_at(args.output)
+    notes, stopwatch = {"samples": files.json_checksum(ids)}, console.Stopwatch()
     if shards.is_there(Path(args.output)) or (args.shards and found not in ([], [args.shards])):
         raise console.InputError(f"{args.output}: is there, as one or in {found} shards; move that away, or leave "
                                  "--shards out")

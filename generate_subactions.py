@@ -231,7 +231,7 @@ def write_batch(path, questions, settings):
     console.require_folder_of(path)
     if os.path.exists(path):
         raise console.InputError(f"--batch {path}: is there already; remove it or choose another name")
-    with files.Lock(path), files.replacing(path) as file:
+    with files.lock(path), files.replacing(path) as file:
         for question in questions:
             choices = language_model.request_choices(settings.temp, SCHEMA, settings.max_tokens, question.script)
             body = language_model.request_body(settings.model, question.prompt(settings), choices)
@@ -404,7 +404,7 @@ def main(argv=None):
     console.require_folder_of(args.output)
     samples, *_ = artifacts.read_samples(args.input)
     own = OwnSubactions(args.subactions) if args.subactions else None
-    with files.Lock(args.output):
+    with files.lock(args.output):
         generated = GeneratedFile(args.output, partial(generated_with, args), args.overwrite, args.scripts)
         generated.follow(samples)
         if own:

@@ -170,17 +170,14 @@ class DecodedFrames:
         """Rows start:stop, of one clip. Raises InputError if it is not the one that was encoded."""
         if start not in self._rows:
             item = next(item for item in self._video.items if item["start"] <= start < item["stop"])
-            self._rows, clip = range(item["start"], item["stop"]), PassingClip(*self._chunks(item["id"]))
-            self._frames = np.concatenate([*clip] or [np.empty(0)])
+            sample, path = self._clips[item["id"]]
+            clip = PassingClip(sample, clip_chunks(path, sample, **self._settings))
+            self._rows, self._frames = range(item["start"], item["stop"]), np.concatenate([*clip] or [np.empty(0)])
             if clip.error or item.get("frames_checksum") not in (None, "", clip.checksum.hexdigest()):
                 raise console.InputError(
                     f"--dataset: the clip of {item['id']} is not the one that was encoded "
                     f"({clip.error or 'it has other frames'}); give the dataset and --videos_dir that it was made from")
         return self._frames[start - self._rows.start:stop - self._rows.start]
-
-    def _chunks(self, id):
-        sample, path = self._clips[id]
-        return sample, clip_chunks(path, sample, **self._settings)
 
 
 def times_of(timestamps):
@@ -199,12 +196,11 @@ def add_missing(writer, sample, error, bugs):
 
 def known_fields(sample, videos):
     """What an item says of its clip by the dataset, as it is read back, and which local file was behind its name."""
-    boxes = sample.masks.boxes
     fields = sample.record() | {
         "video": sample.video, "start_timestamp": sample.start, "end_timestamp": sample.end,
-        "choices": list(sample.labels), "extra": sample.extra, "masked_frames": len(boxes),
+        "choices": list(sample.labels), "extra": sample.extra, "masked_frames": len(sample.masks),
         "note": sample.note, "phases": sample.phases,
-        "masks": artifacts.metadata_checksum(list(boxes.items())) if boxes else None}
+        "masks": files.json_checksum(list(sample.masks.items())) if sample.masks else None}
     with contextlib.suppress(VideoError, OSError):
         if path := videos.local_path(sample):
             stat = path.stat()

@@ -8,12 +8,11 @@ from pathlib import Path
 from actalign.cells import NUMBER, folded_key, parse_answer, parse_choices, parse_phases, parse_seconds, separator_of
 from actalign.console import InputError, log, some_of
 from actalign.files import reason_of
-from actalign.masks import MASK_FIELDS, Masks, masks_of_row
+from actalign.masks import MASK_FIELDS, masks_of_row
 from actalign.rows import OWN_FIELDS, READERS, TEXTS, TIMES, is_place, rows_of, text_of
 
 ACTION_ATLAS = "mrsalehi/ActionAtlas-v1.0"
 MOST_LEVELS = 32  # of lists and objects in a row; ActionAtlas's masks have seven
-NO_MASKS = Masks()  # one for all samples without
 CHOICES = ("choices", "choices_str")
 
 
@@ -23,7 +22,7 @@ class Sample:
 
     options  K candidate actions, trimmed and lower-cased        labels  the same as the dataset spells them
     answer   index of the true option in 0..K-1, None if unknown
-    start, end  the clip within its video, in seconds; None for the whole video. masks  what to blur in it
+    start, end  the clip within its video, in seconds; None for the whole video. masks  what to blur in it, see masks.py
     """
 
     id: str
@@ -42,7 +41,7 @@ class Sample:
     note: str | None = None  # what a reader of results must know of the dataset
     phases: list | None = None  # of the answer, where they are known: {"start", "end": seconds, "subactions": [m]}
     extra: dict = field(default_factory=dict)  # the dataset's other fields
-    masks: Masks = NO_MASKS
+    masks: dict = field(default_factory=dict)
     problem: str | None = None  # why its clip cannot be made, where the row itself tells
 
     @property

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from actalign.console import InputError, require_folder_of, say, some_of
-from actalign.files import Lock, replacing
+from actalign.files import lock, replacing
 
 EAF_SCHEMA = "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"
 MOST_NAME = 150  # characters of a file name, of 255 bytes that file systems take
@@ -174,7 +174,7 @@ def export(folder, form, predictions, video, phases_of):
     """
     folder.mkdir(exist_ok=True)
     answered = [one for one in predictions if not one.is_none]
-    with Lock(folder):
+    with lock(folder):
         FORMATS[form](folder, [Timeline(one.sample.id, video.item(one.sample.id).get("video"),
                                         one.sample.options[one.ranking[0]], phases_of(one)[one.ranking[0]])
                                for one in answered])

@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 import orjson
+import xxhash
 from filelock import FileLock, Timeout
 
 from actalign.console import InputError
@@ -52,6 +53,11 @@ def dump_json(content, options=0):
             raise
         raise InputError("lists and objects nest deeper than the 254 levels that can be written; take them out of the "
                          "file that they come from") from None
+
+
+def json_checksum(content):
+    """By which a JSON value, such as all that an item of an index says, is told from others."""
+    return xxhash.xxh3_64_hexdigest(dump_json(content))
 
 
 def read_bytes(path):
@@ -239,29 +245,23 @@ class Journal:
         _remove_temporaries(self.path)
 
 
-class Lock(contextlib.ExitStack):
-    """Keeps outputs to one run. The system releases them when the process ends, however it ends.
+def lock(*paths):
+    """Keep outputs to this run, until it closes the ExitStack that this returns or the process ends, however it ends.
 
     Raises InputError if another run has one of them.
     """
-
-    def __init__(self, *paths):
-        super().__init__()
+    with contextlib.ExitStack() as held:  # lets go of all where one cannot be had
         for path in paths:
-            lock = FileLock(f"{os.path.realpath(path)}.lock", timeout=LOCK_SECONDS)
+            own = FileLock(f"{os.path.realpath(path)}.lock", timeout=LOCK_SECONDS)
             try:
-                lock.acquire()
+                own.acquire()
             except Timeout:
-                self.release()
                 raise InputError(f"{path}: another run is writing it; wait for it, or choose another name") from None
             except OSError as error:
                 if error.errno not in WITHOUT_LOCKS:
                     raise
-                Path(lock.lock_file).unlink(missing_ok=True)
+                Path(own.lock_file).unlink(missing_ok=True)
             else:
-                self.callback(lock.release)
-                self.callback(Path(lock.lock_file).unlink, missing_ok=True)  # first; whoever waits sees that it is gone
-
-    def release(self):
-        """Let other runs have the outputs."""
-        self.close()
+                held.callback(own.release)
+                held.callback(Path(own.lock_file).unlink, missing_ok=True)  # first; whoever waits sees that it is gone
+        return held.pop_all()

@@ -10,7 +10,7 @@ from actalign.dataset import require_unique_ids, sample_from_record
 from actalign.evaluation import Prediction, print_results, top_k
 from actalign.exports import COLUMNS as PHASE_COLUMNS
 from actalign.exports import FOUND_COLUMNS, write_csv
-from actalign.files import Lock, begins_with, read_json, replacing, write_json_items
+from actalign.files import begins_with, lock, read_json, replacing, write_json_items
 
 FORMAT = "actalign-predictions"
 VERSION = 1
@@ -122,7 +122,7 @@ def predictions_output(path):
     Raises InputError if its folder is not there, it or its CSV twin is a file of another kind, or another run holds it.
     """
     if path is None:
-        return Lock()
+        return lock()
     require_folder_of(path)
     twin = csv_path(path)
     if twin == Path(path):
@@ -133,4 +133,4 @@ def predictions_output(path):
                            (beside(path, "found"), FOUND_COLUMNS)):
         if table.exists() and not begins_with(table, ",".join(columns)):
             raise InputError(f"--output {path}: {table} goes beside it and has other content now; choose another name")
-    return Lock(path, twin)
+    return lock(path, twin)

@@ -12,6 +12,7 @@ import numpy as np
 from av.sidedata.sidedata import Type
 
 from actalign.download import VideoError, place_of
+from actalign.masks import blur
 
 TIMESTAMP_TOLERANCE = Fraction(1, 10_000)  # s; containers round timestamps, some to a microsecond
 SEGMENT_SLACK = Fraction(1, 10)  # s; benchmarks round their segments to this
@@ -33,12 +34,12 @@ MATRICES = {8: "YCgCo", 10: "BT.2020 constant luminance", 11: "YDzDx", 12: "deri
 Type._missing_ = classmethod(lambda cls, number: cls.VIDEO_HINT)
 
 
-def read_frames(path, start=None, end=None, fps=None, masks=None):
+def read_frames(path, start=None, end=None, fps=None, masks=()):
     """Decode the frames of the first video stream with start <= t < end.
 
     path   a file that FFmpeg reads; start, end   seconds from the file's beginning, None for the whole file
     fps    keep so many frames a second, chosen by timestamp; None keeps all
-    masks  the Masks of this segment, whose frame numbers also count the frames that fps leaves out
+    masks  of this segment, see masks.py, whose frame numbers also count the frames that fps leaves out
 
     Yields (t, image): t in seconds from the file's beginning, image (H, W, 3) uint8 RGB, turned upright and blurred.
     Raises VideoError if the file is no video, is damaged, or stops before its end, the segment's or the masks'.
@@ -57,7 +58,7 @@ def read_frames(path, start=None, end=None, fps=None, masks=None):
                 step = 1 / Fraction(str(fps))
                 due = lower + step * ((t + TIMESTAMP_TOLERANCE - lower) // step + 1)
             image = _upright(frame, matrix)
-            yield float(round(t, 6)), masks.blur(image, number) if masks else image
+            yield float(round(t, 6)), blur(image, masks, number)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(f"cannot be decoded: {error.strerror or type(error).__name__}") from None
     except VideoError:
@@ -69,8 +70,8 @@ def read_frames(path, start=None, end=None, fps=None, masks=None):
         raise VideoError(f"cannot be decoded: {type(error).__name__} at {place}: {error}") from None
     if not number:
         raise VideoError("has no frame in this segment")
-    if masks and max(masks.boxes) > number + FRAME_SLACK:
-        raise VideoError(f"has {number} frames in this segment, its masks go up to frame {max(masks.boxes)}")
+    if masks and max(masks) > number + FRAME_SLACK:
+        raise VideoError(f"has {number} frames in this segment, its masks go up to frame {max(masks)}")
 
 
 def video_seconds(path):

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 import seq_alignment  # noqa: E402
 from actalign import artifacts, cores, evaluation, tables  # noqa: E402
 from actalign.alignment import ALIGNMENTS, METHODS, ORDERS, align  # noqa: E402
-from actalign.files import write_json, write_json_items  # noqa: E402
+from actalign.files import json_checksum, write_json, write_json_items  # noqa: E402
 from actalign.subactions import read_subactions  # noqa: E402
 
 SAMPLES, OPTIONS = 898, 5  # the clips of ActionAtlas that the published figures were measured on
@@ -225,7 +225,7 @@ def write_array(path, kind, features, items, rows):
                      "checksum": artifacts.Checksum(array[start:start + length]).hexdigest(), **fields}
             if "options" in fields:
                 entry["options"] = option_entries(fields["options"], start)
-            yield {**entry, "metadata_checksum": artifacts.metadata_checksum(entry)}
+            yield {**entry, "metadata_checksum": json_checksum(entry)}
             start += length
 
     write_json_items(path.with_suffix(".json"), {

@@ -285,10 +285,11 @@ class Dataset(Reader):
     def read(self, folder):
         from actalign.dataset import load_samples
         from actalign.files import write_json
+        from actalign.masks import blur
 
         samples = load_samples(str(folder / self._name), "test")
         for sample in samples:
-            sample.masks.blur(np.zeros((9, 9, 3), np.uint8), 1)
+            blur(np.zeros((9, 9, 3), np.uint8), sample.masks, 1)
         # What is read must be fit to be kept.
         write_json(folder / "kept.json", [{**sample.record(), "labels": sample.labels, "video": sample.video,
                                            "extra": sample.extra, "start": sample.start} for sample in samples])

@@ -3,7 +3,7 @@
 import pytest
 
 from actalign.console import InputError
-from actalign.files import Lock
+from actalign.files import lock
 
 
 def refusal(call, *parts):
@@ -20,10 +20,10 @@ def refusal(call, *parts):
 
 def require_one_run_at_a_time(stage, path, capsys):
     """While another run writes its predictions, a stage refuses to, works without --output, and leaves no lock."""
-    lock = Lock(path)
+    held = lock(path)
     assert stage("--output", str(path)) == 2
     assert "another run is writing it" in capsys.readouterr().err
     assert stage() == 0
-    lock.release()
+    held.close()
     assert stage("--output", str(path)) == 0
     assert not path.with_name(path.name + ".lock").exists()

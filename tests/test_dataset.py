@@ -322,7 +322,7 @@ def test_rows_of_action_atlas_are_read_with_their_masks(tmp_path, name):
     assert (first.start, first.end, first.question) == (61.5, 67.0, "Which move is it?")
     assert first.extra == {"choice_descriptions": ["a", "b", "c"]}
     assert [sample.problem for sample in samples] == [None] * 3
-    assert [sample.masks.boxes for sample in samples] == [{1: [(10, 20, 30, 40)]}, {40: [(1, 2, 3, 4)]}, {}]
+    assert [sample.masks for sample in samples] == [{1: [(10, 20, 30, 40)]}, {40: [(1, 2, 3, 4)]}, {}]
 
 
 def test_refused_row_of_a_file_is_named_by_number_and_id(tmp_path):
@@ -505,7 +505,7 @@ def test_rows_of_a_hub_dataset_are_read(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: asked.append((name, split)) or rows)
     samples = load_samples("somebody/videos-v1.0", "validation")
     assert asked == [("somebody/videos-v1.0", "validation")]
-    assert samples[0].masks.boxes == {2: [(0, 0, 1, 1)]}
+    assert samples[0].masks == {2: [(0, 0, 1, 1)]}
 
 
 def test_pictures_and_sounds_that_a_parquet_file_names_are_not_opened(tmp_path):

@@ -13,7 +13,7 @@ from lxml import etree
 from actalign import exports
 from actalign.console import InputError
 from actalign.exports import Timeline
-from actalign.files import Lock
+from actalign.files import lock
 
 LABELS = ["a --> b", "R&D <i>x</i>", "two\nlines", "\n\nblank lines\n", "right\u200fto\u200eleft \u0634",
           "\u8d77\u8df3 \U0001f938"]
@@ -131,7 +131,7 @@ def test_a_phase_of_no_length_is_still_a_cue(tmp_path):
 
 def test_what_another_run_writes_is_refused(tmp_path):
     folder = tmp_path / "phases"
-    with Lock(folder), pytest.raises(InputError, match="another run is writing it"):
+    with lock(folder), pytest.raises(InputError, match="another run is writing it"):
         exports.export(folder, "csv", [], None, None)
     assert list(folder.iterdir()) == []
     exports.export(folder, "csv", [], None, None)

@@ -13,7 +13,7 @@ from crashes import in_child
 from refusals import refusal
 
 from actalign import files
-from actalign.files import Journal, Lock, read_json, reason_of, write_json
+from actalign.files import Journal, lock, read_json, reason_of, write_json
 
 
 def names(folder):
@@ -366,25 +366,25 @@ def test_failed_replacement_leaves_the_old_journal_and_nothing_else(journal):
 
 def test_output_is_locked_by_one_run_until_it_releases_it(tmp_path):
     path = tmp_path / "a.npy"
-    lock = Lock(path)
-    refusal(lambda: Lock(path), str(path), "another run")
-    assert in_child(lambda: refusal(lambda: Lock(path), "another run")) == 0
-    Lock(tmp_path / "b.npy").release()
-    lock.release()
+    held = lock(path)
+    refusal(lambda: lock(path), str(path), "another run")
+    assert in_child(lambda: refusal(lambda: lock(path), "another run")) == 0
+    lock(tmp_path / "b.npy").close()
+    held.close()
     assert names(tmp_path) == []
-    Lock(path).release()
-    lock.release()  # once more does no harm
+    lock(path).close()
+    held.close()  # once more does no harm
     assert names(tmp_path) == []
 
 
 def test_outputs_are_locked_together_or_not_at_all(tmp_path):
     first, second = tmp_path / "a.npy", tmp_path / "b.npy"
-    with Lock(second):
-        refusal(lambda: Lock(first, second), str(second), "another run")
-        Lock(first).release()
-    with Lock(first, second):
+    with lock(second):
+        refusal(lambda: lock(first, second), str(second), "another run")
+        lock(first).close()
+    with lock(first, second):
         for path in (first, second):
-            refusal(lambda path=path: Lock(path), "another run")
+            refusal(lambda path=path: lock(path), "another run")
     assert names(tmp_path) == []
 
 
@@ -392,8 +392,8 @@ def test_a_link_is_locked_where_it_leads(tmp_path):
     link, target = tmp_path / "a.json", tmp_path / "b.json"
     link.symlink_to(target)
     for held, wanted in ((link, target), (target, link)):
-        with Lock(held):
-            refusal(lambda wanted=wanted: Lock(wanted), str(wanted), "another run")
+        with lock(held):
+            refusal(lambda wanted=wanted: lock(wanted), str(wanted), "another run")
     assert names(tmp_path) == ["a.json"]
 
 
@@ -401,32 +401,32 @@ def test_lock_ends_with_the_process_however_it_ends(tmp_path):
     path = tmp_path / "a.npy"
 
     def lock_and_die():
-        lock = Lock(path)
+        held = lock(path)
         os.kill(os.getpid(), signal.SIGKILL)
-        lock.release()
+        held.close()
 
     assert in_child(lock_and_die) == -signal.SIGKILL
-    lock = Lock(path)
-    refusal(lambda: Lock(path), "another run")
-    lock.release()
+    held = lock(path)
+    refusal(lambda: lock(path), "another run")
+    held.close()
     assert names(tmp_path) == []
 
 
 def test_released_lock_does_not_let_two_runs_in(tmp_path, monkeypatch):
     """The run before removes the lock file after the next one opened it, and before that one locks it."""
     path = tmp_path / "a.npy"
-    before = Lock(path)
+    before = lock(path)
     flock = fcntl.flock
 
     def lock_after_release(file, flags):
         monkeypatch.setattr(fcntl, "flock", flock)
-        before.release()
+        before.close()
         flock(file, flags)
 
     monkeypatch.setattr(fcntl, "flock", lock_after_release)
-    lock = Lock(path)
-    refusal(lambda: Lock(path), "another run")
-    lock.release()
+    held = lock(path)
+    refusal(lambda: lock(path), "another run")
+    held.close()
 
 
 def test_files_can_be_written_where_there_are_no_locks(tmp_path, monkeypatch):
@@ -435,5 +435,5 @@ def test_files_can_be_written_where_there_are_no_locks(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", no_locks)
-        Lock(tmp_path / "a.npy").release()
+        lock(tmp_path / "a.npy").close()
     assert names(tmp_path) == []

@@ -22,7 +22,7 @@ from made_artifacts import make_entries, write_frames_index
 import generate_subactions
 from actalign import language_model
 from actalign.artifacts import read_samples
-from actalign.files import Journal, Lock
+from actalign.files import Journal, lock
 from actalign.language_model import LanguageModel
 from actalign.subactions import GeneratedFile, read_subactions
 from generate_subactions import generate_prompt
@@ -284,7 +284,7 @@ def test_what_a_killed_run_could_not_get_is_known_to_the_next(tmp_path):
 def test_the_target_of_a_link_holds_what_is_generated(stage, server):
     target = stage.folder / "store.json"
     stage.path.symlink_to(target)
-    with Lock(target):
+    with lock(target):
         assert stage() == 2
     assert stage() == 0
     assert stage.path.is_symlink()

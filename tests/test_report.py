@@ -22,7 +22,7 @@ from actalign.artifacts.writer import ArrayWriter
 from actalign.comparison import Compared
 from actalign.dataset import Sample
 from actalign.evaluation import Prediction
-from actalign.files import Lock
+from actalign.files import lock
 from actalign.report import Run, chosen_predictions, page
 from actalign.report.page import sample_record, sprite
 
@@ -406,7 +406,7 @@ def test_figures_that_cannot_be_written_are_refused(refused):
 def test_what_another_run_writes_is_refused_and_the_rest_let_go(refused, held, flags):
     (refused.folder / "link.html").symlink_to(refused.folder / "r.html")
     before = sorted(refused.folder.iterdir())
-    with Lock(refused.folder / held):
+    with lock(refused.folder / held):
         assert "another run is writing it" in refused(*(flag if flag.startswith("--") else f"{refused.folder}/{flag}"
                                                         for flag in flags))
     assert sorted(refused.folder.iterdir()) == before

@@ -30,7 +30,7 @@ import xxhash
 from actalign.artifacts.shards import is_shard, joined, shards_of
 from actalign.console import InputError, log, some_of
 from actalign.dataset import load_samples, sample_from_record
-from actalign.files import Journal, begins_with, dump_json, fingerprint, read_json, reason_of, write_json
+from actalign.files import Journal, begins_with, fingerprint, json_checksum, read_json, reason_of, write_json
 
 FORMAT = "actalign-array"
 VERSION, OLDEST_VERSION = 3, 2  # the items of version 2 have no metadata_checksum
@@ -76,11 +76,6 @@ def missing_path(path):
 def partial_path(path):
     """Where the file `path` lies while its stage runs."""
     return path.with_name(path.name + ".partial")
-
-
-def metadata_checksum(item):
-    """The checksum of all that an item of an index says, or of another JSON value."""
-    return xxhash.xxh3_64_hexdigest(dump_json(item))
 
 
 def require_checksum(source, item, checksum):
@@ -269,7 +264,7 @@ def items_problem(header, items, rows=None):
         if header["kind"] == "subaction_embeddings" and not _options_are_sound(item):
             return f"does not tell the options of sample {item['id']} and their rows"
         told = item.pop("metadata_checksum", None)
-        if told != metadata_checksum(item) and (told is not None or header["version"] > OLDEST_VERSION):
+        if told != json_checksum(item) and (told is not None or header["version"] > OLDEST_VERSION):
             return f"says of sample {item['id']} what was not written there"
         seen.add(item["id"])
         spans.append((start, stop))
@@ -362,7 +357,7 @@ def read_samples(path):
     if Path(path).suffix != ".npy":
         samples = load_samples(path, "test")
         items = [sample.record() for sample in samples]
-        told = fingerprint(path) if Path(path).is_file() else metadata_checksum(items)
+        told = fingerprint(path) if Path(path).is_file() else json_checksum(items)
         return samples, {"path": str(path), "fingerprint": told}, items
     indexes = [index_path(shard) for shard in shards_of(path, "the stage") or [path]]
     where, kind = indexes[0], "video_embeddings"
@@ -375,7 +370,7 @@ def read_samples(path):
         if kind == "frames":
             item.update(frames_checksum=item["checksum"])
     told = [*map(fingerprint, indexes)]
-    return samples, {"path": str(path), "fingerprint": told[0] if len(told) == 1 else metadata_checksum(told)}, items
+    return samples, {"path": str(path), "fingerprint": told[0] if len(told) == 1 else json_checksum(told)}, items
 
 
 def tell_changes(path, changes):

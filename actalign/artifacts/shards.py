@@ -9,10 +9,8 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-import xxhash
-
 from actalign.console import InputError, some_of
-from actalign.files import dump_json
+from actalign.files import json_checksum
 
 MOST = 99_999  # as a name can count
 PARTS = re.compile(r"(?s)(.+)-(\d{5})-of-(\d{5})")  # of a shard's name: NAME, its number, and of how many
@@ -60,12 +58,7 @@ def share(args, ids):
     number, count = args.shard
     args.output = str(shard_path(args.output, args.shard))
     return ({id: {"position": position} for position, id in enumerate(ids) if position % count == number},
-            {"samples": list_of(ids)})
-
-
-def list_of(ids):
-    """By which one list of samples is told from others."""
-    return xxhash.xxh3_64_hexdigest(dump_json(list(ids)))
+            {"samples": json_checksum(ids)})
 
 
 def counts_at(path):

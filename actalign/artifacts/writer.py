@@ -23,7 +23,6 @@ from actalign.artifacts import (
     header_problem,
     index_path,
     items_problem,
-    metadata_checksum,
     partial_path,
     read_array,
     read_rows,
@@ -31,7 +30,7 @@ from actalign.artifacts import (
 )
 from actalign.artifacts.shards import is_shard
 from actalign.console import InputError, some_of
-from actalign.files import Journal, Lock, begins_with, rename, sync, unshare, write_json_items
+from actalign.files import Journal, begins_with, json_checksum, lock, rename, sync, unshare, write_json_items
 
 
 class ArrayWriter:
@@ -65,17 +64,14 @@ class ArrayWriter:
         self._dtype = self._row_shape = self._header_size = None
         self._was_finished = False  # and is to be finished again, whatever happens
         self._abandoned = False
-        self._lock = Lock(self.path)
-        try:
+        with lock(self.path) as held:
             if self._index_path.exists() and not begins_with(self._index_path, INDEX_OF.format(kind=kind)):
                 raise InputError(f"{self._index_path}: is there and is no index of {kind}, so the index of "
                                  f"{self.path.name} would replace it; move it away or choose another --output")
             if not overwrite:
                 self._find_earlier()
             self.missing = MissingItems(path, self.items)
-        except BaseException:
-            self._lock.release()
-            raise
+            self._lock = held.pop_all()
 
     def __contains__(self, id):
         return id in self.items
@@ -159,7 +155,7 @@ class ArrayWriter:
         finally:
             self._journal.close()
             self._close_rows()
-            self._lock.release()
+            self._lock.close()
 
     # what earlier runs left
 
@@ -189,16 +185,12 @@ class ArrayWriter:
             if _size(self.path) != self._end_of(artifact.shape[0]):
                 raise InputError(f"{self.path}: was saved by another program; choose another --output, or start over "
                                  "with --overwrite")
-            if not artifact.items:  # a shard of nothing
-                self._dtype = None
-                return
-            self._take_over(artifact.meta, artifact.items, self.path)
-            self._rows, self._indexed = artifact.shape[0], (artifact.items, artifact.meta.get("samples"))
+            if artifact.items:  # else it is a shard of nothing
+                self._take_over(artifact.meta, artifact.items, self.path)
+                self._rows, self._indexed = artifact.shape[0], (artifact.items, artifact.meta.get("samples"))
         elif self.path.exists():
             raise InputError(f"{self.path}: its index {self._index_path.name} is missing; choose another --output, or "
                              "start over with --overwrite")
-        else:
-            self._dtype = None  # nothing committed, nothing to agree with
 
     def _take_over(self, meta, items, rows_path):
         for key, value in self._settings.items():
@@ -273,12 +265,11 @@ class ArrayWriter:
 
     def _finish(self):
         """Make the committed items the finished artifact."""
-        self._close_rows()
         is_empty = not self.items and is_shard(self.path)  # of which its set is whole all the same
         if is_empty:
             self._rows_path = None
             self._begin(np.zeros((0, *(1, 1, 3)[1 - AXES[self.kind]:]), DTYPES[self.kind][0]))
-            self._close_rows()
+        self._close_rows()
         if (self.items or is_empty) and self._rows_path == self._partial_path:
             if self._is_journal_old:
                 self._renew_journal()
@@ -317,7 +308,7 @@ class _ItemInHand:
 
 def _signed(item):
     """An item as a file holds it."""
-    return {**item, "metadata_checksum": metadata_checksum(item)}
+    return {**item, "metadata_checksum": json_checksum(item)}
 
 
 def _npy_header(dtype, shape):

@@ -9,7 +9,7 @@ from actalign import clips, comparison, dataset
 from actalign.artifacts import ArrayArtifact, read_array
 from actalign.console import InputError, require_folder_of, say, some_of
 from actalign.download import Videos
-from actalign.files import Lock, begins_with
+from actalign.files import begins_with, lock
 from actalign.predictions import csv_path
 
 MOST_SAMPLES = 100  # on a page, unless --report_limit says otherwise
@@ -96,7 +96,7 @@ def chosen_predictions(run, ids, limit):
 
 
 def outputs(args):
-    """The Lock of what the flags of seq_alignment.py ask for. Raises InputError if that cannot be written."""
+    """The lock of what the flags of seq_alignment.py ask for. Raises InputError if that cannot be written."""
     if args.report:
         report = Path(args.report)
         if args.output and report in (Path(args.output), csv_path(args.output)):
@@ -108,7 +108,7 @@ def outputs(args):
         require_folder_of(args.figures, is_file=False)
         if Path(args.figures).is_file():
             raise InputError(f"--figures {args.figures}: is no folder; choose another name")
-    return Lock(*filter(None, (args.report, args.figures)))
+    return lock(*filter(None, (args.report, args.figures)))
 
 
 def open_pictures(args, video):
