@@ -150,11 +150,11 @@ def write_csv(path, rows, columns=COLUMNS):
 FORMATS = {"webvtt": write_webvtt, "elan": write_elan, "fiftyone": write_fiftyone, "csv": write_phases_csv}
 
 
-def require_usable(folder):
-    """Raise InputError unless a folder for exports is there or can be made."""
+def require_usable(folder, flag="--phases"):
+    """Raise InputError unless the folder that a flag names is there or can be made."""
     require_folder_of(folder, is_file=False)
     if Path(folder).is_file():
-        raise InputError(f"--phases {folder}: is no folder; choose another name")
+        raise InputError(f"{flag} {folder}: is no folder; choose another name")
 
 
 def export(folder, form, predictions, video, phases_of):

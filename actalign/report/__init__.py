@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actalign import clips, comparison, dataset
+from actalign import clips, comparison, dataset, exports
 from actalign.artifacts import ArrayArtifact, read_array
 from actalign.console import InputError, require_folder_of, say, some_of
 from actalign.download import Videos
@@ -105,9 +105,7 @@ def outputs(args):
         if report.exists() and not begins_with(report, GENERATOR):
             raise InputError(f"--report {report}: is there and is no report of this program; choose another name")
     if args.figures:
-        require_folder_of(args.figures, is_file=False)
-        if Path(args.figures).is_file():
-            raise InputError(f"--figures {args.figures}: is no folder; choose another name")
+        exports.require_usable(args.figures, "--figures")
     return Lock(*filter(None, (args.report, args.figures)))
 
 
