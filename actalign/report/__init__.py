@@ -53,11 +53,6 @@ class Run:
     def compared(self):
         return self.compared_all[0] if self.compared_all else None
 
-    @property
-    def tells(self):
-        """The method in full."""
-        return str(comparison.method_of(self.method))
-
     def texts(self, sample):
         """K lists of sub-actions, in the order of the options."""
         return [option["texts"] for option in self.subactions.item(sample.id)["options"]]
