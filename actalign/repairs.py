@@ -21,12 +21,10 @@ class Repairs:
         records = generated.repairs()
         for id in self._subactions:
             for what in self._scripts(id):
+                self._holders[what].append(id)
                 record = records.get(what)
                 if record and record["taken"] and tuple(record["before"]) == what[-1]:  # an interrupted run's
                     self._commit([id], what, record)
-        for id in self._subactions:
-            for what in self._scripts(id):
-                self._holders[what].append(id)
         self._check, self.how = check_of([*self._subactions.values()])
         self.found = self._problems(self._check.findings([*self._subactions.values()]))
         self.before = self.found.keys() & records.keys()  # asked for in an earlier run
@@ -57,16 +55,13 @@ class Repairs:
         asked = set(self.before)
         # Of two options that are the same, both are asked about at once where a sample has both.
         for id in sorted(self._subactions, key=lambda of: -sum(what in self.found for what in self._scripts(of))):
-            one = self._subactions[id]
-            for n in range(len(one.scripts)):
-                told = {}
-                for what in self._scripts(id):
-                    if what[1] == n and what in self.found and what not in asked:
-                        asked.add(what)
-                        option = one.sample.options[one.sample.keys.index(what[0])]
-                        told[option] = "; ".join(self.found[what])
-                if told:
-                    yield one.sample, n, told
+            sample, told = self._subactions[id].sample, defaultdict(dict)
+            for what in self._scripts(id):
+                if what in self.found and what not in asked:
+                    asked.add(what)
+                    key, n, _ = what
+                    told[n][sample.options[sample.keys.index(key)]] = "; ".join(self.found[what])
+            yield from ((sample, n, of_script) for n, of_script in told.items())
 
     def judge(self, sample, option, script, told, answer, model):
         """Take an answer, a tuple of phrases, if the check finds less then; commit it either way, () as well."""
