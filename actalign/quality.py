@@ -3,7 +3,6 @@
 Likeness is how alike two texts are to the encoder: 1 the same, 0 as alike as any two texts of the file.
 """
 
-import csv
 import itertools
 import re
 from collections import Counter, defaultdict
@@ -15,7 +14,8 @@ import numpy as np
 
 from actalign import cores
 from actalign.console import InputError, progress, some_of
-from actalign.files import begins_with, read_bytes, replacing
+from actalign.exports import write_csv
+from actalign.files import begins_with, read_bytes
 from actalign.replies import bare, problem_of
 from actalign.sentences import ALL_SAME, MULTILINGUAL, SAME_AS_ANOTHER, TOO_LONG, UNKNOWN, Flaws
 
@@ -258,10 +258,6 @@ def require_table(path):
 
 def write_table(path, findings):
     """Write findings as CSV."""
-    with replacing(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for one in findings:
-            figure = "" if one.figure is None else f"{one.figure:.4g}"
-            writer.writerow((one.kind, figure, one.ids[0], len(one.ids), one.key, one.script + 1, one.other,
-                             " / ".join(one.texts), one.problem))
+    write_csv(path, ({"kind": one.kind, "figure": "" if one.figure is None else f"{one.figure:.4g}", "id": one.ids[0],
+                      "samples": len(one.ids), "option": one.key, "script": one.script + 1, "other": one.other,
+                      "text": " / ".join(one.texts), "problem": one.problem} for one in findings), COLUMNS)
