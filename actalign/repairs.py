@@ -11,11 +11,11 @@ class Repairs:
 
     Samples in which an option has the same texts are repaired together. What was asked for once, with the same texts
     before or as its answer, is not asked for again.
-    check_of: function from a list of SubActions to (quality.Check, what it looks with in words)
+    check_of: function from a list of SubActions to (quality.Check, what it looks with in words)    model: that is asked
     """
 
-    def __init__(self, samples, generated, check_of):
-        self._generated = generated
+    def __init__(self, samples, generated, check_of, model):
+        self._generated, self._model = generated, model
         self._subactions = {sample.id: generated.subactions_of(sample) for sample in samples}
         self._holders = defaultdict(list)  # ids by (key, script, texts)
         records = generated.repairs()
@@ -63,7 +63,7 @@ class Repairs:
                     told[n][sample.options[sample.keys.index(key)]] = "; ".join(self.found[what])
             yield from ((sample, n, of_script) for n, of_script in told.items())
 
-    def judge(self, sample, option, script, told, answer, model):
+    def judge(self, sample, option, script, told, answer):
         """Take an answer, a tuple of phrases, if the check finds less then; commit it either way, () as well."""
         key = sample.keys[sample.options.index(option)]
         what = next(what for what in self._scripts(sample.id) if what[:2] == (key, script))
@@ -74,7 +74,7 @@ class Repairs:
         new = [_replaced(one, key, answer) for one in old]
         taken = bool(answer) and self._count(new, key) < self._count(old, key)
         self._commit(ids, what, {"key": key, "script": script, "problem": told, "before": list(what[-1]),
-                                 "answer": list(answer), "taken": taken, "model": model})
+                                 "answer": list(answer), "taken": taken, "model": self._model})
         self.left.discard(what)
         (self.taken if taken else self.left).add((key, script, answer) if taken else what)
 
