@@ -298,27 +298,24 @@ class Repair(Question):
     """Asks again for options that a check found something in; `repairs`, a Repairs, takes what is better."""
 
     repairs: Repairs = None
-    model: str = ""
 
     def commit(self, generated, problems, said, temperature):
         generated.keep_reply(self.samples, problems, said)
         generated.reasons[self.samples[0].id] = "; ".join(problems.values())
         for option in self.told:
             if option in self.known or (option in problems and said):
-                self.repairs.judge(self.samples[0], option, self.script, self.told[option],
-                                   self.known.get(option, ()), self.model)
+                self.repairs.judge(self.samples[0], option, self.script, self.told[option], self.known.get(option, ()))
 
 
 def repair(samples, generated, args):
     """Ask again for what the check finds, take what is better by it, and tell how many were asked, taken and left."""
-    repairs = Repairs(samples, generated, partial(check_of, args))
+    repairs = Repairs(samples, generated, partial(check_of, args), args.model)
     questions = []
     for sample, n, told in repairs.questions():
         script = generated.subactions_of(sample).script(n)
         known = {option: texts for option, texts in zip(sample.options, script.texts, strict=True)
                  if option not in told}
-        questions.append(Repair([sample], known, n, partial(others_of, generated, [sample], n), told, repairs,
-                                args.model))
+        questions.append(Repair([sample], known, n, partial(others_of, generated, [sample], n), told, repairs))
     asked = questions[:args.limit]
     if args.dry_run:
         console.say(*estimate(asked, args))

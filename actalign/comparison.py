@@ -48,37 +48,31 @@ def method_of(method):
 
 
 def read_all_compared(paths, samples, own_method):
-    """[Compared] of several predictions.json; errors as of `read_compared`."""
-    taken, found = {method_name(own_method)}, []
-    for path in paths:
-        found.append(read_compared(path, samples, own_method, taken))
-        taken.add(found[-1].name)
-    return found
+    """[Compared] of several predictions.json, against the `samples` of this run and its method.
 
-
-def read_compared(path, samples, own_method, taken=()):
-    """The Compared of a predictions.json, against the `samples` of this run and its method.
-
-    It has the first name that is not `taken`: its method, what differs from this run's settings, its file, a number.
-    Raises InputError if it is none, shares no sample with this run, or asked other questions.
+    Each has the first name that is not taken: its method, what differs from this run's settings, its file, a number.
+    Raises InputError if one is none, shares no sample with this run, or asked other questions.
     """
-    method, predictions = read_predictions(path)
-    theirs = {prediction.sample.id: prediction for prediction in predictions}
-    shared = [(sample, theirs[sample.id]) for sample in samples if sample.id in theirs]
-    if not shared:
-        raise InputError(f"--compare {path}: has none of this run's samples; give predictions for the same samples")
-    differing = [ours.id for ours, other in shared if ours.options != other.sample.options
-                 or (None not in (ours.answer, other.sample.answer) and ours.answer != other.sample.answer)]
-    if differing:
-        raise InputError(f"--compare {path}: {some_of(differing)} had other options or another answer there; give "
-                         "predictions that were made from the same dataset")
-    name = method_name(method)
-    differs = ", ".join(f"{key} {value}" for key, value in method.items() if own_method.get(key) != value)
-    names = [name, *[differs] * (name == method_name(own_method) and differs != ""), Path(path).name]
-    names = [shortened(name, NAME_COLUMNS) for name in names]
-    name = next(one for one in (*names, *(f"{name} {n}" for n in range(2, 3 + len(taken)))) if one not in taken)
-    joined = {ours.id: Prediction(ours, other.scores) for ours, other in shared}
-    return Compared(name, str(path), joined, [id for id in theirs if id not in joined])
+    own_name, found = method_name(own_method), []
+    for path in paths:
+        method, predictions = read_predictions(path)
+        theirs = {prediction.sample.id: prediction for prediction in predictions}
+        shared = [(sample, theirs[sample.id]) for sample in samples if sample.id in theirs]
+        if not shared:
+            raise InputError(f"--compare {path}: has none of this run's samples; give predictions for the same samples")
+        differing = [ours.id for ours, other in shared if ours.options != other.sample.options
+                     or (None not in (ours.answer, other.sample.answer) and ours.answer != other.sample.answer)]
+        if differing:
+            raise InputError(f"--compare {path}: {some_of(differing)} had other options or another answer there; give "
+                             "predictions that were made from the same dataset")
+        name, taken = method_name(method), {own_name, *(one.name for one in found)}
+        differs = ", ".join(f"{key} {value}" for key, value in method.items() if own_method.get(key) != value)
+        names = [name, *[differs] * (name == own_name and differs != ""), Path(path).name]
+        names = [shortened(name, NAME_COLUMNS) for name in names]
+        name = next(one for one in (*names, *(f"{name} {n}" for n in range(2, 3 + len(taken)))) if one not in taken)
+        joined = {ours.id: Prediction(ours, other.scores) for ours, other in shared}
+        found.append(Compared(name, str(path), joined, [id for id in theirs if id not in joined]))
+    return found
 
 
 def outcomes(pairs):

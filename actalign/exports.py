@@ -5,8 +5,10 @@ A clip without timestamps has its frames counted as seconds, from 0.
 
 import csv
 import hashlib
+import html
 import json
 import mimetypes
+import re
 import xml.etree.ElementTree as ET
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
@@ -17,6 +19,7 @@ from actalign.console import InputError, require_folder_of, say, some_of
 from actalign.files import lock, replacing
 
 EAF_SCHEMA = "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"
+NOT_IN_XML = re.compile(r"[^\t\n\r -\U0010ffff]")  # control characters
 MOST_NAME = 150  # characters of a file name, of 255 bytes that file systems take
 COLUMNS = ("id", "domain", "option_index", "option", "is_prediction", "is_answer", "subaction_index", "subaction",
            "start", "end", "first_frame", "last_frame", "inside", "outside", "found")
@@ -71,9 +74,7 @@ def _clock(seconds):
 
 def _as_cue(text):
     """A text as it may stand in a cue, which ends at an empty line and knows tags."""
-    for character, escaped in {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": "&#10;", "\r": "&#13;"}.items():
-        text = text.replace(character, escaped)
-    return text
+    return html.escape(text, quote=False).replace("\n", "&#10;").replace("\r", "&#13;")
 
 
 def write_elan(folder, timelines):
@@ -87,9 +88,9 @@ def write_elan(folder, timelines):
             "VERSION": "3.0", "xmlns:xsi": "http://www.w3.org/2001/XMLSchema-instance",
             "xsi:noNamespaceSchemaLocation": EAF_SCHEMA})
         header = ET.SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
-        if timeline.video:
-            ET.SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=_address(timeline.video),
-                          MIME_TYPE=mimetypes.guess_type(timeline.video)[0] or "video/mp4")
+        if video := timeline.video:
+            ET.SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=video if "://" in video else quote(video),
+                          MIME_TYPE=mimetypes.guess_type(video)[0] or "video/mp4")
         order = ET.SubElement(root, "TIME_ORDER")
         spans = timeline.spans
         tiers = {"action": [(timeline.option, spans[0][2], spans[-1][3])] if spans else [],
@@ -104,23 +105,13 @@ def write_elan(folder, timelines):
                     ET.SubElement(order, "TIME_SLOT", TIME_SLOT_ID=slot, TIME_VALUE=str(round(1000 * time)))
                 annotation = ET.SubElement(ET.SubElement(element, "ANNOTATION"), "ALIGNABLE_ANNOTATION", {
                     "ANNOTATION_ID": f"a{len(order) // 2}", "TIME_SLOT_REF1": slots[0], "TIME_SLOT_REF2": slots[1]})
-                ET.SubElement(annotation, "ANNOTATION_VALUE").text = _as_xml(text)
+                ET.SubElement(annotation, "ANNOTATION_VALUE").text = NOT_IN_XML.sub("\ufffd", text)
         ET.SubElement(root, "LINGUISTIC_TYPE", GRAPHIC_REFERENCES="false", LINGUISTIC_TYPE_ID="default",
                       TIME_ALIGNABLE="true")
         ET.indent(root)
         with replacing(folder / file_name(timeline.id, ".eaf")) as file:
             file.write('<?xml version="1.0" encoding="UTF-8"?>\n')
             file.write(ET.tostring(root, encoding="unicode").replace("\r", "&#13;"))
-
-
-def _as_xml(text):
-    """A text without the control characters that no XML may hold."""
-    return "".join(character if character >= " " or character in "\t\n\r" else "\ufffd" for character in text)
-
-
-def _address(video):
-    """A video's place as a URL."""
-    return video if "://" in video else quote(video)
 
 
 def write_fiftyone(folder, timelines):
@@ -159,11 +150,11 @@ def write_csv(path, rows, columns=COLUMNS):
 FORMATS = {"webvtt": write_webvtt, "elan": write_elan, "fiftyone": write_fiftyone, "csv": write_phases_csv}
 
 
-def require_usable(folder):
-    """Raise InputError unless a folder for exports is there or can be made."""
+def require_usable(folder, flag="--phases"):
+    """Raise InputError unless the folder that a flag names is there or can be made."""
     require_folder_of(folder, is_file=False)
     if Path(folder).is_file():
-        raise InputError(f"--phases {folder}: is no folder; choose another name")
+        raise InputError(f"{flag} {folder}: is no folder; choose another name")
 
 
 def export(folder, form, predictions, video, phases_of):

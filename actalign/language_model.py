@@ -189,7 +189,8 @@ class LanguageModel:
         except (openai.APIConnectionError, futures.TimeoutError, UnicodeError) as error:
             return self._no_response(error.__cause__ or error, 2 ** tries)
         body = _json_of(response.content, self._key)
-        message, error = answer_part(body, "choices", 0, "message"), error_in(body)
+        choice = answer_part(body, "choices", 0)
+        message, error = answer_part(choice, "message"), answer_part(body, "error") or answer_part(choice, "error")
         if response.status_code >= 300 or (error and not any(answer_part(message, part) for part in SPOKEN)):
             return self._judged(response, error or body, choices, tries)
         asked, answered = (tokens if isinstance(tokens := answer_part(body, "usage", f"{kind}_tokens"), int) else 0
@@ -379,11 +380,6 @@ def answer_part(answer, *path):
     return None
 
 
-def error_in(body):
-    """The error in the JSON of an answer, None if there is none."""
-    return answer_part(body, "error") or answer_part(body, "choices", 0, "error")
-
-
 def words_of(body):
     """What a server's error or page says, as one printable line."""
     body = answer_part(body, "error") or body
@@ -399,17 +395,16 @@ def read_answer(body):
     Raises NoAnswer if the model refused or a filter withheld it.
     """
     choices = answer_part(body, "choices")
-    if isinstance(choices, list) and len(choices) > 1:
-        messages = [answer_part(choice, "message") for choice in choices]
-        spoken = [n for n, message in enumerate(messages) if isinstance(message, dict) and _text_of(message)]
-        body = {**body, "choices": choices[spoken[0] if spoken else 0:]}
-    message, reason = answer_part(body, "choices", 0, "message"), answer_part(body, "choices", 0, "finish_reason")
+    choices = choices if isinstance(choices, list) else []
+    choice = next((one for one in choices if _text_of(answer_part(one, "message"))), answer_part(choices, 0))
+    message, reason = answer_part(choice, "message"), answer_part(choice, "finish_reason")
     raw = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
     if refusal := answer_part(message, "refusal"):
         raise NoAnswer(f"the model refused to answer: {words_of(refusal)[:MOST_WORDS]}")
     if not isinstance(message, dict):
         return Answer("", _what_came(body), raw)
-    text, reason, error = _text_of(message), str(reason or ""), error_in(body)
+    text, reason = _text_of(message), str(reason or "")
+    error = answer_part(body, "error") or answer_part(choice, "error")
     if FILTERED.search(reason) and not text:
         raise NoAnswer(f"a filter withheld the answer ({reason})")
     ended = f"the answer ended with {reason} {words_of(error)[:MOST_WORDS]}".rstrip()
@@ -422,7 +417,7 @@ def read_answer(body):
 def _text_of(message):
     """The text of a message, "" if it has none: its content, or what servers put elsewhere by mistake."""
     for name in ("content", "tool_calls", "function_call"):
-        parts, texts = message.get(name), []
+        parts, texts = answer_part(message, name), []
         for part in parts if isinstance(parts, list) else [parts]:
             if answer_part(part, "type") in (None, "text", "output_text", "function"):  # else it was thought
                 said = (answer_part(part, "function", "arguments") or answer_part(part, "arguments")
@@ -430,7 +425,7 @@ def _text_of(message):
                 texts.append(said if isinstance(said, str) else json.dumps(said) if said else "")
         if (text := "".join(texts)).strip():
             return text
-    thought = message.get("reasoning_content") or message.get("reasoning")
+    thought = answer_part(message, "reasoning_content") or answer_part(message, "reasoning")
     # Thinking is no answer; but if it is JSON from its first character on, it is the answer in the wrong place.
     return thought if isinstance(thought, str) and re.match(r"\s*(```\w*\s*)?\{", thought) else ""
 

@@ -3,7 +3,6 @@
 Likeness is how alike two texts are to the encoder: 1 the same, 0 as alike as any two texts of the file.
 """
 
-import csv
 import itertools
 import re
 from collections import Counter, defaultdict
@@ -15,7 +14,8 @@ import numpy as np
 
 from actalign import cores
 from actalign.console import InputError, progress, some_of
-from actalign.files import begins_with, read_bytes, replacing
+from actalign.exports import write_csv
+from actalign.files import begins_with, read_bytes
 from actalign.replies import bare, problem_of
 from actalign.sentences import ALL_SAME, MULTILINGUAL, SAME_AS_ANOTHER, TOO_LONG, UNKNOWN, Flaws
 
@@ -43,12 +43,12 @@ class Finding(NamedTuple):
 
     kind: str
     figure: float | None
-    ids: tuple
     key: str
-    script: int
     texts: tuple
     problem: str
     other: str = ""
+    script: int = 0
+    ids: tuple = ()
 
     def __str__(self):
         script = f", script {self.script + 1}" if self.script else ""
@@ -127,11 +127,11 @@ class Check:
             [(TOO_LONG, text) for text in texts if len(text) > LONGEST_TEXT] for texts in script.texts]
         for key, option, texts, of_option in zip(sample.keys, sample.options, script.texts, flaws, strict=True):
             if problem := problem_of(texts, self._least):
-                yield Finding(FORM, None, (), key, 0, (), problem)
+                yield Finding(FORM, None, key, (), problem)
             for kind, text in of_option:
                 if not self._encoder or kind in (TOO_LONG, UNKNOWN):  # else it is among the pairs, with its figure
                     length = self._tokenizer.read([text])[0].length if self._flaws else len(text) / CHARACTERS_A_TOKEN
-                    yield Finding(kind, length if kind == TOO_LONG else None, (), key, 0, (text,), f"{kind}: {text!r}")
+                    yield Finding(kind, length if kind == TOO_LONG else None, key, (text,), f"{kind}: {text!r}")
             yield from self._of_words(sample, key, option, texts)
             if self._encoder and texts:
                 yield from self._of_likeness(key, texts)
@@ -144,7 +144,7 @@ class Check:
                                   re.IGNORECASE)
                 for text in texts:
                     if said := rule.search(text):
-                        yield Finding(WORD, None, (), key, 0, (text,), f"{what}, {said[0]!r}, in {text!r}")
+                        yield Finding(WORD, None, key, (text,), f"{what}, {said[0]!r}, in {text!r}")
 
     def _of_likeness(self, key, texts):
         """Phases that are the same to the encoder, and those that are near everything."""
@@ -152,14 +152,14 @@ class Check:
         for j, text in enumerate(texts):
             i = int(alike[j, :j].argmax()) if j else 0
             if i < j and alike[j, i] >= SAME_TEXTS and bare(texts[i]) != bare(text):  # else it is of the form
-                yield Finding(REPEATED, float(alike[j, i]), (), key, 0, (texts[i], text),
+                yield Finding(REPEATED, float(alike[j, i]), key, (texts[i], text),
                               f"phases {i + 1} and {j + 1} are the same to the encoder: {texts[i]!r}, {text!r}")
         means = [self._sum, self._frame] if self._video else [self._sum]
         for text, row in zip(texts, self._embedded(texts), strict=True):
             z = max((row @ mean - typical) / deviation for mean, (typical, deviation) in
                     zip(means, self._typical, strict=True))
             if z >= NEAR_ALL:
-                yield Finding(NEAR, float(z), (), key, 0, (text,), f"a phase is near everything: {text!r}")
+                yield Finding(NEAR, float(z), key, (text,), f"a phase is near everything: {text!r}")
 
     def _of_pairs(self, script):
         """What two options of a sample have in common."""
@@ -169,11 +169,9 @@ class Check:
         for (key, _, texts), (other, name, others) in itertools.combinations(options, 2):
             in_order, in_any = sequence_likeness(self._likeness(texts, others))
             if in_order >= SAME_SEQUENCES:
-                yield Finding(SAME, in_order, (), key, 0, (), f"its phases cannot be told from those of {name!r}",
-                              other)
+                yield Finding(SAME, in_order, key, (), f"its phases cannot be told from those of {name!r}", other)
             elif in_any >= SAME_SEQUENCES:
-                yield Finding(OTHER_ORDER, in_any, (), key, 0, (), f"has the phases of {name!r} in another order",
-                              other)
+                yield Finding(OTHER_ORDER, in_any, key, (), f"has the phases of {name!r} in another order", other)
 
     def _never_found(self, subactions):
         """{Finding without ids: ids} of texts that no frames are like where their option fits best."""
@@ -182,8 +180,8 @@ class Check:
             self._margin = max(np.median(np.concatenate([of_texts for _, of_texts in margins.values()])), 1e-9)
         for (key, n, texts), (ids, of_texts) in margins.items():
             for m in np.flatnonzero(1 - of_texts / self._margin >= NOT_FOUND):
-                found[Finding(NEVER, float(1 - of_texts[m] / self._margin), (), key, n, (texts[m],), f"no frames are "
-                              f"like phase {m + 1} where its option fits best: {texts[m]!r}")] = ids
+                problem = f"no frames are like phase {m + 1} where its option fits best: {texts[m]!r}"
+                found[Finding(NEVER, float(1 - of_texts[m] / self._margin), key, (texts[m],), problem, script=n)] = ids
         return found
 
     def margins(self, subactions):
@@ -260,10 +258,6 @@ def require_table(path):
 
 def write_table(path, findings):
     """Write findings as CSV."""
-    with replacing(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for one in findings:
-            figure = "" if one.figure is None else f"{one.figure:.4g}"
-            writer.writerow((one.kind, figure, one.ids[0], len(one.ids), one.key, one.script + 1, one.other,
-                             " / ".join(one.texts), one.problem))
+    write_csv(path, ({"kind": one.kind, "figure": "" if one.figure is None else f"{one.figure:.4g}", "id": one.ids[0],
+                      "samples": len(one.ids), "option": one.key, "script": one.script + 1, "other": one.other,
+                      "text": " / ".join(one.texts), "problem": one.problem} for one in findings), COLUMNS)

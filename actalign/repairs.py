@@ -11,22 +11,20 @@ class Repairs:
 
     Samples in which an option has the same texts are repaired together. What was asked for once, with the same texts
     before or as its answer, is not asked for again.
-    check_of: function from a list of SubActions to (quality.Check, what it looks with in words)
+    check_of: function from a list of SubActions to (quality.Check, what it looks with in words)    model: that is asked
     """
 
-    def __init__(self, samples, generated, check_of):
-        self._generated = generated
+    def __init__(self, samples, generated, check_of, model):
+        self._generated, self._model = generated, model
         self._subactions = {sample.id: generated.subactions_of(sample) for sample in samples}
         self._holders = defaultdict(list)  # ids by (key, script, texts)
         records = generated.repairs()
         for id in self._subactions:
             for what in self._scripts(id):
+                self._holders[what].append(id)
                 record = records.get(what)
                 if record and record["taken"] and tuple(record["before"]) == what[-1]:  # an interrupted run's
                     self._commit([id], what, record)
-        for id in self._subactions:
-            for what in self._scripts(id):
-                self._holders[what].append(id)
         self._check, self.how = check_of([*self._subactions.values()])
         self.found = self._problems(self._check.findings([*self._subactions.values()]))
         self.before = self.found.keys() & records.keys()  # asked for in an earlier run
@@ -57,18 +55,15 @@ class Repairs:
         asked = set(self.before)
         # Of two options that are the same, both are asked about at once where a sample has both.
         for id in sorted(self._subactions, key=lambda of: -sum(what in self.found for what in self._scripts(of))):
-            one = self._subactions[id]
-            for n in range(len(one.scripts)):
-                told = {}
-                for what in self._scripts(id):
-                    if what[1] == n and what in self.found and what not in asked:
-                        asked.add(what)
-                        option = one.sample.options[one.sample.keys.index(what[0])]
-                        told[option] = "; ".join(self.found[what])
-                if told:
-                    yield one.sample, n, told
+            sample, told = self._subactions[id].sample, defaultdict(dict)
+            for what in self._scripts(id):
+                if what in self.found and what not in asked:
+                    asked.add(what)
+                    key, n, _ = what
+                    told[n][sample.options[sample.keys.index(key)]] = "; ".join(self.found[what])
+            yield from ((sample, n, of_script) for n, of_script in told.items())
 
-    def judge(self, sample, option, script, told, answer, model):
+    def judge(self, sample, option, script, told, answer):
         """Take an answer, a tuple of phrases, if the check finds less then; commit it either way, () as well."""
         key = sample.keys[sample.options.index(option)]
         what = next(what for what in self._scripts(sample.id) if what[:2] == (key, script))
@@ -79,7 +74,7 @@ class Repairs:
         new = [_replaced(one, key, answer) for one in old]
         taken = bool(answer) and self._count(new, key) < self._count(old, key)
         self._commit(ids, what, {"key": key, "script": script, "problem": told, "before": list(what[-1]),
-                                 "answer": list(answer), "taken": taken, "model": model})
+                                 "answer": list(answer), "taken": taken, "model": self._model})
         self.left.discard(what)
         (self.taken if taken else self.left).add((key, script, answer) if taken else what)
 

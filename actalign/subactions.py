@@ -76,19 +76,16 @@ def subactions_from_entry(entry, source, sample=None):
 
 def _texts_of(by_key, entry, source, sample):
     """A SubActions' `texts`, of {key: list of texts}."""
-    by_key = by_key or {}
-    if isinstance(by_key, str):
-        by_key = {}
+    by_key = {} if isinstance(by_key, str) else by_key or {}
     if not isinstance(by_key, dict):
         raise InputError(f"{source}: subactions of sample {sample.id} are no object of option and list; mend them")
-    keys = sample.keys
-    options = set(map(folded_key, sample.options))
+    keys, options = sample.keys, [*map(folded_key, sample.options)]
     folded = {folded_key(key): texts for key, texts in by_key.items() if key not in keys}
     before = (f"{option} in {entry.get('domain')}" for option in sample.options)  # the same, unless `sample` has moved
     texts = [by_key.get(key) or folded.get(folded_key(key)) or folded.get(folded_key(earlier)) or []
              for key, earlier in zip(keys, before, strict=True)]
     if not any(texts) and (bare := next((key for key in by_key if folded_key(key) in options), None)):
-        key = keys[[*map(folded_key, sample.options)].index(folded_key(bare))]
+        key = keys[options.index(folded_key(bare))]
         raise InputError(f"{source}: sample {sample.id} has sub-actions under {bare!r}, where {key!r} is expected; "
                          "rename its keys")
     for key, of_key in zip(keys, texts, strict=True):
@@ -138,13 +135,13 @@ class GeneratedFile:
         self.reasons = {}  # of this run: {id: why the sample lacks options}
         self._entries = {}
         self._is_new = overwrite  # and the journal of an earlier run is to go
-        journal = [] if overwrite else self._journal.read()
-        self._starts_over = overwrite or journal[:1] == [STARTED_OVER]
-        journal = journal[1:] if journal[:1] == [STARTED_OVER] else journal
+        journal = [STARTED_OVER] if overwrite else self._journal.read()
+        self._starts_over = journal[:1] == [STARTED_OVER]
         there = []
         if self.path.exists() and not self._starts_over:
             there += zip(read_subactions(path, with_removed=True), read_json(path), strict=True)
         self._in_file = [entry for _, entry in there]
+        journal = journal[1:] if self._starts_over else journal
         there += [(subactions_from_entry(entry, self._journal.path), entry) for entry in journal]
         self.missing = MissingItems(path, {of_sample.sample.id for of_sample, _ in there if not self._lacks(of_sample)})
         for of_sample, entry in there:
@@ -292,4 +289,3 @@ class GeneratedFile:
         if (entries := [*ordered.values(), *gone]) != self._in_file:
             write_json(self.path, entries, indent=True)
         self._journal.remove()
-        self.missing.save()

@@ -35,15 +35,13 @@ def of_methods(methods, samples, taken):
     published, answers = methods.index(alignment.METHODS["published"]), _answers(samples)
     known = answers >= 0
     hits = taken[known] == answers[known, None]
-    rows = [{"method": method, "accuracy": evaluation.accuracy(hits[:, i]) if known.any() else None,
-             "gain": evaluation.gain(hits[:, i], hits[:, published]) if known.any() else None,
-             "same": float(np.mean(taken[:, i] == taken[:, published]))} for i, method in enumerate(methods)]
     p = comparison.holm([comparison.mcnemar(np.count_nonzero(hits[:, i] & ~hits[:, published]),
                                             np.count_nonzero(hits[:, published] & ~hits[:, i]))
                          for i in range(len(methods)) if i != published])
     p.insert(published, None)
-    for row, corrected in zip(rows, p, strict=True):
-        row["p"] = corrected
+    rows = [{"method": method, "accuracy": evaluation.accuracy(hits[:, i]) if known.any() else None,
+             "gain": evaluation.gain(hits[:, i], hits[:, published]) if known.any() else None, "p": p[i],
+             "same": float(np.mean(taken[:, i] == taken[:, published]))} for i, method in enumerate(methods)]
     return sorted(rows, key=lambda row: -(row["accuracy"].value if known.any() else row["same"]))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actalign import clips, comparison, dataset
+from actalign import clips, comparison, dataset, exports
 from actalign.artifacts import ArrayArtifact, read_array
 from actalign.console import InputError, require_folder_of, say, some_of
 from actalign.download import Videos
@@ -52,11 +52,6 @@ class Run:
     @property
     def compared(self):
         return self.compared_all[0] if self.compared_all else None
-
-    @property
-    def tells(self):
-        """The method in full."""
-        return str(comparison.method_of(self.method))
 
     def texts(self, sample):
         """K lists of sub-actions, in the order of the options."""
@@ -105,9 +100,7 @@ def outputs(args):
         if report.exists() and not begins_with(report, GENERATOR):
             raise InputError(f"--report {report}: is there and is no report of this program; choose another name")
     if args.figures:
-        require_folder_of(args.figures, is_file=False)
-        if Path(args.figures).is_file():
-            raise InputError(f"--figures {args.figures}: is no folder; choose another name")
+        exports.require_usable(args.figures, "--figures")
     return lock(*filter(None, (args.report, args.figures)))
 
 

@@ -56,7 +56,7 @@ def write(path, run, ids, limit):
                          sha256=lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
     page = jinja.get_template("page.html.jinja").render(
         run=run, page=summary(run), shown=shown, how=how, records=records, levels=LEVELS, generated=generated_with(run),
-        date=made_on(run), sure=sureness(run),
+        date=made_on(run), sure=sureness(run), recommended=METHODS["recommended"],
         words=[" ".join(words).lower() for words in words], plotly=_script(get_plotlyjs()),
         script=_script((FOLDER / "page.js").read_text(encoding="utf-8")),
         style=(FOLDER / "page.css").read_text(encoding="utf-8")).encode("utf-8", "replace")
