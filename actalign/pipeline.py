@@ -14,7 +14,7 @@ from pathlib import Path
 
 from actalign import artifacts, clips, console, cores, dataset, tables
 from actalign.alignment import METHODS
-from actalign.checkpoint import SO400M, add_trust_argument, frame_needs
+from actalign.checkpoint import SO400M, add_trust_argument, find_checkpoint
 from actalign.download import Videos
 from actalign.files import read_json
 from actalign.own_subactions import OwnSubactions
@@ -105,9 +105,9 @@ def run_all(args):
     decoding = ["--dataset", *args.clips, *flags_of(args, "domain", "videos_dir")]
     decoding += ["--options", *options] if options else []
     seconds = clip_seconds(decoding)  # before the checkpoint, which may have to be fetched
-    needs = frame_needs(args.model, args.trust_pickle_weights)
-    decoding += ["--image_size", str(needs.image_size), "--resample", needs.resample]
-    decoding += rate_flags(args, seconds, needs, folder / FILES["frames"])
+    checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
+    decoding += ["--image_size", str(checkpoint.image_size), "--resample", checkpoint.resample]
+    decoding += rate_flags(args, seconds, checkpoint, folder / FILES["frames"])
     trust = ["--trust_pickle_weights"] if args.trust_pickle_weights else []
     encoder = ["--model", args.model, *trust, *flags_of(args, "device")]
     asking = flags_of(args, "subactions", "base_url")
@@ -142,7 +142,7 @@ def own_options(own, domain):
     return [*{folded_key(name): name for name in names}.values()]
 
 
-def rate_flags(args, seconds, needs, frames):
+def rate_flags(args, seconds, checkpoint, frames):
     """--fps for process_data.py: what was asked for, or else what a CPU can encode in MOST_MINUTES; says so.
 
     seconds: of all clips    frames: the Path of the artifact. Frames that are there keep their rate, so that new clips
@@ -157,7 +157,7 @@ def rate_flags(args, seconds, needs, frames):
     if frames.exists() and not args.overwrite:
         rate = artifacts.read_index(frames, "frames")["meta"].get("fps")
         return ["--fps", f"{rate:g}"] if rate else []
-    a_second = cores.count() * OPERATIONS / needs.operations  # frames
+    a_second = cores.count() * OPERATIONS / checkpoint.operations  # frames
     rate = 60 * MOST_MINUTES * a_second / max(seconds, 1)
     if rate >= clips.SOURCE_FRAME_RATE:
         return []
