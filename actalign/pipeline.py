@@ -101,20 +101,17 @@ def run_all(args):
     """Run what the parsed flags ask for; returns {name: path} of FILES. Raises InputError and StageError."""
     folder = made_folder(args.output)
     own = OwnSubactions(args.subactions) if args.subactions else None
-    options = args.options or (own_options(own, args.domain) if own else [])
-    decoding = ["--dataset", *args.clips, *flags_of(args, "domain", "videos_dir")]
-    decoding += ["--options", *options] if options else []
+    options = args.options or (own and own_options(own, args.domain)) or None
+    decoding = flags_of(dataset=args.clips, domain=args.domain, videos_dir=args.videos_dir, options=options)
     seconds = clip_seconds(decoding)  # before the checkpoint, which may have to be fetched
     checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
-    decoding += ["--image_size", str(checkpoint.image_size), "--resample", checkpoint.resample]
+    decoding += flags_of(image_size=checkpoint.image_size, resample=checkpoint.resample)
     decoding += rate_flags(args, seconds, checkpoint, folder / FILES["frames"])
-    trust = ["--trust_pickle_weights"] if args.trust_pickle_weights else []
-    encoder = ["--model", args.model, *trust, *flags_of(args, "device")]
-    asking = flags_of(args, "subactions", "base_url")
-    asking += ["--model", args.language_model] if args.language_model else []
-    stages = commands(folder, decoding, encoder, asking, flags_of(args, "method", "reject"))
+    encoder = flags_of(model=args.model, trust_pickle_weights=args.trust_pickle_weights, device=args.device)
+    asking = flags_of(subactions=args.subactions, base_url=args.base_url, model=args.language_model or None)
+    stages = commands(folder, decoding, encoder, asking, flags_of(method=args.method, reject=args.reject))
     for _, flags in stages[:4]:
-        flags += ["--overwrite"] if args.overwrite else []
+        flags += flags_of(overwrite=args.overwrite)
     run(stages)
     return {name: folder / file for name, file in FILES.items()}
 
@@ -128,10 +125,15 @@ def made_folder(output):
     return Path(output)
 
 
-def flags_of(args, *names):
-    """The command line of those of the flags that are given."""
-    given = {name: getattr(args, name) for name in names}
-    return [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
+def flags_of(**given):
+    """A command line of flags, each with a value or several, or True if it stands alone; None and False add nothing."""
+    return [part for name, value in given.items() if value is not None and value is not False
+            for part in (f"--{name}", *([] if value is True else texts_of(value)))]
+
+
+def texts_of(value):
+    """The list of texts that a command line holds of a value or of several."""
+    return [str(one) for one in ([value] if isinstance(value, str | Path | int | float) else value)]
 
 
 def own_options(own, domain):
