@@ -215,25 +215,24 @@ def chance_threshold(samples, method, matrices_of, scripts="first"):
     Every sample is scored against the options of another one that shares none with it; where there are no such
     samples, it is what chance orders would give.
     """
-    rng, others = np.random.default_rng(OTHERS_SEED), {}
+    rng, pairs = np.random.default_rng(OTHERS_SEED), []
     for sample in samples:
         for i in rng.choice(len(samples), min(len(samples), MOST_TRIED), replace=False):
             if not set(samples[i].keys) & set(sample.keys):
-                others[sample.id] = samples[i].id
+                pairs.append((sample, samples[i]))
                 break
-    if not others:
+    if not pairs:
         K = int(np.median([len(sample.options) for sample in samples]))
         return confidence.chance_threshold(K), f"what chance orders of {K} options exceed in one of twenty"
 
-    lengths = {sample.id: len(sample.options) for sample in samples}
-
-    def best_z(sample):
-        [matrices] = matrices_of(sample, [method.similarity], of=others[sample.id])
-        _, scores, order = align_scripts(matrices, lengths[others[sample.id]], method, False,
+    def best_z(pair):
+        sample, other = pair
+        [matrices] = matrices_of(sample, [method.similarity], of=other.id)
+        _, scores, order = align_scripts(matrices, len(other.options), method, False,
                                          alignment.orders_told(method, True), scripts)
         return order.z[np.argmax(scores)]
 
-    z = on_all_cores(best_z, [sample for sample in samples if sample.id in others], "samples with others' options")
+    z = on_all_cores(best_z, pairs, "samples with others' options")
     return (float(np.quantile(z, 1 - confidence.PASSED_BY_CHANCE)),
             f"what other samples' options exceed in one of twenty of {len(z)} samples")
 
