@@ -198,15 +198,15 @@ def worker(args):
 
 def predict_on_ray(args, samples, *how):
     """`predict`, in actors of a Ray cluster that take a part of the samples at a time."""
-    predictions = {}
+    predictions = [None] * len(samples)
     with cluster.Cluster(args, args.device or "cpu") as ray:
         count = ray.shards_of(len(samples))
         tasks = [(samples[number::count], *how) for number in range(count)]
         with console.progress(len(samples), "samples") as bar:
             for number, found in ray.run("seq_alignment", args, tasks):
-                predictions.update(zip(range(number, len(samples), count), found, strict=True))
+                predictions[number::count] = found
                 bar.update(len(found))
-    return [predictions[n] for n in range(len(samples))]
+    return predictions
 
 
 def chance_threshold(samples, method, matrices_of, scripts="first"):
