@@ -271,13 +271,6 @@ def judge(predictions, method, args, matrices_of):
             None if threshold is None else (threshold, origin))
 
 
-def phases_records(prediction, video, texts):
-    """The phases.records of each of a Prediction's K options."""
-    id = prediction.sample.id
-    return [phases.records(of_option, option["texts"], video.timestamps(id))
-            for of_option, option in zip(prediction.phases, texts.item(id)["options"], strict=False)]
-
-
 def smoothing_note(samples, video, texts, smooth):
     """What the smoothing window means for these clips: one line for the result."""
     windows = np.array([window_of(sample, video, texts, smooth) for sample in samples])
@@ -413,7 +406,10 @@ def main(argv=None):
         matrices_of = matrices_by(args, video, texts)  # last of all, since it loads torch
 
         def phases_of(prediction):
-            return phases_records(prediction, video, texts)
+            """The phases.records of each of a Prediction's K options."""
+            id = prediction.sample.id
+            return [phases.records(of_option, option["texts"], video.timestamps(id))
+                    for of_option, option in zip(prediction.phases, texts.item(id)["options"], strict=False)]
 
         def options_of(prediction):
             return [option for script in scripts_of(texts.item(prediction.sample.id), args.scripts)
