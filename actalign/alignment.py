@@ -86,16 +86,8 @@ def evidence(cosines, logit_scale, logit_bias):
     return centred_logits.logaddexp(centred_logits.new_zeros(()))
 
 
-def similarity(video, subactions, logit_scale, logit_bias, kind="sigmoid"):
-    """Similarity of every frame with every sub-action: (T, D) and (M, D) -> (T, M) float64, NaN without direction.
-
-    kind: one of SIMILARITIES; logit_scale and logit_bias are the checkpoint's
-    """
-    return similarity_of(cosines(video, subactions), logit_scale, logit_bias, kind)
-
-
 def similarity_of(cosines, logit_scale, logit_bias, kind="sigmoid"):
-    """`similarity` where the cosines are known."""
+    """Similarity of every frame with every sub-action, from `cosines`: an array (T, M). kind: one of SIMILARITIES."""
     return globals()[kind](cosines, logit_scale, logit_bias).numpy()
 
 
