@@ -45,18 +45,13 @@ def add_encoder_arguments(parser, auto_batch_size):
     add = parser.add_argument
     add("--model", default=SO400M,
         help="SigLIP checkpoint, a hub name or a folder, the same for frames and texts (default: %(default)s)")
-    add("--batch_size", type=batch_size, default="auto",
+    add("--batch_size", type=console.batch_size, default="auto",
         help=f"{auto_batch_size}; fewer where memory does not suffice (default: %(default)s)")
     add("--dtype", choices=DTYPES, default="auto", help="of the forward pass; auto is bfloat16 on CUDA, and for large "
         "models on a CPU made for it, else float32 (default: %(default)s)")
     add_trust_argument(parser)
     console.add_device_argument(parser)
     console.add_overwrite_argument(parser)
-
-
-def batch_size(text):
-    """argparse type: a whole number from 1 on, or None for "auto"."""
-    return None if text == "auto" else console.batch(text)
 
 
 @dataclass(frozen=True)

@@ -150,10 +150,8 @@ def rate_flags(args, seconds, checkpoint, frames):
     seconds: of all clips    frames: the Path of the artifact. Frames that are there keep their rate, so that new clips
     join them.
     """
-    if args.fps == "all":
-        return []
     if args.fps != "auto":
-        return ["--fps", args.fps]
+        return flags_of(fps=args.fps)
     if console.pick_device(args.device).type != "cpu":
         return []
     if frames.exists() and not args.overwrite:
@@ -200,23 +198,13 @@ def parse_args(argv=None):
     add("--base_url", help="a server of language models that speaks OpenAI's protocol, such as one on this machine")
     add("--method", choices=METHODS, default="published", help="of seq_alignment.py (default: %(default)s)")
     add("--reject", metavar="auto|Z", help="answer \"none of these\" where no option fits, see seq_alignment.py")
-    add("--fps", type=frame_rate, default="auto",
+    add("--fps", type=console.number(float, 1e-9, 1e9, auto="auto", all=None), default="auto",
         help=f"frames a second, or all; auto: all, or on a CPU what it can encode in {MOST_MINUTES} minutes, at least "
              f"{LEAST_RATE} (default: %(default)s)")
     add_trust_argument(parser)
     console.add_overwrite_argument(parser)
     console.add_device_argument(parser)
     return parser.parse_args(argv)
-
-
-def frame_rate(text):
-    """argparse type of --fps: "auto" or "all" or a number, as it stands."""
-    if text not in ("auto", "all"):
-        console.positive_float(text)
-    return text
-
-
-frame_rate.__name__ = "auto, all or number"  # as argparse says what is none
 
 
 @console.script
