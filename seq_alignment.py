@@ -259,16 +259,15 @@ def try_controls(predictions, method, matrices_of):
 
 def judge(predictions, method, args, matrices_of):
     """(predictions with what --calibrate and --reject make of them, lines about that, (threshold, origin) or None)."""
-    threshold, origin = None, "as --reject says"
+    threshold = None
     if args.calibrate:
         predictions = confidence.calibrate(predictions)
     if args.reject:
         samples = [prediction.sample for prediction in predictions]
-        threshold, origin = (chance_threshold(samples, method, matrices_of, args.scripts) if args.reject == "auto"
-                             else (float(args.reject), origin))
-        predictions = confidence.reject(predictions, threshold)
-    return (predictions, confidence.lines(predictions, args.calibrate, threshold, origin),
-            None if threshold is None else (threshold, origin))
+        threshold = (chance_threshold(samples, method, matrices_of, args.scripts) if args.reject == "auto"
+                     else (float(args.reject), "as --reject says"))
+        predictions = confidence.reject(predictions, threshold[0])
+    return predictions, confidence.lines(predictions, args.calibrate, *(threshold or ())), threshold
 
 
 def smoothing_note(samples, video, texts, smooth):
