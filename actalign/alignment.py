@@ -99,11 +99,7 @@ def similarity_of(cosines, logit_scale, logit_bias, kind="sigmoid"):
 def _require_usable(similarity):
     if similarity.size == 0:
         raise ValueError("a similarity matrix must have at least one frame and one sub-action")
-    is_finite = True
-    for t in range(similarity.shape[0]):
-        for m in range(similarity.shape[1]):
-            is_finite &= abs(similarity[t, m]) < np.inf
-    if not is_finite:
+    if not np.isfinite(similarity).all():
         raise ValueError("a similarity matrix must be finite")
 
 
