@@ -394,12 +394,9 @@ def _score_orders(function, values, orders, shapes):
     scores = np.empty(shapes[:, 2].sum())
     i = value = order = 0
     for T, M, count in shapes:
-        similarity, other = values[value:value + T * M].reshape(T, M), np.empty((T, M))
+        similarity = values[value:value + T * M].reshape(T, M)
         for _ in range(count):
-            for m in range(M):
-                column = orders[order + m]
-                for t in range(T):
-                    other[t, m] = similarity[t, column]
+            other = np.ascontiguousarray(similarity[:, orders[order:order + M]])
             scores[i] = function(other, False)[0]
             i, order = i + 1, order + M
         value += T * M
