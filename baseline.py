@@ -19,11 +19,6 @@ from actalign.subactions import SubActions
 BATCH_SIZE = 32  # texts a forward pass
 
 
-def label_sentence(option, domain, template=LABEL_TEMPLATE):
-    """The text that stands for an option."""
-    return template.format(option=option, domain=domain)
-
-
 def mean_pool_scores(video, labels):
     """Cosine of the mean frame with each label: video (T, D), labels (K, D) -> (K,) float64, NaN where it has none."""
     rows = np.vstack([np.mean(video, axis=0, dtype=np.float64), *labels])
@@ -32,14 +27,15 @@ def mean_pool_scores(video, labels):
     return rows[1:] @ rows[0]
 
 
-def predict(samples, video, labels, template=LABEL_TEMPLATE):
+def predict(samples, video, labels, template):
     """One Prediction for each sample, from its frames in `video` and {sentence: embedding} `labels` of a template.
 
     Raises InputError if the frames of a sample cancel out.
     """
     predictions = []
     for sample in samples:
-        texts = [labels[label_sentence(option, sample.domain, template)] for option in sample.options]  # K of (D,)
+        sentences = [template.format(option=option, domain=sample.domain) for option in sample.options]
+        texts = [labels[sentence] for sentence in sentences]  # K of (D,)
         scores = mean_pool_scores(video.embeddings(sample.id), texts)
         if not np.isfinite(scores).all():
             raise console.InputError(f"{video.path}: the frames of sample {sample.id} cancel out; leave that one out")
@@ -85,7 +81,7 @@ def main(argv=None):
         names = [SubActions(sample, tuple((option,) for option in sample.options)) for sample in samples]
         for line in warnings_about(names, encoder.tokenizer, args.template, name, "labels"):
             console.log.warning(line)
-        sentences = sorted({label_sentence(option, sample.domain, args.template)
+        sentences = sorted({args.template.format(option=option, domain=sample.domain)
                             for sample in samples for option in sample.options})
         embeddings = console.progress(len(sentences), "labels", iterable=encoder.iter_texts(sentences))
         predictions = predict(samples, video, dict(zip(sentences, embeddings, strict=True)), args.template)

@@ -198,15 +198,15 @@ def worker(args):
 
 def predict_on_ray(args, samples, *how):
     """`predict`, in actors of a Ray cluster that take a part of the samples at a time."""
-    predictions = {}
+    predictions = [None] * len(samples)
     with cluster.Cluster(args, args.device or "cpu") as ray:
         count = ray.shards_of(len(samples))
         tasks = [(samples[number::count], *how) for number in range(count)]
         with console.progress(len(samples), "samples") as bar:
             for number, found in ray.run("seq_alignment", args, tasks):
-                predictions.update(zip(range(number, len(samples), count), found, strict=True))
+                predictions[number::count] = found
                 bar.update(len(found))
-    return [predictions[n] for n in range(len(samples))]
+    return predictions
 
 
 def chance_threshold(samples, method, matrices_of, scripts="first"):
@@ -215,25 +215,24 @@ def chance_threshold(samples, method, matrices_of, scripts="first"):
     Every sample is scored against the options of another one that shares none with it; where there are no such
     samples, it is what chance orders would give.
     """
-    rng, others = np.random.default_rng(OTHERS_SEED), {}
+    rng, pairs = np.random.default_rng(OTHERS_SEED), []
     for sample in samples:
         for i in rng.choice(len(samples), min(len(samples), MOST_TRIED), replace=False):
             if not set(samples[i].keys) & set(sample.keys):
-                others[sample.id] = samples[i].id
+                pairs.append((sample, samples[i]))
                 break
-    if not others:
+    if not pairs:
         K = int(np.median([len(sample.options) for sample in samples]))
         return confidence.chance_threshold(K), f"what chance orders of {K} options exceed in one of twenty"
 
-    lengths = {sample.id: len(sample.options) for sample in samples}
-
-    def best_z(sample):
-        [matrices] = matrices_of(sample, [method.similarity], of=others[sample.id])
-        _, scores, order = align_scripts(matrices, lengths[others[sample.id]], method, False,
+    def best_z(pair):
+        sample, other = pair
+        [matrices] = matrices_of(sample, [method.similarity], of=other.id)
+        _, scores, order = align_scripts(matrices, len(other.options), method, False,
                                          alignment.orders_told(method, True), scripts)
         return order.z[np.argmax(scores)]
 
-    z = on_all_cores(best_z, [sample for sample in samples if sample.id in others], "samples with others' options")
+    z = on_all_cores(best_z, pairs, "samples with others' options")
     return (float(np.quantile(z, 1 - confidence.PASSED_BY_CHANCE)),
             f"what other samples' options exceed in one of twenty of {len(z)} samples")
 
@@ -260,23 +259,15 @@ def try_controls(predictions, method, matrices_of):
 
 def judge(predictions, method, args, matrices_of):
     """(predictions with what --calibrate and --reject make of them, lines about that, (threshold, origin) or None)."""
-    threshold, origin = None, "as --reject says"
+    threshold = None
     if args.calibrate:
         predictions = confidence.calibrate(predictions)
     if args.reject:
         samples = [prediction.sample for prediction in predictions]
-        threshold, origin = (chance_threshold(samples, method, matrices_of, args.scripts) if args.reject == "auto"
-                             else (float(args.reject), origin))
-        predictions = confidence.reject(predictions, threshold)
-    return (predictions, confidence.lines(predictions, args.calibrate, threshold, origin),
-            None if threshold is None else (threshold, origin))
-
-
-def phases_records(prediction, video, texts):
-    """The phases.records of each of a Prediction's K options."""
-    id = prediction.sample.id
-    return [phases.records(of_option, option["texts"], video.timestamps(id))
-            for of_option, option in zip(prediction.phases, texts.item(id)["options"], strict=False)]
+        threshold = (chance_threshold(samples, method, matrices_of, args.scripts) if args.reject == "auto"
+                     else (float(args.reject), "as --reject says"))
+        predictions = confidence.reject(predictions, threshold[0])
+    return predictions, confidence.lines(predictions, args.calibrate, *(threshold or ())), threshold
 
 
 def smoothing_note(samples, video, texts, smooth):
@@ -414,7 +405,10 @@ def main(argv=None):
         matrices_of = matrices_by(args, video, texts)  # last of all, since it loads torch
 
         def phases_of(prediction):
-            return phases_records(prediction, video, texts)
+            """The phases.records of each of a Prediction's K options."""
+            id = prediction.sample.id
+            return [phases.records(of_option, option["texts"], video.timestamps(id))
+                    for of_option, option in zip(prediction.phases, texts.item(id)["options"], strict=False)]
 
         def options_of(prediction):
             return [option for script in scripts_of(texts.item(prediction.sample.id), args.scripts)

@@ -86,16 +86,8 @@ def evidence(cosines, logit_scale, logit_bias):
     return centred_logits.logaddexp(centred_logits.new_zeros(()))
 
 
-def similarity(video, subactions, logit_scale, logit_bias, kind="sigmoid"):
-    """Similarity of every frame with every sub-action: (T, D) and (M, D) -> (T, M) float64, NaN without direction.
-
-    kind: one of SIMILARITIES; logit_scale and logit_bias are the checkpoint's
-    """
-    return similarity_of(cosines(video, subactions), logit_scale, logit_bias, kind)
-
-
 def similarity_of(cosines, logit_scale, logit_bias, kind="sigmoid"):
-    """`similarity` where the cosines are known."""
+    """Similarity of every frame with every sub-action, from `cosines`: an array (T, M). kind: one of SIMILARITIES."""
     return globals()[kind](cosines, logit_scale, logit_bias).numpy()
 
 
@@ -107,11 +99,7 @@ def similarity_of(cosines, logit_scale, logit_bias, kind="sigmoid"):
 def _require_usable(similarity):
     if similarity.size == 0:
         raise ValueError("a similarity matrix must have at least one frame and one sub-action")
-    is_finite = True
-    for t in range(similarity.shape[0]):
-        for m in range(similarity.shape[1]):
-            is_finite &= abs(similarity[t, m]) < np.inf
-    if not is_finite:
+    if not np.isfinite(similarity).all():
         raise ValueError("a similarity matrix must be finite")
 
 
@@ -406,12 +394,9 @@ def _score_orders(function, values, orders, shapes):
     scores = np.empty(shapes[:, 2].sum())
     i = value = order = 0
     for T, M, count in shapes:
-        similarity, other = values[value:value + T * M].reshape(T, M), np.empty((T, M))
+        similarity = values[value:value + T * M].reshape(T, M)
         for _ in range(count):
-            for m in range(M):
-                column = orders[order + m]
-                for t in range(T):
-                    other[t, m] = similarity[t, column]
+            other = np.ascontiguousarray(similarity[:, orders[order:order + M]])
             scores[i] = function(other, False)[0]
             i, order = i + 1, order + M
         value += T * M

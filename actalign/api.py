@@ -33,21 +33,14 @@ def classify(clips, options=None, domain=None, subactions=None, model=None, outp
         except TypeError as error:
             raise InputError(f"subactions: {error}; give {{option: [phases in order]}}, all of them texts") from None
         subactions = folder / "own_subactions.json"
-    given = {"options": options, "domain": domain, "subactions": subactions, "model": model, "output": folder, **flags}
-    argv = _texts(clips)
-    for flag, value in given.items():
-        if value is not None and value is not False:
-            argv += [f"--{flag}", *([] if value is True else _texts(value))]
+    argv = pipeline.texts_of(clips) + pipeline.flags_of(
+        options=options, domain=domain, subactions=subactions, model=model, output=folder, **flags)
     with contextlib.redirect_stdout(sys.stderr):
         try:
             made = pipeline.run_all(pipeline.parse_args(argv))
         except SystemExit:  # argparse has said what is wrong
             raise InputError(f"classify: cannot use {' '.join(argv)}; the lines above say why") from None
     return Classified(pipeline.read_answers(made), made["report"])
-
-
-def _texts(value):
-    return [str(one) for one in ([value] if isinstance(value, str | Path | int | float) else value)]
 
 
 @dataclass(frozen=True)

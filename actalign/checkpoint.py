@@ -45,18 +45,13 @@ def add_encoder_arguments(parser, auto_batch_size):
     add = parser.add_argument
     add("--model", default=SO400M,
         help="SigLIP checkpoint, a hub name or a folder, the same for frames and texts (default: %(default)s)")
-    add("--batch_size", type=batch_size, default="auto",
+    add("--batch_size", type=console.batch_size, default="auto",
         help=f"{auto_batch_size}; fewer where memory does not suffice (default: %(default)s)")
     add("--dtype", choices=DTYPES, default="auto", help="of the forward pass; auto is bfloat16 on CUDA, and for large "
         "models on a CPU made for it, else float32 (default: %(default)s)")
     add_trust_argument(parser)
     console.add_device_argument(parser)
     console.add_overwrite_argument(parser)
-
-
-def batch_size(text):
-    """argparse type: a whole number from 1 on, or None for "auto"."""
-    return None if text == "auto" else console.batch(text)
 
 
 @dataclass(frozen=True)
@@ -67,14 +62,25 @@ class Checkpoint:
     fingerprint: str  # the same for the same weights, tokenizer and processor, whatever their place
     logit_scale: float  # similarity is sigmoid(exp(logit_scale) * cosine + logit_bias); both as stored, not rounded
     logit_bias: float
-    width: int  # features of the vision tower's layers
-    patches: int  # of a frame, which it attends to
+    image_size: int  # pixels, of either side of a frame
+    patches: int  # of a frame, which the vision tower attends to
+    width: int  # features of its layers
+    operations: float  # of it for a frame: two for each product and sum
     pickled: bool = False  # whether its weights are a pickle that the user trusts
 
     def settings(self, dtype):
         """What decides embeddings, as `ArrayWriter` compares it."""
         return {"checkpoint": self.fingerprint, "logit_scale": self.logit_scale, "logit_bias": self.logit_bias,
                 "dtype": dtype}
+
+    @property
+    def resample(self):
+        """How its image processor resizes frames. Raises InputError if that cannot be loaded."""
+        import transformers
+
+        with loading(self.name):
+            images = transformers.AutoImageProcessor.from_pretrained(self.name, trust_remote_code=False)
+        return RESAMPLE_NAMES.get(images.resample, "bicubic")
 
 
 def resolve_dtype(dtype, device, checkpoint):
@@ -119,30 +125,10 @@ def find_checkpoint(name, trust_pickle_weights=False):
         weights, pickled, others = _find_files(name, trust_pickle_weights)
         fingerprint, scale, bias = _remembered([*weights, *others], lambda: _read(name, weights, pickled, others))
         vision = config.vision_config
-        patches = (vision.image_size // vision.patch_size) ** 2
-        return Checkpoint(str(name), fingerprint, scale, bias, vision.hidden_size, patches, pickled)
-
-
-class FrameNeeds(NamedTuple):
-    """What frames a checkpoint takes, and what each costs."""
-
-    image_size: int
-    resample: str
-    operations: float  # of the vision tower for a frame: two for each product and sum
-
-
-def frame_needs(name, trust_pickle_weights=False):
-    """The FrameNeeds of a hub name or folder. Raises InputError if `find_checkpoint` does."""
-    import transformers
-
-    find_checkpoint(name, trust_pickle_weights)
-    with loading(name):
-        vision = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False).vision_config
-        images = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
-    patches, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
-    of_layer = 2 * patches * (4 * width**2 + 2 * width * vision.intermediate_size) + 4 * patches**2 * width
-    return FrameNeeds(vision.image_size, RESAMPLE_NAMES.get(images.resample, "bicubic"),
-                      float(vision.num_hidden_layers * of_layer))
+        patches, width = (vision.image_size // vision.patch_size) ** 2, vision.hidden_size
+        of_layer = 2 * patches * (4 * width**2 + 2 * width * vision.intermediate_size) + 4 * patches**2 * width
+        return Checkpoint(str(name), fingerprint, scale, bias, vision.image_size, patches, width,
+                          float(vision.num_hidden_layers * of_layer), pickled)
 
 
 def _find_files(name, trust_pickle_weights):

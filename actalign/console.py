@@ -181,20 +181,22 @@ def add_overwrite_argument(parser):
                              "one is finished")
 
 
-def number(kind, least, most):
-    """An argparse type: an int or a float, which is the `kind`, from `least` to `most`."""
+def number(kind, least, most, **words):
+    """An argparse type: an int or a float (the `kind`) from `least` to `most`, or what one of `words` stands for."""
     def in_range(text):
+        if text in words:
+            return words[text]
         value = kind(text)
         if not least <= value <= most:
             raise ValueError(text)
         return value
 
-    in_range.__name__ = f"number from {least} to {most}"  # as argparse says what is no such thing
+    in_range.__name__ = " or ".join([*words, f"number from {least} to {most}"])  # as argparse says what is none
     return in_range
 
 
 positive_int, positive_float = number(int, 1, 10**9), number(float, 1e-9, 1e9)
-batch = number(int, 1, 10_000)  # frames or texts at once
+batch_size = number(int, 1, 10_000, auto=None)  # frames or texts at once
 pixels = number(int, 1, 4096)
 seconds = number(float, 0.001, 1e6)  # to wait; the system takes less than 2**31 milliseconds
 temperature = number(float, 0, 100)

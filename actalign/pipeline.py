@@ -14,7 +14,7 @@ from pathlib import Path
 
 from actalign import artifacts, clips, console, cores, dataset, tables
 from actalign.alignment import METHODS
-from actalign.checkpoint import SO400M, add_trust_argument, frame_needs
+from actalign.checkpoint import SO400M, add_trust_argument, find_checkpoint
 from actalign.download import Videos
 from actalign.files import read_json
 from actalign.own_subactions import OwnSubactions
@@ -101,20 +101,17 @@ def run_all(args):
     """Run what the parsed flags ask for; returns {name: path} of FILES. Raises InputError and StageError."""
     folder = made_folder(args.output)
     own = OwnSubactions(args.subactions) if args.subactions else None
-    options = args.options or (own_options(own, args.domain) if own else [])
-    decoding = ["--dataset", *args.clips, *flags_of(args, "domain", "videos_dir")]
-    decoding += ["--options", *options] if options else []
+    options = args.options or (own and own_options(own, args.domain)) or None
+    decoding = flags_of(dataset=args.clips, domain=args.domain, videos_dir=args.videos_dir, options=options)
     seconds = clip_seconds(decoding)  # before the checkpoint, which may have to be fetched
-    needs = frame_needs(args.model, args.trust_pickle_weights)
-    decoding += ["--image_size", str(needs.image_size), "--resample", needs.resample]
-    decoding += rate_flags(args, seconds, needs, folder / FILES["frames"])
-    trust = ["--trust_pickle_weights"] if args.trust_pickle_weights else []
-    encoder = ["--model", args.model, *trust, *flags_of(args, "device")]
-    asking = flags_of(args, "subactions", "base_url")
-    asking += ["--model", args.language_model] if args.language_model else []
-    stages = commands(folder, decoding, encoder, asking, flags_of(args, "method", "reject"))
+    checkpoint = find_checkpoint(args.model, args.trust_pickle_weights)
+    decoding += flags_of(image_size=checkpoint.image_size, resample=checkpoint.resample)
+    decoding += rate_flags(args, seconds, checkpoint, folder / FILES["frames"])
+    encoder = flags_of(model=args.model, trust_pickle_weights=args.trust_pickle_weights, device=args.device)
+    asking = flags_of(subactions=args.subactions, base_url=args.base_url, model=args.language_model or None)
+    stages = commands(folder, decoding, encoder, asking, flags_of(method=args.method, reject=args.reject))
     for _, flags in stages[:4]:
-        flags += ["--overwrite"] if args.overwrite else []
+        flags += flags_of(overwrite=args.overwrite)
     run(stages)
     return {name: folder / file for name, file in FILES.items()}
 
@@ -128,10 +125,15 @@ def made_folder(output):
     return Path(output)
 
 
-def flags_of(args, *names):
-    """The command line of those of the flags that are given."""
-    given = {name: getattr(args, name) for name in names}
-    return [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
+def flags_of(**given):
+    """A command line of flags, each with a value or several, or True if it stands alone; None and False add nothing."""
+    return [part for name, value in given.items() if value is not None and value is not False
+            for part in (f"--{name}", *([] if value is True else texts_of(value)))]
+
+
+def texts_of(value):
+    """The list of texts that a command line holds of a value or of several."""
+    return [str(one) for one in ([value] if isinstance(value, str | Path | int | float) else value)]
 
 
 def own_options(own, domain):
@@ -142,22 +144,20 @@ def own_options(own, domain):
     return [*{folded_key(name): name for name in names}.values()]
 
 
-def rate_flags(args, seconds, needs, frames):
+def rate_flags(args, seconds, checkpoint, frames):
     """--fps for process_data.py: what was asked for, or else what a CPU can encode in MOST_MINUTES; says so.
 
     seconds: of all clips    frames: the Path of the artifact. Frames that are there keep their rate, so that new clips
     join them.
     """
-    if args.fps == "all":
-        return []
     if args.fps != "auto":
-        return ["--fps", args.fps]
+        return flags_of(fps=args.fps)
     if console.pick_device(args.device).type != "cpu":
         return []
     if frames.exists() and not args.overwrite:
         rate = artifacts.read_index(frames, "frames")["meta"].get("fps")
         return ["--fps", f"{rate:g}"] if rate else []
-    a_second = cores.count() * OPERATIONS / needs.operations  # frames
+    a_second = cores.count() * OPERATIONS / checkpoint.operations  # frames
     rate = 60 * MOST_MINUTES * a_second / max(seconds, 1)
     if rate >= clips.SOURCE_FRAME_RATE:
         return []
@@ -198,23 +198,13 @@ def parse_args(argv=None):
     add("--base_url", help="a server of language models that speaks OpenAI's protocol, such as one on this machine")
     add("--method", choices=METHODS, default="published", help="of seq_alignment.py (default: %(default)s)")
     add("--reject", metavar="auto|Z", help="answer \"none of these\" where no option fits, see seq_alignment.py")
-    add("--fps", type=frame_rate, default="auto",
+    add("--fps", type=console.number(float, 1e-9, 1e9, auto="auto", all=None), default="auto",
         help=f"frames a second, or all; auto: all, or on a CPU what it can encode in {MOST_MINUTES} minutes, at least "
              f"{LEAST_RATE} (default: %(default)s)")
     add_trust_argument(parser)
     console.add_overwrite_argument(parser)
     console.add_device_argument(parser)
     return parser.parse_args(argv)
-
-
-def frame_rate(text):
-    """argparse type of --fps: "auto" or "all" or a number, as it stands."""
-    if text not in ("auto", "all"):
-        console.positive_float(text)
-    return text
-
-
-frame_rate.__name__ = "auto, all or number"  # as argparse says what is none
 
 
 @console.script

@@ -110,7 +110,8 @@ def scores_of(folder, noise, id, number):
         frames, rows = noisy(frames, frame, clip, rng), noisy(rows, text, 0, rng)
     options = [rows[option["start"] - item["start"]:option["stop"] - item["start"]] for option in item["options"]]
     scale, bias, found = video.meta["logit_scale"], video.meta["logit_bias"], {}
-    by_kind = {kind: [alignment.similarity(frames, rows, scale, bias, kind) for rows in options]
+    cosines = [alignment.cosines(frames, rows) for rows in options]
+    by_kind = {kind: [alignment.similarity_of(of_option, scale, bias, kind) for of_option in cosines]
                for kind in alignment.SIMILARITIES}
     shuffled = [np.random.default_rng([SHUFFLE_SEED, number, k]).permutation(rows.shape[0])
                 for k, rows in enumerate(options)]

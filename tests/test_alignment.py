@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from actalign import alignment
-from actalign.alignment import align, contrast, cosines, dtw, orders_of, similarity, smooth, unordered
+from actalign.alignment import align, contrast, cosines, dtw, orders_of, similarity_of, smooth, unordered
 
 IN_ORDER = ["segment", "balanced", "paced", "drop"]  # those that are dtw where there are fewer frames than sub-actions
 
@@ -265,11 +265,11 @@ def test_similarity_is_siglips_formula():
     video, texts = rng.normal(size=(4, 6)), rng.normal(size=(3, 6))
     cosine = (video @ texts.T) / np.outer(np.linalg.norm(video, axis=1), np.linalg.norm(texts, axis=1))
     expected = 1 / (1 + np.exp(-(np.exp(4.7) * cosine - 16.5)))
-    assert similarity(video, texts, 4.7, -16.5) == pytest.approx(expected, rel=1e-12)
+    assert similarity_of(cosines(video, texts), 4.7, -16.5) == pytest.approx(expected, rel=1e-12)
 
 
 def test_similarity_does_not_underflow_where_a_checkpoint_is_sure():
-    found = similarity(np.array([[1.0, 0]]), np.array([[-1.0, 0], [-0.9, 0.1]]), 4.77, -16.5)
+    found = similarity_of(cosines(np.array([[1.0, 0]]), np.array([[-1.0, 0], [-0.9, 0.1]])), 4.77, -16.5)
     assert (found > 0).all()
     assert found[0, 1] > found[0, 0]
 
@@ -282,19 +282,19 @@ def test_mps_computes_on_its_cpu_since_it_has_no_float64():
 def test_cosine_is_the_cosine_and_centred_similarities_have_mean_0_for_every_sub_action():
     rng = np.random.default_rng(38)
     video, texts = rng.normal(size=(9, 6)), rng.normal(size=(4, 6))
-    cosine = similarity(video, texts, 4.7, -16.5, "cosine")
+    cosine = similarity_of(cosines(video, texts), 4.7, -16.5, "cosine")
     assert cosine == pytest.approx((video @ texts.T) / np.outer(np.linalg.norm(video, axis=1),
                                                                 np.linalg.norm(texts, axis=1)))
-    centred = similarity(video, texts, 4.7, -16.5, "centred")
+    centred = similarity_of(cosines(video, texts), 4.7, -16.5, "centred")
     assert centred.mean(axis=0) == pytest.approx(0, abs=1e-12)
     assert np.diff(centred, axis=0) == pytest.approx(np.exp(4.7) * np.diff(cosine, axis=0))
-    assert similarity(video, texts, 4.7, -16.5, "evidence") == pytest.approx(np.log(1 + np.exp(centred)))
+    assert similarity_of(cosines(video, texts), 4.7, -16.5, "evidence") == pytest.approx(np.log(1 + np.exp(centred)))
 
 
 def test_one_frame_has_nothing_that_changes():
     video, texts = np.ones((1, 3)), np.eye(3)
-    assert (similarity(video, texts, 4.7, -16.5, "centred") == 0).all()
-    assert similarity(video, texts, 4.7, -16.5, "evidence") == pytest.approx(np.log(2))
+    assert (similarity_of(cosines(video, texts), 4.7, -16.5, "centred") == 0).all()
+    assert similarity_of(cosines(video, texts), 4.7, -16.5, "evidence") == pytest.approx(np.log(2))
 
 
 @pytest.mark.parametrize("name", alignment.ALIGNMENTS)

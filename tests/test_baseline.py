@@ -28,7 +28,7 @@ def stage(tmp_path, checkpoint):
     with ArrayWriter(tmp_path / "video.npy", "video_embeddings", found.settings("float32"),
                      {"model": str(checkpoint)}) as writer:
         for entry, target in zip(entries, ("jump shot", "lay-up"), strict=True):
-            row = encoder.encode_texts([baseline.label_sentence(target, "sport")])[0]
+            row = encoder.encode_texts([baseline.LABEL_TEMPLATE.format(option=target, domain="sport")])[0]
             writer.append(entry["id"], np.stack([row * 0.5, row * 3]).astype(np.float32), fps=25.0)
 
     def run(*more):

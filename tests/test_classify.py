@@ -1,6 +1,7 @@
 """From clips to answers: `python -m actalign`, `actalign.classify` and `actalign.align`."""
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import os
@@ -18,6 +19,7 @@ from video_server import VideoServer
 
 import actalign
 from actalign import alignment, artifacts, pipeline
+from actalign.checkpoint import find_checkpoint
 from actalign.console import InputError, StageError
 from actalign.own_subactions import OwnSubactions
 from actalign.pipeline import Answer
@@ -201,12 +203,11 @@ def test_where_no_clip_can_be_decoded_it_fails(clips, capsys):
 
 @pytest.mark.parametrize(("operations", "kept"), [(1e6, None), (20e12, 4), (400e9, 20)])
 def test_frames_are_as_many_as_a_cpu_can_encode_and_stay_so(clips, capsys, monkeypatch, operations, kept):
-    needs = pipeline.frame_needs(CHECKPOINT)
-    monkeypatch.setattr(pipeline, "frame_needs", lambda *_: needs._replace(operations=operations))
+    checkpoint = dataclasses.replace(find_checkpoint(CHECKPOINT), operations=operations)
     monkeypatch.setattr(pipeline.cores, "count", lambda: 1)
     monkeypatch.setattr(pipeline, "OPERATIONS", 400e9 * 620 / 1800)  # 20 frames/s of 31 s in half an hour at 400e9
     args = pipeline.parse_args(["clips", "--device", "cpu"])
-    flags = pipeline.rate_flags(args, 31.0, pipeline.frame_needs(), Path("nothing.npy"))
+    flags = pipeline.rate_flags(args, 31.0, checkpoint, Path("nothing.npy"))
     assert flags == ([] if kept is None else ["--fps", str(kept)])
     assert ("minutes on this CPU; --fps" in capsys.readouterr().err) == (kept is not None)
 
@@ -215,7 +216,7 @@ def test_clips_that_come_later_get_the_rate_of_those_that_are_there(clips):
     door("--subactions", "phases.txt", "--fps", "8")
     args = pipeline.parse_args(["clips", "--device", "cpu"])
     frames = Path("out/processed_dataset.npy")
-    assert pipeline.rate_flags(args, 31.0, pipeline.frame_needs(CHECKPOINT), frames) == ["--fps", "8"]
+    assert pipeline.rate_flags(args, 31.0, find_checkpoint(CHECKPOINT), frames) == ["--fps", "8"]
     assert artifacts.read_index(frames, "frames")["meta"]["fps"] == 8
 
 

@@ -19,7 +19,7 @@ from refusals import require_one_run_at_a_time
 
 import seq_alignment
 from actalign import alignment
-from actalign.alignment import dtw, similarity, smooth
+from actalign.alignment import cosines, dtw, similarity_of, smooth
 from actalign.artifacts import read_array
 from actalign.artifacts.writer import ArrayWriter
 from actalign.checkpoint import find_checkpoint
@@ -84,7 +84,8 @@ def test_predictions_hold_scores_ranking_and_paths(stage, capsys):
         video = smooth(random_rows(T, f"{sample['id']} video", 0), 3)
         for k, option in enumerate(OPTIONS[sample["id"]]):
             texts = np.concatenate([random_rows(1, f"{option} phase {m}", 0) for m in range(3)])
-            score, best = dtw(similarity(video, texts, CHECKPOINT["logit_scale"], CHECKPOINT["logit_bias"]))
+            score, best = dtw(similarity_of(cosines(video, texts), CHECKPOINT["logit_scale"],
+                                            CHECKPOINT["logit_bias"]))
             assert sample["scores"][k] == pytest.approx(score, abs=1e-12)
             assert sample["paths"][k] == best.tolist()
         assert sample["ranking"] == sorted(range(K), key=lambda k: -sample["scores"][k])

@@ -129,8 +129,8 @@ def test_the_recommended_method_is_its_three_flags_and_they_can_be_set_alone(tmp
     video = alignment.smooth(random_rows(20, "a video", 0), 3)
     texts = [np.concatenate([random_rows(1, f"{option} phase {m}", 0) for m in range(3)])
              for option in ("dive", "split", "squat")]
-    matrices = [alignment.similarity(video, rows, CHECKPOINT["logit_scale"], CHECKPOINT["logit_bias"],
-                                     named.similarity) for rows in texts]
+    matrices = [alignment.similarity_of(alignment.cosines(video, rows), CHECKPOINT["logit_scale"],
+                                        CHECKPOINT["logit_bias"], named.similarity) for rows in texts]
     scores, paths, order = align(matrices, named.alignment, True, named.orders)
     assert content["samples"][0]["scores"] == pytest.approx(scores.tolist(), abs=1e-12)
     assert content["samples"][0]["order_p"] == order.p.tolist()
