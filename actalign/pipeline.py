@@ -155,8 +155,7 @@ def rate_flags(args, seconds, checkpoint, frames):
     if console.pick_device(args.device).type != "cpu":
         return []
     if frames.exists() and not args.overwrite:
-        rate = artifacts.read_index(frames, "frames")["meta"].get("fps")
-        return ["--fps", f"{rate:g}"] if rate else []
+        return flags_of(fps=artifacts.read_index(frames, "frames")["meta"].get("fps"))
     a_second = cores.count() * OPERATIONS / checkpoint.operations  # frames
     rate = 60 * MOST_MINUTES * a_second / max(seconds, 1)
     if rate >= clips.SOURCE_FRAME_RATE:
@@ -164,7 +163,7 @@ def rate_flags(args, seconds, checkpoint, frames):
     rate = max(LEAST_RATE, int(rate))
     console.log.info(f"{rate} frames a second of {seconds:.0f} s of video, about {seconds * rate / a_second / 60:.0f} "
                      f"minutes on this CPU; --fps (all, or a number), --device or a smaller --model change that")
-    return ["--fps", str(rate)]
+    return flags_of(fps=rate)
 
 
 def clip_seconds(flags):

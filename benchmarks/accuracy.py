@@ -130,7 +130,7 @@ def score(method, matrices):
     function = {**candidates.ALIGNMENTS, **candidates.VARIANTS}[method.alignment]
     scores = [function(matrix, False)[0] for matrix in matrices]
     if method.orders:
-        scores, _ = alignment.contrast(matrices, scores, function)
+        scores = alignment.contrast(matrices, scores, function).difference
     return scores
 
 

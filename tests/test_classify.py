@@ -212,12 +212,13 @@ def test_frames_are_as_many_as_a_cpu_can_encode_and_stay_so(clips, capsys, monke
     assert ("minutes on this CPU; --fps" in capsys.readouterr().err) == (kept is not None)
 
 
-def test_clips_that_come_later_get_the_rate_of_those_that_are_there(clips):
-    door("--subactions", "phases.txt", "--fps", "8")
+@pytest.mark.parametrize("rate", ["8.0", "23.976023976023978"])
+def test_clips_that_come_later_get_the_rate_of_those_that_are_there(clips, rate):
+    door("--subactions", "phases.txt", "--fps", rate)
     args = pipeline.parse_args(["clips", "--device", "cpu"])
     frames = Path("out/processed_dataset.npy")
-    assert pipeline.rate_flags(args, 31.0, find_checkpoint(CHECKPOINT), frames) == ["--fps", "8"]
-    assert artifacts.read_index(frames, "frames")["meta"]["fps"] == 8
+    assert pipeline.rate_flags(args, 31.0, find_checkpoint(CHECKPOINT), frames) == ["--fps", rate]
+    assert door("--subactions", "phases.txt") == 0  # which takes it for its own
 
 
 def test_seconds_of_clips_are_known_before_they_are_decoded(clips, capsys):

@@ -30,6 +30,14 @@ def made_results(gains):
                              for encoder in (STRONG, "500 steps")})
 
 
+def test_every_method_scores_every_option():
+    matrices = list(np.random.default_rng(3).random((5, 12, 4)))
+    for method in (*METHODS, *VARIANTS):
+        scores = np.array(accuracy.score(method, matrices))
+        assert scores.shape == (5,)
+        assert len(set(scores)) == 5
+
+
 def test_flipped_signs_give_mcnemars_p():
     for first, second in ((12, 3), (5, 5), (20, 2)):
         gains = np.array([100.0] * first + [-100.0] * second + [0.0] * 30)
