@@ -121,7 +121,7 @@ class GeneratedFile:
     It begins with the file, and the journal of a run that was killed; with `overwrite` with neither, and the file stays
     until all is done. What was said and could not be used goes to NAME.replies.jsonl. What was paid for stays: entries
     of samples that left the dataset at the end, as "removed", and beside a sample's options those that it had before.
-    One run at a time may have it: see `files.Lock`.
+    One run at a time may have it: see `files.lock`.
     scripts: how many each option is to have
     generated_with: function from a Sample to {"model", "temperature", "prompt"} of this run. Raises InputError if the
     file is no such list, or has sub-actions with another of them. Where it does not say, they are taken as they are.
