@@ -394,9 +394,12 @@ def _score_orders(function, values, orders, shapes):
     scores = np.empty(shapes[:, 2].sum())
     i = value = order = 0
     for T, M, count in shapes:
-        similarity = values[value:value + T * M].reshape(T, M)
+        similarity, other = values[value:value + T * M].reshape(T, M), np.empty((T, M))
         for _ in range(count):
-            other = np.ascontiguousarray(similarity[:, orders[order:order + M]])
+            for m in range(M):
+                column = orders[order + m]
+                for t in range(T):
+                    other[t, m] = similarity[t, column]
             scores[i] = function(other, False)[0]
             i, order = i + 1, order + M
         value += T * M
