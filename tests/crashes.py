@@ -312,6 +312,11 @@ def shard_stage(folder):
     return _fused_stage(folder, "--shard", "1/2")
 
 
+def empty_shard_stage(folder):
+    run, prepare = process_data_stage(folder)
+    return lambda out: run(out, "--shard", "2/5"), prepare  # of the clip that is lost
+
+
 def merge_stage(folder):
     from actalign.artifacts import merging
 
@@ -548,7 +553,7 @@ STAGES = {
     "encode_videos": encode_videos_stage, "encode_videos --overwrite": encode_videos_overwriting_stage,
     "encode_videos, changed": encode_videos_changed_stage,
     "encode_videos --dataset": without_frames_stage, "encode_videos --dataset --shard": shard_stage,
-    "merge": merge_stage,
+    "process_data --shard, empty": empty_shard_stage, "merge": merge_stage,
     "generate_subactions": generate_subactions_stage,
     "generate_subactions, changed": generate_subactions_changed_stage,
     "generate_subactions --scripts, --repair": generate_subactions_repaired_stage,

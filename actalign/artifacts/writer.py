@@ -169,7 +169,7 @@ class ArrayWriter:
         problem = problem or (items_problem(header, items) if items else None)
         if problem:
             raise InputError(f"{self._journal.path}: {problem}; remove it or start over with --overwrite")
-        if items:
+        if header is not None:
             self._describe(header["dtype"], header["shape"][1:])
             kept = [item for item in items if self._end_of(item["stop"]) <= _size(self._partial_path)]
             if kept:
@@ -177,7 +177,8 @@ class ArrayWriter:
                 self._is_journal_old = len(kept) < len(items)
                 return
             if not self._index_path.exists() and _size(self.path) == self._end_of(_end(items)):
-                self._take_over(header["meta"], items, self.path)
+                if items:  # a shard of nothing has nothing to take over
+                    self._take_over(header["meta"], items, self.path)
                 return
         if self._index_path.exists():
             artifact = read_array(self._index_path.with_suffix(".npy"), self.kind)
@@ -185,7 +186,7 @@ class ArrayWriter:
             if _size(self.path) != self._end_of(artifact.shape[0]):
                 raise InputError(f"{self.path}: was saved by another program; choose another --output, or start over "
                                  "with --overwrite")
-            if artifact.items:  # else it is a shard of nothing
+            if artifact.items:
                 self._take_over(artifact.meta, artifact.items, self.path)
                 self._rows, self._indexed = artifact.shape[0], (artifact.items, artifact.meta.get("samples"))
         elif self.path.exists():
