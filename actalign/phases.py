@@ -60,14 +60,20 @@ def _phases_of(similarity, path):
     return frames, np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
+def with_end(timestamps):
+    """(T + 1,) float64: the timestamps (T,), and when the last frame ends, which is shown as long as most others."""
+    return np.append(timestamps, timestamps[-1] + (np.median(np.diff(timestamps)) if len(timestamps) > 1 else 0))
+
+
 def seconds_of(frames, timestamps):
     """(M, 2) float64: when phases begin and end, in seconds of the video; NaN where one has no frame.
 
-    frames (M, 2) as in `Phases`; timestamps (T,). A moment is of the nearest frame, from the first one's on: what
-    changes between two frames does so half-way, on average.
+    frames (M, 2) as in `Phases`; timestamps (T,). What a frame is the first to show began half a frame earlier, on
+    average; not more, since a picture that stands for long had not changed. The first one begins when it is shown.
     """
-    times = np.append(timestamps, timestamps[-1] + (np.median(np.diff(timestamps)) if len(timestamps) > 1 else 0))
-    borders = (np.append(times[0], times[:-1]) + times) / 2  # (T + 1,)
+    times = with_end(timestamps)
+    gaps = np.diff(times, prepend=times[0])
+    borders = times - np.minimum(gaps, gaps[-1]) / 2  # (T + 1,), before each frame
     return np.where(frames < 0, np.nan, borders[frames + np.array([0, 1])])
 
 

@@ -283,6 +283,7 @@ def test_the_scrubber_steps_frames_and_tells_seconds_of_the_video(tmp_path, open
     assert seq_alignment.main([*arguments, "--report", str(tmp_path / "r.html")]) == 0
     page = open_page(tmp_path / "r.html")
     sample = opened(page, "only")
+    assert sample.locator(".about").first.inner_text().startswith("9 frames, 2.3 s")  # the last one too is shown
     range_input = sample.locator("input[type=range]")
     range_input.focus()
     for key, when in [("ArrowRight", "60.25 s"), ("ArrowRight", "60.50 s"), ("ArrowLeft", "60.25 s"),

@@ -76,7 +76,10 @@
 
   const secondOf = (record, t) => record.times ? record.times[t] : t / RATE;
   const timeOf = (record, t) => record.times ? `${record.times[t].toFixed(2)} s` : `frame ${t}`;
-  const borderOf = ({frames, times}, t) => t % frames ? (times[t - 1] + times[t]) / 2 : times[t]; // before frame t
+  function borderOf({frames, times}, t) { // when what frame t shows began, as phases.seconds_of has it
+    const gap = (t) => t ? times[t] - times[t - 1] : 0;
+    return times[t] - Math.min(gap(t), gap(frames)) / 2;
+  }
   function spanText(record, [first, last]) {
     if (first < 0) return "skipped";
     if (!record.times) return first < last ? `${first}–${last}` : `${first}`;

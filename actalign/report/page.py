@@ -191,7 +191,7 @@ def sample_record(run, prediction, frame_bytes, groups=()):
     sample = prediction.sample
     matrices, texts, times = run.similarities(sample), run.texts(sample), run.video.timestamps(sample.id)
     if times is not None:
-        times = np.append(times, phases.seconds_of(np.array([[0, len(times) - 1]]), times)[0, 1]).round(4).tolist()
+        times = phases.with_end(times).round(4).tolist()
     low, high = min(matrix.min() for matrix in matrices), max(matrix.max() for matrix in matrices)
     scale = LEVELS / (high - low) if high > low else 0.0
     order = prediction.ranking.tolist()
