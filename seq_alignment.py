@@ -406,9 +406,11 @@ def main(argv=None):
 
         def phases_of(prediction):
             """The phases.records of each of a Prediction's K options."""
-            id = prediction.sample.id
-            return [phases.records(of_option, option["texts"], video.timestamps(id))
-                    for of_option, option in zip(prediction.phases, texts.item(id)["options"], strict=False)]
+            times = video.timestamps(prediction.sample.id)
+            borders = None if times is None else phases.borders_of(times)
+            options = texts.item(prediction.sample.id)["options"]
+            return [phases.records(of_option, option["texts"], borders)
+                    for of_option, option in zip(prediction.phases, options, strict=False)]
 
         def options_of(prediction):
             return [option for script in scripts_of(texts.item(prediction.sample.id), args.scripts)

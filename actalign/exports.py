@@ -3,6 +3,7 @@
 A clip without timestamps has its frames counted as seconds, from 0.
 """
 
+import contextlib
 import csv
 import hashlib
 import html
@@ -141,10 +142,17 @@ def write_phases_csv(folder, timelines):
 
 def write_csv(path, rows, columns=COLUMNS):
     """A table, of phases unless said; rows: dicts with the keys `columns`, of which those without a value may lack."""
+    with csv_writer(path, columns) as writer:
+        writer.writerows(rows)
+
+
+@contextlib.contextmanager
+def csv_writer(path, columns=COLUMNS):
+    """The csv.DictWriter of a table that takes the place of `path` when the block ends."""
     with replacing(path) as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        yield writer
 
 
 FORMATS = {"webvtt": write_webvtt, "elan": write_elan, "fiftyone": write_fiftyone, "csv": write_phases_csv}

@@ -4,6 +4,7 @@ A phase is the frames that a path gives to one sub-action. Truth, where a datase
 [{"start": 0.2, "end": 1.1, "subactions": [0]}, ...], in seconds of the video.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -65,25 +66,29 @@ def with_end(timestamps):
     return np.append(timestamps, timestamps[-1] + (np.median(np.diff(timestamps)) if len(timestamps) > 1 else 0))
 
 
-def seconds_of(frames, timestamps):
-    """(M, 2) float64: when phases begin and end, in seconds of the video; NaN where one has no frame.
+def borders_of(timestamps):
+    """(T + 1,) float64: when what each frame shows began, and when the last one ends, in seconds as timestamps (T,).
 
-    frames (M, 2) as in `Phases`; timestamps (T,). What a frame is the first to show began half a frame earlier, on
-    average; not more, since a picture that stands for long had not changed. The first one begins when it is shown.
+    What a frame is the first to show began half a frame earlier, on average; not more, since a picture that stands for
+    long had not changed. The first one begins when it is shown.
     """
     times = with_end(timestamps)
     gaps = np.diff(times, prepend=times[0])
-    borders = times - np.minimum(gaps, gaps[-1]) / 2  # (T + 1,), before each frame
+    return times - np.minimum(gaps, gaps[-1]) / 2
+
+
+def seconds_of(frames, borders):
+    """(M, 2) float64: when phases begin and end; NaN where one has no frame. frames as in `Phases`; of `borders_of`."""
     return np.where(frames < 0, np.nan, borders[frames + np.array([0, 1])])
 
 
-def records(phases, texts, timestamps=None):
+def records(phases, texts, borders=None):
     """The phases as predictions.json holds them: a dict for every sub-action.
 
-    Frames count within the clip, from 0; seconds are those of the video. Both are None where a sub-action has no frame,
-    seconds also where the clip has no timestamps.
+    Frames count within the clip, from 0; seconds are those of the video, of `borders_of`. Both are None where a
+    sub-action has no frame, seconds also where nothing tells the borders.
     """
-    seconds = np.full(phases.frames.shape, np.nan) if timestamps is None else seconds_of(phases.frames, timestamps)
+    seconds = np.full(phases.frames.shape, np.nan) if borders is None else seconds_of(phases.frames, borders)
     rows = zip(texts, phases.frames.tolist(), seconds.tolist(), phases.means.tolist(), phases.found.tolist(),
                strict=True)
     return [{"subaction": text, "start": _known(start), "end": _known(end), "first_frame": None if first < 0 else first,
@@ -120,7 +125,7 @@ def found_lines(rows):
 
 def _known(value):
     """A number as JSON holds it; None for NaN."""
-    return None if np.isnan(value) else round(value, 6)
+    return None if math.isnan(value) else round(value, 6)
 
 
 # Against the truth
@@ -145,7 +150,7 @@ def against_truth(frames, timestamps, truth):
     for m in np.flatnonzero(frames[:, 0] >= 0):
         told[frames[m, 0]:frames[m, 1] + 1] = m
     right = [np.isin(told[(phase["start"] <= times) & (times < phase["end"])], phase["subactions"]) for phase in truth]
-    seconds = seconds_of(frames, times)
+    seconds = seconds_of(frames, borders_of(times))
     starts = np.append(seconds[:, 0], np.nanmax(seconds[:, 1]))
     for m in reversed(range(len(frames))):
         starts[m] = starts[m + 1] if np.isnan(starts[m]) else starts[m]

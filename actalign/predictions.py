@@ -1,6 +1,6 @@
 """predictions.json and its CSV twin: the scores of every option of every sample, written and read."""
 
-import csv
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,8 @@ from actalign.console import InputError, StageError, require_folder_of, say
 from actalign.dataset import require_unique_ids, sample_from_record
 from actalign.evaluation import Prediction, print_results, top_k
 from actalign.exports import COLUMNS as PHASE_COLUMNS
-from actalign.exports import FOUND_COLUMNS, write_csv
-from actalign.files import begins_with, lock, read_json, replacing, write_json_items
+from actalign.exports import FOUND_COLUMNS, csv_writer, write_csv
+from actalign.files import begins_with, lock, read_json, write_json_items
 
 FORMAT = "actalign-predictions"
 VERSION = 1
@@ -57,35 +57,34 @@ def write_predictions(path, method, sources, predictions, not_scored, phases_of=
         summary[f"top{k}"] = {"accuracy": top.value, "low": top.low, "high": top.high, "chance": by_chance}
     header = {"format": FORMAT, "version": VERSION, "method": method, "sources": sources, "summary": summary,
               "not_scored": [{"id": id, "reason": reason} for id, reason in not_scored.items()]}
-    write_json_items(path, header, "samples", (
-        {**prediction.sample.record(), "scores": prediction.scores, "ranking": prediction.ranking,
-         **({} if prediction.paths is None else {"paths": prediction.paths}),
-         **({} if prediction.by_script is None else {"script_scores": prediction.by_script}),
-         **({} if prediction.order is None else {"order_p": prediction.order.p, "order_z": prediction.order.z,
-                                                 "confidence": prediction.confidence,
-                                                 "none_of_these": prediction.is_none}),
-         **({} if phases_of is None else {"phases": phases_of(prediction)})} for prediction in predictions))
-    with replacing(csv_path(path)) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        has_order = any(prediction.order is not None for prediction in predictions)
-        writer.writerow((*COLUMNS, *ORDER_COLUMNS * has_order))
-        for prediction in predictions:
-            sample, ranks = prediction.sample, np.argsort(prediction.ranking) + 1
-            for k, (option, score, rank) in enumerate(zip(sample.options, prediction.scores, ranks, strict=True)):
-                is_answer = "" if sample.answer is None else k == sample.answer
-                writer.writerow((sample.id, sample.domain, k, option, repr(float(score)), rank, rank == 1, is_answer,
-                                 *((repr(float(prediction.order.p[k])), repr(float(prediction.order.z[k])),
-                                    repr(prediction.confidence) if rank == 1 else "", prediction.is_none)
-                                   if has_order else ())))
-    if phases_of:
-        write_csv(beside(path, "phases"), (
-            {"id": prediction.sample.id, "domain": prediction.sample.domain, "option_index": k, "option": option,
-             "is_prediction": k == prediction.ranking[0],
-             "is_answer": "" if prediction.sample.answer is None else k == prediction.sample.answer,
-             "subaction_index": m, **phase}
-            for prediction in predictions
-            for k, (option, phases) in enumerate(zip(prediction.sample.options, phases_of(prediction), strict=True))
-            for m, phase in enumerate(phases)))
+    has_order = any(prediction.order is not None for prediction in predictions)
+    with contextlib.ExitStack() as tables:
+        options = tables.enter_context(csv_writer(csv_path(path), (*COLUMNS, *ORDER_COLUMNS * has_order)))
+        subactions = tables.enter_context(csv_writer(beside(path, "phases"))) if phases_of else None
+        write_json_items(path, header, "samples", (
+            _written(prediction, phases_of and phases_of(prediction), options, subactions)
+            for prediction in predictions))
+
+
+def _written(prediction, phases, options, subactions):
+    """What predictions.json says of a Prediction, whose rows are written into the tables beside it."""
+    sample, order, scores = prediction.sample, prediction.order, prediction.scores
+    ranking = prediction.ranking.tolist()
+    for k, option in enumerate(sample.options):
+        about = {"id": sample.id, "domain": sample.domain, "option_index": k, "option": option,
+                 "is_prediction": k == ranking[0], "is_answer": "" if sample.answer is None else k == sample.answer}
+        sure = {} if order is None else {
+            "order_p": float(order.p[k]), "order_z": float(order.z[k]), "none_of_these": prediction.is_none,
+            "confidence": prediction.confidence if k == ranking[0] else ""}
+        options.writerow({**about, "score": float(scores[k]), "rank": ranking.index(k) + 1, **sure})
+        for m, phase in enumerate(phases[k] if phases else ()):
+            subactions.writerow({**about, "subaction_index": m, **phase})
+    return {**sample.record(), "scores": scores, "ranking": ranking,
+            **({} if prediction.paths is None else {"paths": prediction.paths}),
+            **({} if prediction.by_script is None else {"script_scores": prediction.by_script}),
+            **({} if order is None else {"order_p": order.p, "order_z": order.z, "confidence": prediction.confidence,
+                                         "none_of_these": prediction.is_none}),
+            **({} if phases is None else {"phases": phases})}
 
 
 def csv_path(path):

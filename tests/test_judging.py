@@ -97,7 +97,7 @@ def test_confidence_and_z_are_those_of_the_orders(tmp_path):
     assert [row["confidence"] for row in table] == [repr(samples[0]["confidence"]), "", ""]
     assert samples[0]["phases"][0] == phases.records(
         phases.phases_of(matrices[0], alignment.dtw(matrices[0])[1]), [f"dive phase {m}" for m in range(3)],
-        video.timestamps("a"))[0:3]
+        phases.borders_of(video.timestamps("a")))[0:3]
 
 
 def test_calibrating_is_said_and_changes_confidences_alone(tmp_path, capsys):

@@ -53,18 +53,18 @@ def test_a_phase_that_is_no_more_like_its_sub_action_than_the_rest_is_not_found(
 
 def test_a_single_sub_action_is_found_in_the_whole_clip():
     [record] = phases.records(phases.phases_of(np.full((3, 1), 0.2), np.array([[0, 0], [1, 0], [2, 0]], np.int32)),
-                              ["jump"], [7.0, 7.5, 8.0])
+                              ["jump"], phases.borders_of([7.0, 7.5, 8.0]))
     assert record == {"subaction": "jump", "start": 7.0, "end": 8.25, "first_frame": 0, "last_frame": 2, "inside": 0.2,
                       "outside": None, "found": True}
 
 
 def test_times_are_the_videos_and_unknown_where_the_clips_are():
     found = phases.Phases(np.array([[0, 1], [-1, -1], [2, 2]], np.int32), np.full((3, 2), 0.5))
-    told = phases.records(found, "abc", [12.0, 12.04, 12.16])
+    told = phases.records(found, "abc", phases.borders_of([12.0, 12.04, 12.16]))
     assert [(one["start"], one["end"]) for one in told] == [(12.0, 12.12), (None, None), (12.12, 12.2)]
     assert [(one["start"], one["first_frame"]) for one in phases.records(found, "abc")] == [(None, 0), (None, None),
                                                                                            (None, 2)]
-    assert phases.seconds_of(np.array([[0, 0]]), [3.0]).tolist() == [[3.0, 3.0]]  # nobody knows how long
+    assert phases.borders_of([3.0]).tolist() == [3.0, 3.0]  # nobody knows how long
 
 
 def test_a_border_is_at_most_half_a_frame_from_what_changed_between_two_frames():
@@ -74,16 +74,13 @@ def test_a_border_is_at_most_half_a_frame_from_what_changed_between_two_frames()
         times = rng.uniform(0, 100) + np.arange(9) / 4
         change = rng.uniform(times[0], times[-1])
         first = int(np.searchsorted(times, change))  # frame that shows what came
-        told = phases.seconds_of(np.array([[0, first - 1], [first, 8]]), times)
-        assert told[0, 1] == told[1, 0]
-        errors.append(4 * (told[1, 0] - change))
+        errors.append(4 * (phases.borders_of(times)[first] - change))
     assert np.max(np.abs(errors)) <= 0.5 + 1e-9
     assert abs(np.mean(errors)) < 0.05
 
 
 def test_a_picture_that_stands_for_long_is_of_its_phase_until_it_changes():
-    told = phases.seconds_of(np.array([[0, 2], [3, 4]]), [0, 0.04, 0.08, 3.08, 3.12])
-    assert told == pytest.approx(np.array([[0, 3.06], [3.06, 3.14]]))
+    assert phases.borders_of([0, 0.04, 0.08, 3.08, 3.12]) == pytest.approx([0, 0.02, 0.06, 3.06, 3.1, 3.14])
 
 
 @pytest.mark.parametrize(("T", "M"), [*itertools.product([1, 2, 7, 30], [1, 3, 8])])
@@ -114,7 +111,8 @@ def test_errors_of_borders_are_those_of_mir_eval():
         borders = np.sort(rng.uniform(0, times[-1], M + 1))
         truth = [{"start": a, "end": b, "subactions": [m]} for m, (a, b) in enumerate(itertools.pairwise(borders))]
         right, errors = phases.against_truth(found.frames, times, truth)
-        told = np.append(phases.seconds_of(found.frames, times)[:, 0], phases.seconds_of(found.frames, times)[-1, 1])
+        seconds = phases.seconds_of(found.frames, phases.borders_of(times))
+        told = np.append(seconds[:, 0], seconds[-1, 1])
         median, mean = mir_eval.alignment.absolute_error(borders, told)
         assert np.median(np.abs(errors)) == pytest.approx(median, abs=1e-9)
         assert np.mean(np.abs(errors)) == pytest.approx(mean, abs=1e-9)
