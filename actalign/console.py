@@ -191,7 +191,7 @@ def number(kind, least, most, **words):
             raise ValueError(text)
         return value
 
-    in_range.__name__ = " or ".join([*words, f"number from {least} to {most}"])  # as argparse says what is none
+    in_range.__name__ = " or ".join([*words, f"number from {least:g} to {most:g}"])  # as argparse says what is none
     return in_range
 
 
