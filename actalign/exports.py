@@ -3,8 +3,6 @@
 A clip without timestamps has its frames counted as seconds, from 0.
 """
 
-import contextlib
-import csv
 import hashlib
 import html
 import json
@@ -17,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from actalign.console import InputError, require_folder_of, say, some_of
-from actalign.files import lock, replacing
+from actalign.files import lock, replacing, write_csv
 
 EAF_SCHEMA = "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"
 NOT_IN_XML = re.compile(r"[^\t\n\r -\U0010ffff]")  # control characters
@@ -135,24 +133,9 @@ def write_fiftyone(folder, timelines):
 
 def write_phases_csv(folder, timelines):
     """phases.csv of the predicted options."""
-    write_csv(folder / "phases.csv", (
+    write_csv(folder / "phases.csv", COLUMNS, (
         {"id": one.id, "option": one.option, "is_prediction": True, "subaction_index": m, **phase}
         for one in timelines for m, phase in enumerate(one.phases)))
-
-
-def write_csv(path, rows, columns=COLUMNS):
-    """A table, of phases unless said; rows: dicts with the keys `columns`, of which those without a value may lack."""
-    with csv_writer(path, columns) as writer:
-        writer.writerows(rows)
-
-
-@contextlib.contextmanager
-def csv_writer(path, columns=COLUMNS):
-    """The csv.DictWriter of a table that takes the place of `path` when the block ends."""
-    with replacing(path) as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        yield writer
 
 
 FORMATS = {"webvtt": write_webvtt, "elan": write_elan, "fiftyone": write_fiftyone, "csv": write_phases_csv}

@@ -1,9 +1,10 @@
-"""Files that survive crashes: JSON replaced in one step, journals that only grow, and outputs locked by one run.
+"""Files that survive crashes: JSON and tables replaced in one step, journals that only grow, locked outputs.
 
 What is read may come from strangers, so that its size and form are checked where it enters, here.
 """
 
 import contextlib
+import csv
 import errno
 import gc
 import glob
@@ -107,6 +108,21 @@ def write_json_items(path, header, key, items):
         for number, item in enumerate(items):
             file.write((b",\n" if number else b"\n") + dump_json(item))
         file.write(b"]}\n")
+
+
+@contextlib.contextmanager
+def csv_writer(path, columns):
+    """The csv.DictWriter of a table that takes the place of `path` when the block ends; a row may lack columns."""
+    with replacing(path) as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        yield writer
+
+
+def write_csv(path, columns, rows):
+    """Replace `path` by a table of dicts, in one step."""
+    with csv_writer(path, columns) as writer:
+        writer.writerows(rows)
 
 
 def begins_with(path, pattern):

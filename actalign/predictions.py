@@ -9,8 +9,8 @@ from actalign.console import InputError, StageError, require_folder_of, say
 from actalign.dataset import require_unique_ids, sample_from_record
 from actalign.evaluation import Prediction, print_results, top_k
 from actalign.exports import COLUMNS as PHASE_COLUMNS
-from actalign.exports import FOUND_COLUMNS, csv_writer, write_csv
-from actalign.files import begins_with, lock, read_json, write_json_items
+from actalign.exports import FOUND_COLUMNS
+from actalign.files import begins_with, csv_writer, lock, read_json, write_csv, write_json_items
 
 FORMAT = "actalign-predictions"
 VERSION = 1
@@ -32,7 +32,7 @@ def publish(output, name, method, sources, predictions, not_scored, ids, compare
     if output:
         write_predictions(output, method, sources, predictions, not_scored, phases_of)
         if found:
-            write_csv(beside(output, "found"), found, FOUND_COLUMNS)
+            write_csv(beside(output, "found"), FOUND_COLUMNS, found)
     print_results(name, predictions, not_scored, compared)
     made_from = ", ".join(f"{flag} {source['fingerprint']}" for flag, source in sources.items())
     say(*notes, f"made from {made_from}")
@@ -60,7 +60,7 @@ def write_predictions(path, method, sources, predictions, not_scored, phases_of=
     has_order = any(prediction.order is not None for prediction in predictions)
     with contextlib.ExitStack() as tables:
         options = tables.enter_context(csv_writer(csv_path(path), (*COLUMNS, *ORDER_COLUMNS * has_order)))
-        subactions = tables.enter_context(csv_writer(beside(path, "phases"))) if phases_of else None
+        subactions = tables.enter_context(csv_writer(beside(path, "phases"), PHASE_COLUMNS)) if phases_of else None
         write_json_items(path, header, "samples", (
             _written(prediction, phases_of and phases_of(prediction), options, subactions)
             for prediction in predictions))

@@ -14,8 +14,7 @@ import numpy as np
 
 from actalign import cores
 from actalign.console import InputError, progress, some_of
-from actalign.exports import write_csv
-from actalign.files import begins_with, read_bytes
+from actalign.files import begins_with, read_bytes, write_csv
 from actalign.replies import bare, problem_of
 from actalign.sentences import ALL_SAME, MULTILINGUAL, SAME_AS_ANOTHER, TOO_LONG, UNKNOWN, Flaws
 
@@ -258,6 +257,7 @@ def require_table(path):
 
 def write_table(path, findings):
     """Write findings as CSV."""
-    write_csv(path, ({"kind": one.kind, "figure": "" if one.figure is None else f"{one.figure:.4g}", "id": one.ids[0],
-                      "samples": len(one.ids), "option": one.key, "script": one.script + 1, "other": one.other,
-                      "text": " / ".join(one.texts), "problem": one.problem} for one in findings), COLUMNS)
+    write_csv(path, COLUMNS, (
+        {"kind": one.kind, "figure": "" if one.figure is None else f"{one.figure:.4g}", "id": one.ids[0],
+         "samples": len(one.ids), "option": one.key, "script": one.script + 1, "other": one.other,
+         "text": " / ".join(one.texts), "problem": one.problem} for one in findings))
