@@ -78,8 +78,11 @@ def borders_of(timestamps):
 
 
 def seconds_of(frames, borders):
-    """(M, 2) float64: when phases begin and end; NaN where one has no frame. frames as in `Phases`; of `borders_of`."""
-    return np.where(frames < 0, np.nan, borders[frames + np.array([0, 1])])
+    """(M, 2) float64: when phases begin and end; NaN where one has no frame, or nothing tells.
+
+    frames (M, 2) as in `Phases`; borders (T + 1,) as of `borders_of`, or None
+    """
+    return np.where(frames < 0, np.nan, np.nan if borders is None else borders[frames + np.array([0, 1])])
 
 
 def records(phases, texts, borders=None):
@@ -88,11 +91,10 @@ def records(phases, texts, borders=None):
     Frames count within the clip, from 0; seconds are those of the video, of `borders_of`. Both are None where a
     sub-action has no frame, seconds also where nothing tells the borders.
     """
-    seconds = np.full(phases.frames.shape, np.nan) if borders is None else seconds_of(phases.frames, borders)
-    rows = zip(texts, phases.frames.tolist(), seconds.tolist(), phases.means.tolist(), phases.found.tolist(),
-               strict=True)
-    return [{"subaction": text, "start": _known(start), "end": _known(end), "first_frame": None if first < 0 else first,
-             "last_frame": None if last < 0 else last, "inside": _known(inside), "outside": _known(outside),
+    rows = zip(texts, phases.frames.tolist(), seconds_of(phases.frames, borders).tolist(), phases.means.tolist(),
+               phases.found.tolist(), strict=True)
+    return [{"subaction": text, "start": known(start), "end": known(end), "first_frame": None if first < 0 else first,
+             "last_frame": None if last < 0 else last, "inside": known(inside), "outside": known(outside),
              "found": found} for text, (first, last), (start, end), (inside, outside), found in rows]
 
 
@@ -123,7 +125,7 @@ def found_lines(rows):
     return said + [f"  and {len(never) - MOST_NEVER} more"] * (len(never) > MOST_NEVER) if rows else []
 
 
-def _known(value):
+def known(value):
     """A number as JSON holds it; None for NaN."""
     return None if math.isnan(value) else round(value, 6)
 

@@ -76,16 +76,11 @@
 
   const secondOf = (record, t) => record.times ? record.times[t] : t / RATE;
   const timeOf = (record, t) => record.times ? `${record.times[t].toFixed(2)} s` : `frame ${t}`;
-  function borderOf({frames, times}, t) { // when what frame t shows began, as phases.seconds_of has it
-    const gap = (t) => t ? times[t] - times[t - 1] : 0;
-    return times[t] - Math.min(gap(t), gap(frames)) / 2;
-  }
-  function spanText(record, [first, last]) {
+  function spanText(record, [first, last, , , , start, end]) {
     if (first < 0) return "skipped";
     if (!record.times) return first < last ? `${first}–${last}` : `${first}`;
     const digits = secondOf(record, record.frames) - secondOf(record, 0) < 2 ? 2 : 1;
-    const [begin, end] = [borderOf(record, first), borderOf(record, last + 1)];
-    return `${begin.toFixed(digits)}–${end.toFixed(digits)} s`;
+    return `${start.toFixed(digits)}–${end.toFixed(digits)} s`;
   }
 
   const phaseAt = (option, t) => option.phases.findIndex(([first, last]) => first <= t && t <= last);

@@ -185,25 +185,25 @@ def sample_record(run, prediction, frame_bytes, groups=()):
 
     Options come in the order of their rank. `similarity` holds, option after option and sub-action after sub-action,
     T numbers of 16 bits (little-endian, base64): 0 stands for `low` and LEVELS for `high`, the extremes of the sample.
-    A path is a list of cells (t, m). Phases are [first frame, last, found, similarity inside, outside]; -1 is no frame.
+    A path is a list of cells (t, m). Phases are [first frame, last, found, similarity inside, outside, start, end]; -1
+    is no frame, and start and end are in seconds.
     `times` has one more than there are frames, for when the last one ends. groups: what `margin_groups` gives
     """
     sample = prediction.sample
     matrices, texts, times = run.similarities(sample), run.texts(sample), run.video.timestamps(sample.id)
-    if times is not None:
-        times = phases.with_end(times).round(4).tolist()
+    borders = None if times is None else phases.borders_of(times)
     low, high = min(matrix.min() for matrix in matrices), max(matrix.max() for matrix in matrices)
     scale = LEVELS / (high - low) if high > low else 0.0
     order = prediction.ranking.tolist()
     levels = np.concatenate([np.round((matrices[k].T - low) * scale).astype("<u2").ravel() for k in order])
     return {
         "id": sample.id, "question": sample.question if isinstance(sample.question, str) else None,
-        "frames": len(matrices[0]), "times": times,
+        "frames": len(matrices[0]), "times": None if times is None else phases.with_end(times).round(4).tolist(),
         "low": float(low), "high": float(high), "similarity": base64.b64encode(levels.tobytes()).decode(),
         "options": [{
             "name": sample.options[k], "index": k, "score": float(prediction.scores[k]), "texts": list(texts[k]),
             "answer": k == sample.answer, "path": None if prediction.paths is None else prediction.paths[k].tolist(),
-            "phases": None if prediction.phases is None else phase_rows(prediction.phases[k]),
+            "phases": None if prediction.phases is None else phase_rows(prediction.phases[k], borders),
         } for k in order],
         "none": prediction.is_none, "margin": prediction.margin,
         "such": max([group for group in groups if group[0] <= prediction.margin] or groups[:1])
@@ -215,10 +215,12 @@ def sample_record(run, prediction, frame_bytes, groups=()):
     }
 
 
-def phase_rows(of_option):
-    """The phases.Phases of an option, as `sample_record` has them."""
-    return [[*frames.tolist(), bool(found), *(None if np.isnan(mean) else float(f"{mean:.4g}") for mean in means)]
-            for frames, means, found in zip(*of_option, of_option.found, strict=True)]
+def phase_rows(of_option, borders):
+    """The phases.Phases of an option, as `sample_record` has them; without seconds where there are no borders."""
+    seconds = phases.seconds_of(of_option.frames, borders)
+    return [[*frames.tolist(), bool(found), *(None if np.isnan(mean) else float(f"{mean:.4g}") for mean in means),
+             *map(phases.known, times)]
+            for frames, means, found, times in zip(*of_option, of_option.found, seconds.tolist(), strict=True)]
 
 
 def sprite(frames, id, most_bytes):
